@@ -1,0 +1,208 @@
+"""Bad arguments, refused at the boundary with words: what came, what is allowed, how to mend it.
+
+A traced value cannot be looked at; it is let through, and trouble shows as a flag in the result.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, DTypeLike, PyTree
+
+ALLOWED = "allowed"
+
+
+class Interval(NamedTuple):
+    """The values that a hyperparameter may take."""
+
+    words: str
+    contains: Callable[[float], bool]
+
+
+POSITIVE = {ALLOWED: Interval("a finite number > 0", lambda x: 0 < x < math.inf)}
+NON_NEGATIVE = {ALLOWED: Interval("a finite number >= 0", lambda x: 0 <= x < math.inf)}
+DECAY = {ALLOWED: Interval("a number in [0, 1)", lambda x: 0 <= x < 1)}
+
+
+def is_traced(x: object) -> bool:
+    """Whether the value is unknown at this point (inside jit, vmap or a derivative)."""
+    return isinstance(x, jax.core.Tracer)
+
+
+def check_hyperparameter(owner: str, name: str, value: Array, allowed: Interval) -> None:
+    """A hyperparameter is one real number inside its interval."""
+    if jnp.shape(value) != ():
+        msg = (
+            f"{owner}: {name} must be a scalar, got shape {jnp.shape(value)}; for many values build the "
+            f"rule under vmap: jax.vmap(lambda {name}: {owner}(.., {name}=.., ..))(values)"
+        )
+        raise ValueError(msg)
+    if not is_traced(value) and not allowed.contains(float(value)):
+        hint = ""
+        if float(value) == 0 and not allowed.contains(0.0):
+            hint = f" (a value below the smallest {value.dtype} number becomes 0)"
+        msg = f"{owner}: {name} = {float(value):g} is not allowed; it must be {allowed.words}{hint}"
+        raise ValueError(msg)
+
+
+def check_positive_in(dtype: DTypeLike, owner: str, name: str, value: Array) -> None:
+    """A small constant that keeps a denominator away from zero must not vanish in the dtype."""
+    if is_traced(value):
+        return
+    # Computed in numpy: XLA would flush a subnormal to zero before we could see it.
+    tiny = float(jnp.finfo(dtype).tiny)
+    if float(np.asarray(value, np.float64)) < tiny:
+        msg = (
+            f"{owner}: {name} = {float(value):g} underflows in the parameters' dtype {jnp.dtype(dtype)}, "
+            f"whose smallest normal number is {tiny:g}; use a larger {name} or float64 parameters"
+        )
+        raise ValueError(msg)
+
+
+def check_params(params: PyTree) -> jnp.dtype:
+    """Parameters are a non-empty pytree of finite real floating arrays of one dtype, which is returned."""
+    leaves = jax.tree.leaves(params)
+    if sum(np.size(leaf) for leaf in leaves) == 0:
+        msg = "params holds no numbers; pass a pytree with at least one floating-point array"
+        raise ValueError(msg)
+    dtypes = {jnp.result_type(leaf) for leaf in leaves}
+    for dtype in dtypes:
+        if not jnp.issubdtype(dtype, jnp.floating):
+            msg = (
+                f"params has a leaf of dtype {dtype}; only real floating dtypes are allowed: "
+                "convert it, e.g. jax.tree.map(lambda x: jnp.asarray(x, float), params)"
+            )
+            raise ValueError(msg)
+    if len(dtypes) > 1:
+        names = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        msg = f"params mixes the dtypes {names}; cast all leaves to one of them"
+        raise ValueError(msg)
+    for leaf in leaves:
+        if not is_traced(leaf) and not bool(jnp.all(jnp.isfinite(leaf))):
+            msg = "params holds NaN or infinite numbers; start from a finite point"
+            raise ValueError(msg)
+    return dtypes.pop()
+
+
+def check_batches(batches: PyTree) -> int:
+    """All leaves of `batches` share their leading axis, the number m of mini-batches; returns m."""
+    if batches is None:
+        return 1
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batches)]
+    if not shapes or any(len(shape) == 0 for shape in shapes):
+        msg = "batches must be a pytree of arrays whose leading axis counts the mini-batches"
+        raise ValueError(msg)
+    sizes = {shape[0] for shape in shapes}
+    if len(sizes) > 1 or sizes == {0}:
+        msg = (
+            f"batches has leaves with leading axes {sorted(sizes)}; all must have the same length m >= 1, "
+            "one entry a mini-batch (reshape the data to (m, batch size, ...))"
+        )
+        raise ValueError(msg)
+    return sizes.pop()
+
+
+def check_loss(loss: Callable[..., Any], params: PyTree, batches: PyTree) -> None:
+    """The loss is one real number, seen without computing it."""
+    batch = () if batches is None else (jax.tree.map(lambda x: x[0], batches),)
+    value = jax.eval_shape(loss, params, *batch)
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape != () or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        got = f"shape {shape}, dtype {dtype}" if dtype is not None else type(value).__name__
+        msg = f"loss must return one real number (shape (), floating dtype), got {got}; average over the batch?"
+        raise ValueError(msg)
+
+
+def check_schedule(schedule: Any, m: int, steps: int | None) -> None:
+    """The schedule is a list of batch indices 0 .. m-1, at least one a step."""
+    if schedule is None:
+        return
+    dtype, shape = jnp.result_type(schedule), jnp.shape(schedule)
+    if not jnp.issubdtype(dtype, jnp.integer) or len(shape) != 1:
+        msg = f"schedule must be a 1-D integer array of batch indices, got dtype {dtype} and shape {shape}"
+        raise ValueError(msg)
+    if shape[0] < (steps or 1):
+        msg = f"schedule has {shape[0]} entries for {steps or 1} steps; give one batch index for every step"
+        raise ValueError(msg)
+    if not is_traced(schedule):
+        low, high = int(np.min(schedule)), int(np.max(schedule))
+        if low < 0 or high >= m:
+            msg = f"schedule holds indices from {low} to {high}; with m = {m} batches they must lie in 0 .. {m - 1}"
+            raise ValueError(msg)
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """A static count, as `steps` and `save_every`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        msg = f"{name} must be a Python integer >= {least}, got {value!r}"
+        raise ValueError(msg)
+    return int(value)
+
+
+def check_order(order: Any, highest: int) -> None:
+    """The order of the modified equation, counted as in DESIGN: 0 leading flow, 1 the paper's."""
+    if isinstance(order, bool) or not isinstance(order, int) or not 0 <= order <= highest:
+        msg = f"order must be an integer from 0 (leading flow) to {highest}, got {order!r}"
+        raise ValueError(msg)
+
+
+def check_step_number(n: Any, schedule: Any) -> None:
+    """Steps are counted 0, 1, 2, .. and a given schedule says how far they go."""
+    if not jnp.issubdtype(jnp.result_type(n), jnp.integer) or jnp.shape(n) != ():
+        msg = f"n, the step number, must be one integer, got {n!r}"
+        raise ValueError(msg)
+    if is_traced(n):
+        return
+    if n < 0 or (schedule is not None and n >= len(schedule)):
+        allowed = ">= 0" if schedule is None else f"in 0 .. {len(schedule) - 1}, the steps of the schedule"
+        msg = f"n, the step number, must be {allowed}; got {n}"
+        raise ValueError(msg)
+
+
+def check_run(
+    rule: Any, loss: Any, params: PyTree, steps: int, batches: PyTree, schedule: Any, save_every: int
+) -> Any:
+    """Everything that a run takes; returns the rule in the parameters' dtype."""
+    check_count("steps", steps)
+    check_count("save_every", save_every)
+    if steps % save_every:
+        msg = f"save_every = {save_every} must divide steps = {steps}, so that the end is saved"
+        raise ValueError(msg)
+    m = check_batches(batches)
+    check_schedule(schedule, m, steps)
+    dtype = check_params(params)
+    check_loss(loss, params, batches)
+    return rule.astype(dtype)
+
+
+def check_step_counts(step_counts: Any) -> list[int]:
+    """At least three increasing step counts: a slope and a sign that it has settled."""
+    counts = [check_count("step_counts", count) for count in step_counts]
+    if len(counts) < 3 or sorted(set(counts)) != counts:
+        msg = (
+            f"step_counts must be at least three increasing integers, got {counts}; "
+            "for example (50, 100, 200, 400)"
+        )
+        raise ValueError(msg)
+    return counts
+
+
+def check_horizon(horizon: Any) -> None:
+    """The time T over which errors are taken."""
+    if not 0 < horizon < math.inf:
+        msg = f"horizon, the time T = steps * h, must be a finite number > 0, got {horizon!r}"
+        raise ValueError(msg)
+
+
+def check_wide_dtype(dtype: jnp.dtype) -> None:
+    """Errors of O(h^2) drown in narrower arithmetic, or vanish because both sides round alike."""
+    if dtype != jnp.float64:
+        msg = (
+            f"convergence needs float64 parameters, got {dtype}: its rounding would fake or hide the order. "
+            "Call jax.config.update('jax_enable_x64', True) before creating arrays (or set "
+            "JAX_ENABLE_X64=1) and cast the parameters: jax.tree.map(lambda x: x.astype('float64'), params)"
+        )
+        raise ValueError(msg)

@@ -1,0 +1,31 @@
+"""The first-order expansion of an optimizer's update, and the flow it turns into."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.types import Field, RealScalar, Vector
+
+
+class Expansion(NamedTuple):
+    """The update of step n frozen at theta, F^(n), and its derivative along the lagged displacements.
+
+    - `update(n, theta)` -> F^(n)
+    - `derivative(n, theta)` -> (F^(n), DF^(n)[v_0, .., v_n]) with v_k = sum_{l=k}^{n-1} F^(l) + F^(n)/2
+    """
+
+    update: Callable[[RealScalar, Vector], Vector]
+    derivative: Callable[[RealScalar, Vector], tuple[Vector, Vector]]
+
+
+def modified_field(rule: AbstractRule, expansion: Expansion, order: int) -> Field:
+    """f^(n) = -F^(n) at order 0 and -(F^(n) + h DF^(n)[v]) at order 1."""
+
+    def leading(n: RealScalar, theta: Vector) -> Vector:
+        return -expansion.update(n, theta)
+
+    def corrected(n: RealScalar, theta: Vector) -> Vector:
+        F, DF = expansion.derivative(n, theta)
+        return -(F + rule.h * DF)
+
+    return (leading, corrected)[order]

@@ -1,0 +1,91 @@
+"""Which field serves which training, on pytrees."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from implicit_adam.checks import (
+    check_batches,
+    check_loss,
+    check_order,
+    check_params,
+    check_schedule,
+    check_step_number,
+)
+from implicit_adam.fields.closed_form import closed_form, has_closed_form
+from implicit_adam.fields.expansion import modified_field
+from implicit_adam.fields.minibatch import minibatch
+from implicit_adam.objective import Objective, ravel, raveled, unravel_like
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.types import Batches, Field, Loss, Params, StepNumber
+
+HIGHEST_ORDER = 1
+
+
+def raveled_field(rule: AbstractRule, objective: Objective, order: int) -> Field:
+    """The cheapest exact field: closed form for one loss and unit-mass kernels, else the sum over the past."""
+    exact = closed_form if objective.m == 1 and has_closed_form(rule) else minibatch
+    return modified_field(rule, exact(rule, objective), order)
+
+
+def vector_field(
+    rule: AbstractRule,
+    loss: Loss,
+    *,
+    order: int = 1,
+    batches: Batches = None,
+    schedule: Any = None,
+) -> Callable[[StepNumber, Params], Params]:
+    """The modified vector field f^(n) of an optimizer, d theta / dt = f^(n)(theta) on [nh, (n+1)h].
+
+        f^(n) = -[ F^(n) + h DF^(n)[v_0, .., v_n] ],    v_k = sum_{l=k}^{n-1} F^(l) + F^(n)/2
+
+    with F^(n) the update of step n frozen at theta; for Adam eq. (10), full-batch Remark 3.2.
+
+    - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`.
+    - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
+    - `order`: 0 for the leading (sign-type) flow, 1 for the paper's correction.
+    - `batches`: a pytree of arrays with leading axis m; entry b is the mini-batch b.
+    - `schedule`: integers, the batch of every step; cyclic 0, 1, .., m-1, 0, .. by default.
+
+    Returns `field(n, params)`, a pytree like params in units of params per unit of time; n may be traced.
+    Derivatives: forward mode (`jax.jvp`, `jax.jacfwd`) always; reverse mode (`jax.grad`) where the number
+    of past steps is static, that is in closed form (full batch, bias-corrected memory) and for a Python
+    integer n.
+
+    Raises `ValueError` for bad orders, batches, schedules, parameters or step numbers.
+    """
+    check_order(order, HIGHEST_ORDER)
+    m = check_batches(batches)
+    check_schedule(schedule, m, None)
+
+    def field(n: StepNumber, params: Params) -> Params:
+        dtype = check_params(params)
+        check_loss(loss, params, batches)
+        check_step_number(n, schedule)
+        objective = raveled(loss, params, batches, schedule)
+        velocity = raveled_field(rule.astype(dtype), objective, order)(n, ravel(params))
+        return unravel_like(params)(velocity)
+
+    return field
+
+
+def limiting_field(
+    rule: AbstractRule, loss: Loss, *, order: int = 1
+) -> Callable[[Params], Params]:
+    """The full-batch field for n to infinity, eq. (3)-(4): `field(params)`, the same at every late step.
+
+    Exists for every rule, those without bias correction included; arguments as in `vector_field`.
+    """
+    check_order(order, HIGHEST_ORDER)
+
+    def field(params: Params) -> Params:
+        dtype = check_params(params)
+        check_loss(loss, params, None)
+        cast_rule = rule.astype(dtype)
+        expansion = closed_form(cast_rule, raveled(loss, params))
+        velocity = modified_field(cast_rule, expansion, order)(jnp.inf, ravel(params))
+        return unravel_like(params)(velocity)
+
+    return field

@@ -1,0 +1,49 @@
+"""How a fading memory counts the visits to each mini-batch.
+
+    A_b(l) = sum_{k <= l, schedule[k] = b} decay^(l-k)
+
+is everything that a sum of exponential kernels needs of the schedule: the weight of mini-batch b at step l
+is w_b(l) = sum_e scale_e(l) A_{e,b}(l), and the part of it known at an earlier step is a power of the decay
+times an earlier A. It depends on neither theta nor h, so a flow computes it once.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from implicit_adam.rules.kernels import geometric_sum
+from implicit_adam.types import Schedule
+
+Decays = Float[Array, " terms"]
+Visits = Float[Array, "terms m"]
+
+
+def discounted_visits(
+    schedule: Schedule | None, m: int, decay: Decays
+) -> Callable[[Int[Array, ""]], Visits]:
+    """l -> A(l), by a table for a given schedule and in closed form for the cyclic one."""
+    if schedule is None:
+        return lambda step: _cyclic(step, m, decay)
+    table = _table(schedule, m, decay)
+    return lambda step: table[step]
+
+
+def _cyclic(step: Int[Array, ""], m: int, decay: Decays) -> Visits:
+    """Batch b was visited at the lags j, j+m, j+2m, .. with j = (step - b) mod m."""
+    b = jnp.arange(m)
+    latest_lag = ((step - b) % m).astype(decay.dtype)
+    times = (step - b) // m + 1
+    period = geometric_sum(jnp.broadcast_to((decay**m)[:, None], (decay.size, m)), times[None])
+    return decay[:, None] ** latest_lag[None] * period
+
+
+def _table(schedule: Schedule, m: int, decay: Decays) -> Float[Array, "steps terms m"]:
+    """A(l) = decay A(l-1) + [schedule[l] = b]."""
+
+    def visit(A: Visits, b: Int[Array, ""]) -> tuple[Visits, Visits]:
+        A = decay[:, None] * A + jax.nn.one_hot(b, m, dtype=decay.dtype)[None]
+        return A, A
+
+    return jax.lax.scan(visit, jnp.zeros((decay.size, m), decay.dtype), schedule)[1]

@@ -1,0 +1,84 @@
+"""The discrete optimizer itself, run through optax."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import optax
+
+from implicit_adam.checks import check_run
+from implicit_adam.objective import Objective, ravel, raveled, unravel_like
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.trajectory import Trajectory, all_finite, record, saved_times
+from implicit_adam.types import Batches, Loss, Params, Schedule, StepNumber, Vector
+
+OptimizerState = tuple[Vector, Any]
+
+
+def optimizer_step(
+    rule: AbstractRule, objective: Objective
+) -> tuple[
+    Callable[[Vector], OptimizerState], Callable[[StepNumber, OptimizerState], OptimizerState]
+]:
+    """`start(theta)` and `step(n, (theta, state))` of theta^(n+1) = theta^(n) - h F^(n), by the optax twin."""
+    optimizer = rule.transformation()
+
+    def start(theta: Vector) -> OptimizerState:
+        return theta, optimizer.init(theta)
+
+    def step(n: StepNumber, carry: OptimizerState) -> OptimizerState:
+        theta, state = carry
+        gradient = objective.step_gradient(theta, n)
+        # optax raises floating decays to an integer count, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(gradient, state, theta)
+            theta = optax.apply_updates(theta, updates)
+        return theta, state
+
+    return start, step
+
+
+def iterate(
+    rule: AbstractRule,
+    loss: Loss,
+    params: Params,
+    steps: int,
+    *,
+    batches: Batches = None,
+    schedule: Any = None,
+    save_every: int = 1,
+) -> Trajectory:
+    """The iterates theta^(0), .., theta^(steps) of the optimizer, through its optax twin.
+
+    - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`.
+    - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
+    - `params`: the start, a pytree of floating arrays of one dtype.
+    - `steps`: how many steps.
+    - `batches`, `schedule`: mini-batches (leading axis m) and the batch index of every step (default cyclic).
+    - `save_every`: keep every so many steps; it must divide `steps`.
+
+    A diverging run is flagged (`finite`), never raised. Raises `ValueError` for bad arguments. Compiles once
+    for all values of the hyperparameters and the start.
+    """
+    rule = check_run(rule, loss, params, steps, batches, schedule, save_every)
+    return _iterate(rule, loss, params, batches, schedule, steps, save_every)
+
+
+@eqx.filter_jit
+def _iterate(
+    rule: AbstractRule,
+    loss: Loss,
+    params: Params,
+    batches: Batches,
+    schedule: Schedule | None,
+    steps: int,
+    save_every: int,
+) -> Trajectory:
+    start, step = optimizer_step(rule, raveled(loss, params, batches, schedule))
+    theta = ravel(params)
+    (thetas, _), no_error = record(
+        lambda n, carry: (step(n, carry), 0 * rule.h), start(theta), steps, save_every, theta.dtype
+    )
+    saved = jax.vmap(unravel_like(params))(thetas)
+    return Trajectory(saved_times(rule.h, steps, save_every), saved, all_finite(thetas), no_error)

@@ -1,0 +1,54 @@
+"""What is measured along a run: the implicit bias and the norms that it penalises."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from implicit_adam.checks import check_loss, check_params
+from implicit_adam.fields.closed_form import closed_form
+from implicit_adam.objective import Objective, ravel, raveled, unravel_like
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.kernels import mass
+from implicit_adam.types import Loss, Params, Scalar, Vector
+
+
+def perturbed_one_norm(gradient: Params, eps: Any, *, eps_in_sqrt: bool = True) -> Scalar:
+    """The perturbed one-norm sum_i sqrt(v_i^2 + eps), which Adam's bias penalises or protects.
+
+    With eps outside the square root, in units of |v| there, the norm whose gradient appears instead is
+    sum_i |v_i| - eps log(1 + |v_i| / eps). `gradient` is any pytree; eps > 0.
+    """
+    v = ravel(gradient)
+    eps = jnp.asarray(eps, v.dtype)
+    if eps_in_sqrt:
+        return jnp.sum(jnp.sqrt(v**2 + eps))
+    return jnp.sum(jnp.abs(v) - eps * jnp.log1p(jnp.abs(v) / eps))
+
+
+def bias(rule: AbstractRule, loss: Loss, params: Params) -> Params:
+    """The implicit bias of full-batch training for n to infinity: d theta / dt = -(grad E + bias) / R.
+
+    For Adam and RMSProp with eps inside the square root (R = sqrt(g^2 + eps)), eq. (4):
+
+        bias = (h/2) { (1+beta)/(1-beta) - (1+rho)/(1-rho) + (1+rho)/(1-rho) eps/(g^2+eps) } grad ||grad E||_{1,eps}
+
+    and with eps outside (R = |g| + eps) the last term of the brace is absent and the second multiplied by
+    |g|/(|g|+eps). For any rule, bias = R h DF[v] with 1/R the derivative of the update in the remembered
+    gradient (R = 1 for gradient descent, 1 - beta for heavy ball). A pytree like params, in units of a gradient.
+    """
+    rule = rule.astype(check_params(params))
+    check_loss(loss, params, None)
+    objective, theta = raveled(loss, params), ravel(params)
+    _, DF = closed_form(rule, objective).derivative(jnp.inf, theta)
+    return unravel_like(params)(_denominator(rule, objective, theta) * rule.h * DF)
+
+
+def _denominator(rule: AbstractRule, objective: Objective, theta: Vector) -> Vector:
+    """R = 1 / (mass_1 dphi/ds_1) in the limit; the first feature is the gradient itself."""
+    (g,) = objective.gradients(theta)
+    masses = [mass(kernel, jnp.inf) for kernel in rule.kernels(jnp.inf)]
+    s = tuple(mass_i * psi for mass_i, psi in zip(masses, rule.features(g), strict=True))
+    s_dot = (jnp.full_like(g, masses[0]), *[jnp.zeros_like(g) for _ in masses[1:]])
+    _, slope = jax.jvp(lambda s: rule.readout(s, theta, jnp.inf), (s,), (s_dot,))
+    return 1 / slope

@@ -1,0 +1,101 @@
+"""Losses to try things on, each with its start: the paper's model, a solvable one, and real data."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from implicit_adam.checks import check_count
+from implicit_adam.types import Batches, Loss, Params
+
+
+class Problem(NamedTuple):
+    """A loss, where to start, and its mini-batches (None: one loss of the parameters alone)."""
+
+    name: str
+    loss: Loss
+    params: Params
+    batches: Batches = None
+
+
+def bilinear_loss(theta):
+    """E(theta) = (3/2 - 2 theta_1 theta_2)^2 / 2, section 4; minimal on the hyperbola theta_1 theta_2 = 3/4."""
+    return (3 / 2 - 2 * theta[0] * theta[1]) ** 2 / 2
+
+
+def bilinear() -> Problem:
+    """The paper's bilinear model from its start (2.8, 3.5)."""
+    return Problem("bilinear", bilinear_loss, jnp.asarray([2.8, 3.5]))
+
+
+def quadratic(eigenvalues=(0.5, 1.0, 2.0)) -> Problem:
+    """E(theta) = sum_i lambda_i theta_i^2 / 2 from (1, .., 1).
+
+    Gradient descent is theta_i (1 - h lambda_i)^n, the flow of the eigenvalue -log(1 - h lambda_i)/h exactly.
+    """
+    spectrum = tuple(float(x) for x in eigenvalues)
+
+    def loss(theta):
+        return jnp.sum(jnp.asarray(spectrum, theta.dtype) * theta**2) / 2
+
+    return Problem("quadratic", loss, jnp.ones(len(spectrum)))
+
+
+def network_loss(params, batch):
+    """Mean cross-entropy of a two-layer tanh network with one-hot targets: smooth, as the theorem asks."""
+    inputs, targets = batch
+    hidden = jnp.tanh(inputs @ params["w1"] + params["b1"][None])
+    logits = hidden @ params["w2"] + params["b2"][None]
+    return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1))
+
+
+def network_params(key, inputs: int, hidden: int, classes: int):
+    """Gaussian weights of variance 1 / fan-in, zero biases, in the default dtype."""
+    key1, key2 = jax.random.split(key)
+    return {
+        "w1": jax.random.normal(key1, (inputs, hidden)) / inputs**0.5,
+        "b1": jnp.zeros(hidden),
+        "w2": jax.random.normal(key2, (hidden, classes)) / hidden**0.5,
+        "b2": jnp.zeros(classes),
+    }
+
+
+def digits(*, batches: int = 4, hidden: int = 8, samples: int = 1796, seed: int = 0) -> Problem:
+    """A smooth two-layer network on scikit-learn's real handwritten digits (1797 images of 8 x 8).
+
+    `batches` equal mini-batches of `samples` images, drawn and ordered by `seed` as are the weights;
+    `batches=1` is full-batch training.
+    """
+    images, labels = _load_digits()
+    if not 0 < check_count("samples", samples) <= len(images):
+        msg = f"samples must lie in 1 .. {len(images)}, got {samples}"
+        raise ValueError(msg)
+    m = check_count("batches", batches)
+    if samples % m:
+        msg = f"samples = {samples} must be a multiple of batches = {m}, so that all have the same size"
+        raise ValueError(msg)
+    order = np.random.default_rng(seed).permutation(len(images))[:samples]
+    inputs = jnp.asarray(images[order] / 16.0, float)
+    targets = jax.nn.one_hot(labels[order], 10, dtype=inputs.dtype)
+    params = network_params(jax.random.key(seed), inputs.shape[1], hidden, 10)
+    split = jax.tree.map(lambda x: x.reshape(m, samples // m, -1), (inputs, targets))
+    return Problem("digits", network_loss, params, split)
+
+
+def _load_digits() -> tuple[np.ndarray, np.ndarray]:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        msg = "the digits data come with scikit-learn: pip install 'implicit-adam[cli]'"
+        raise ImportError(msg) from error
+    data = load_digits()
+    return data.data, data.target
+
+
+PROBLEMS: dict[str, Callable[..., Problem]] = {
+    "bilinear": bilinear,
+    "quadratic": quadratic,
+    "digits": digits,
+}

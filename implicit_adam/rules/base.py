@@ -1,0 +1,77 @@
+"""What an optimizer is: features of the gradient, kernels that remember them, a readout.
+
+With g_k the gradient of the mini-batch of step k, the update of step n is
+
+    theta^(n+1) = theta^(n) - h F^(n),      F^(n) = readout(s_1, .., s_r, theta^(n), n)
+    s_i = sum_{k<=n} w_i(n, k) psi_i(g_k)
+
+with elementwise `features` psi_i, scalar memory `kernels` w_i and an elementwise `readout`. Whatever
+else the library knows of an optimizer (closed forms, mini-batch fields, flows, command line) follows
+from these three and the optax twin.
+"""
+
+from abc import abstractmethod
+from dataclasses import fields
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, DTypeLike, Float
+
+from implicit_adam.checks import ALLOWED, check_hyperparameter, check_positive_in
+from implicit_adam.rules.kernels import Kernel
+from implicit_adam.types import RealScalar, Scalar, Vector
+
+
+def scalar(x: float | Array) -> Array:
+    """Make a hyperparameter an array leaf, so that sweeping it never recompiles.
+
+    Its own typed function, since a bare `jnp.asarray` as converter switches jaxtyping's check off.
+    """
+    array = jnp.asarray(x)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+
+
+class AbstractRule(eqx.Module):
+    """An optimizer with its hyperparameters, which are scalar array leaves.
+
+    Build under `jax.vmap` for many at once; differentiate through the constructor as through any
+    function. A hyperparameter out of range raises `ValueError` on construction, unless it is traced.
+    """
+
+    h: eqx.AbstractVar[Scalar]
+
+    def __check_init__(self) -> None:
+        for field in fields(self):
+            if ALLOWED in field.metadata:
+                check_hyperparameter(type(self).__name__, field.name, getattr(self, field.name), field.metadata[ALLOWED])
+
+    @abstractmethod
+    def features(self, g: Float[Array, "*batch p"]) -> tuple[Float[Array, "*batch p"], ...]:
+        """psi_i(g), elementwise."""
+
+    @abstractmethod
+    def kernels(self, n: RealScalar) -> tuple[Kernel, ...]:
+        """The memory kernel of each feature at step n, which may be `jnp.inf`."""
+
+    @abstractmethod
+    def readout(self, s: tuple[Vector, ...], theta: Vector, n: RealScalar) -> Vector:
+        """F^(n) from the remembered features and the present point, elementwise."""
+
+    @abstractmethod
+    def transformation(self) -> optax.GradientTransformation:
+        """The optax optimizer that makes the same iterates."""
+
+    def astype(self, dtype: DTypeLike) -> Self:
+        """Cast the hyperparameters to the parameters' dtype; an eps that vanishes there is refused."""
+        rule: Any = jax.tree.map(lambda x: x.astype(dtype), self)
+        for field in fields(self):
+            if field.name == "eps":
+                check_positive_in(dtype, type(self).__name__, field.name, getattr(self, field.name))
+        return rule
+
+    def with_step_size(self, h: Scalar) -> Self:
+        """The same optimizer with another step size."""
+        return eqx.tree_at(lambda rule: rule.h, self, h)

@@ -1,0 +1,34 @@
+"""Gradient descent with Polyak's heavy-ball momentum, in the classical form of eq. (1)."""
+
+from typing import final
+
+import equinox as eqx
+import optax
+
+from implicit_adam.checks import DECAY, POSITIVE
+from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.kernels import accumulation
+from implicit_adam.types import Scalar
+
+
+@final
+class HeavyBall(AbstractRule):
+    """theta^(n+1) = theta^(n) - h g_n + beta (theta^(n) - theta^(n-1)), that is F^(n) = sum_k beta^(n-k) g_k.
+
+    For large n it follows eq. (1) (Ghosh et al. 2023; the paper's display lacks a minus sign).
+    """
+
+    h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
+    beta: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
+
+    def features(self, g):
+        return (g,)
+
+    def kernels(self, n):
+        return (accumulation(self.beta),)
+
+    def readout(self, s, theta, n):
+        return s[0]
+
+    def transformation(self):
+        return optax.sgd(self.h, momentum=self.beta)

@@ -1,0 +1,108 @@
+"""Memory kernels: how much of each past gradient an optimizer still holds.
+
+Every kernel here is a sum of exponentials in the lag j = n - k,
+
+    w(n, k) = sum_e scale_e(n) * decay_e^(n-k),        k = 0 .. n,
+
+so that all sums over the history have closed forms (DESIGN: features, kernels, readout). `decay = 0`
+is the present gradient alone (0^0 = 1) and `decay = 1` a memory that never forgets.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from implicit_adam.types import RealScalar, Scalar
+
+
+class Kernel(eqx.Module):
+    """One memory kernel at one step n: w(n, k) = sum_e scale_e decay_e^(n-k).
+
+    `unit_mass` says that the weights sum to one at *every* step, which makes the update frozen at one
+    point the same at every step and so opens the closed forms of Remark 3.2.
+    """
+
+    scale: Float[Array, " terms"]
+    decay: Float[Array, " terms"]
+    unit_mass: bool = eqx.field(static=True)
+
+
+def present(like: Scalar) -> Kernel:
+    """The present gradient only: w(n, k) = [k = n], in the dtype of `like`."""
+    return Kernel(jnp.ones((1,), like.dtype), jnp.zeros((1,), like.dtype), unit_mass=True)
+
+
+def accumulation(decay: Scalar) -> Kernel:
+    """Classical momentum: w(n, k) = decay^(n-k)."""
+    return Kernel(jnp.ones_like(decay)[None], decay[None], unit_mass=False)
+
+
+def average(decay: Scalar, n: RealScalar, *, bias_correction: bool = True) -> Kernel:
+    """The exponential moving average of Definition 1.1, (1-decay) decay^(n-k) / (1 - decay^(n+1)).
+
+    Without bias correction the denominator is absent. `n` may be `jnp.inf`.
+    """
+    scale = 1 - decay
+    if bias_correction:
+        scale = scale / one_minus_power(decay, n + 1)
+    return Kernel(scale[None], decay[None], unit_mass=bias_correction)
+
+
+def at_lag(kernel: Kernel, lag: RealScalar) -> Float[Array, " terms"]:
+    """The terms of w(n, n - lag)."""
+    return kernel.scale * kernel.decay ** jnp.asarray(lag).astype(kernel.decay.dtype)
+
+
+def mass(kernel: Kernel, n: RealScalar) -> Scalar:
+    """sum_{k<=n} w(n, k); `n` may be `jnp.inf`."""
+    if kernel.unit_mass:
+        return jnp.ones((), kernel.scale.dtype)
+    return jnp.sum(kernel.scale * geometric_sum(kernel.decay, n + 1))
+
+
+def lag_moment(kernel: Kernel, n: RealScalar) -> Scalar:
+    """sum_{k<=n} w(n, k) (n-k); for `average` the bracket of Remark 3.2. `n` may be `jnp.inf`."""
+    weight = kernel.scale * geometric_sum(kernel.decay, n + 1)
+    return jnp.sum(weight * mean_lag(kernel.decay, n + 1))
+
+
+def one_minus_power(x: Float[Array, "*shape"], N: RealScalar) -> Float[Array, "*shape"]:
+    """1 - x^N for 0 <= x <= 1 without cancellation near x = 1; N >= 0 may be `jnp.inf`."""
+    N = jnp.asarray(N).astype(x.dtype)
+    N_finite = jnp.where(jnp.isfinite(N), N, jnp.ones_like(N))
+    away = 1 - jnp.where(x > 0.5, jnp.zeros_like(x), x) ** N_finite
+    near = -jnp.expm1(N_finite * jnp.log(jnp.where(x > 0.5, x, jnp.ones_like(x))))
+    # Selecting the inputs as well as the outputs keeps derivatives finite at x = 0 and N = infinity.
+    value = jnp.where(x > 0.5, near, away)
+    return jnp.where(jnp.isfinite(N), value, jnp.ones_like(value))
+
+
+def geometric_sum(x: Float[Array, "*shape"], N: RealScalar) -> Float[Array, "*shape"]:
+    """sum_{j<N} x^j for 0 <= x <= 1."""
+    N = jnp.asarray(N).astype(x.dtype)
+    ratio = one_minus_power(x, N) / (1 - jnp.where(x < 1, x, jnp.zeros_like(x)))
+    return jnp.where(x < 1, ratio, N)
+
+
+def mean_lag(x: Float[Array, "*shape"], N: RealScalar) -> Float[Array, "*shape"]:
+    """sum_{j<N} j x^j / sum_{j<N} x^j  =  x/(1-x) - N x^N / (1 - x^N).
+
+    The two terms nearly cancel when N (1-x) is small. With u = -log x they are 1/expm1(u) and
+    N/expm1(N u), whose poles 1/u cancel exactly, so only the regular parts are subtracted.
+    """
+    N = jnp.asarray(N).astype(x.dtype)
+    N_finite = jnp.where(jnp.isfinite(N), N, jnp.ones_like(N))
+    x_away = jnp.where(x > 0.5, jnp.zeros_like(x), x)
+    away = x_away / (1 - x_away) - N_finite * x_away**N_finite / one_minus_power(x_away, N_finite)
+    u = -jnp.log(jnp.where(x > 0.5, x, jnp.ones_like(x)))
+    near = _inverse_expm1_regular(u) - N_finite * _inverse_expm1_regular(N_finite * u)
+    x_below = jnp.where(x < 1, x, jnp.zeros_like(x))
+    limit = jnp.where(x < 1, x_below / (1 - x_below), jnp.full_like(x, jnp.inf))
+    return jnp.where(jnp.isfinite(N), jnp.where(x > 0.5, near, away), limit)
+
+
+def _inverse_expm1_regular(u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """1/expm1(u) - 1/u, by its series (Bernoulli numbers) where the difference would cancel."""
+    series = -1 / 2 + u / 12 - u**3 / 720 + u**5 / 30240
+    large = jnp.where(u > 0.05, u, jnp.ones_like(u))
+    return jnp.where(u > 0.05, 1 / jnp.expm1(large) - 1 / large, series)

@@ -1,0 +1,19 @@
+"""The shapes that signatures speak of. `p` is the number of parameters, `m` of mini-batches."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array, Bool, Float, Int, PyTree, Real
+
+Scalar = Float[Array, ""]
+RealScalar = int | float | Real[Array, ""]
+StepNumber = int | Int[Array, ""]
+Flag = Bool[Array, ""]
+Vector = Float[Array, " p"]
+Schedule = Int[Array, " steps"]
+Params = PyTree[Array]
+Batches = PyTree[Array] | None
+Loss = Callable[..., Any]
+
+# n, theta -> d theta / dt on the n-th interval, on flat vectors.
+Field = Callable[[RealScalar, Vector], Vector]
