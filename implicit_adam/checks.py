@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, PyTree
 
 ALLOWED = "allowed"
@@ -29,7 +30,7 @@ DECAY = {ALLOWED: Interval("a number in [0, 1)", lambda x: 0 <= x < 1)}
 
 def is_traced(x: object) -> bool:
     """Whether the value is unknown at this point (inside jit, vmap or a derivative)."""
-    return isinstance(x, jax.core.Tracer)
+    return isinstance(x, Tracer)
 
 
 def check_hyperparameter(owner: str, name: str, value: Array, allowed: Interval) -> None:
@@ -112,7 +113,7 @@ def check_loss(loss: Callable[..., Any], params: PyTree, batches: PyTree) -> Non
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape != () or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         got = f"shape {shape}, dtype {dtype}" if dtype is not None else type(value).__name__
-        msg = f"loss must return one real number (shape (), floating dtype), got {got}; average over the batch?"
+        msg = f"loss must return one real number (shape (), floating dtype), got {got}; take a mean?"
         raise ValueError(msg)
 
 
@@ -130,7 +131,7 @@ def check_schedule(schedule: Any, m: int, steps: int | None) -> None:
     if not is_traced(schedule):
         low, high = int(np.min(schedule)), int(np.max(schedule))
         if low < 0 or high >= m:
-            msg = f"schedule holds indices from {low} to {high}; with m = {m} batches they must lie in 0 .. {m - 1}"
+            msg = f"schedule holds indices {low} .. {high}; with m = {m} batches allowed are 0 .. {m - 1}"
             raise ValueError(msg)
 
 
@@ -163,7 +164,13 @@ def check_step_number(n: Any, schedule: Any) -> None:
 
 
 def check_run(
-    rule: Any, loss: Any, params: PyTree, steps: int, batches: PyTree, schedule: Any, save_every: int
+    rule: Any,
+    loss: Any,
+    params: PyTree,
+    steps: int,
+    batches: PyTree,
+    schedule: Any,
+    save_every: int,
 ) -> Any:
     """Everything that a run takes; returns the rule in the parameters' dtype."""
     check_count("steps", steps)

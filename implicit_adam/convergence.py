@@ -38,7 +38,7 @@ class Convergence(NamedTuple):
     - `local_slope`: (K-1,) between neighbouring step sizes.
     - `slope`, `slope_stderr`: the power of h fitted to the settled tail, with its standard error.
     - `constant`: C of error = C h^(order+1), on the same tail.
-    - `asymptotic`: whether the local slopes have settled; if not, the slope decides nothing: go on to smaller h.
+    - `asymptotic`: whether the local slopes have settled; if not, nothing is decided yet: go to smaller h.
     - `rounding_floor`: (K,) what rounding alone contributes; errors near it are left out of the fit.
     """
 
@@ -71,11 +71,10 @@ def supremum(
     solver: diffrax.AbstractSolver | None = None,
     controller: diffrax.AbstractStepSizeController | None = None,
 ) -> Supremum:
-    """sup_{n <= steps} of the distances between the iterates and the flow of each order; steps may be traced."""
+    """sup_{n <= steps} of the distance between the iterates and each order's flow; steps may be traced."""
     start, step = optimizer_step(rule, objective)
     flows = [
-        interval_step(raveled_field(rule, objective, order), rule.h, solver, controller)
-        for order in orders
+        interval_step(raveled_field(rule, objective, order), rule.h, solver, controller) for order in orders
     ]
 
     def advance(n: StepNumber, carry: Any) -> Any:
@@ -128,15 +127,16 @@ def convergence(
     """Measure the order of Theorem 3.1: sup_{n <= T/h} ||theta(nh) - theta^(n)|| against h.
 
     - `rule`: the optimizer; its own h is replaced by horizon / steps.
-    - `loss`, `params`, `batches`, `schedule`: as in `iterate`; the schedule must cover the largest step count.
+    - `loss`, `params`, `batches`, `schedule`: as in `iterate`; the schedule covers the largest step count.
     - `horizon`: the time T > 0.
     - `step_counts`: at least three increasing numbers of steps, e.g. `(50, 100, 200, 400)`.
     - `orders`: which flows; keep 0, the uncorrected flow, as contrast.
     - `solver`, `stepsize_controller`: as in `flow`.
     - `callback`: called as `callback(done, total)` after each step count, in units of steps.
 
-    Needs float64 parameters: in float32 the flow and the optimizer round alike for small h and their difference
-    vanishes where the true one does not. Raises `ValueError` for that and for bad arguments. Compiles once.
+    Needs float64 parameters: in float32 the flow and the optimizer round alike for small h, and their
+    difference vanishes where the true one does not. Raises `ValueError` for that and for bad arguments.
+    Compiles once.
     """
     counts = check_step_counts(step_counts)
     check_horizon(horizon)
@@ -165,9 +165,7 @@ def convergence(
     return _study(horizon / np.asarray(counts), np.asarray(counts), tuple(orders), suprema)
 
 
-def _study(
-    h: np.ndarray, steps: np.ndarray, orders: tuple[int, ...], suprema: list[Supremum]
-) -> Convergence:
+def _study(h: np.ndarray, steps: np.ndarray, orders: tuple[int, ...], suprema: list[Supremum]) -> Convergence:
     floor = np.finfo(h.dtype).eps * np.sqrt(steps) * np.array([float(sup.size) for sup in suprema])
     error = {q: np.array([float(sup.two_norm[i]) for sup in suprema]) for i, q in enumerate(orders)}
     max_norm = {q: np.array([float(sup.max_norm[i]) for sup in suprema]) for i, q in enumerate(orders)}

@@ -78,7 +78,7 @@ def _adaptive_steps(
             throw=False,
         )
         solved = solution.result == diffrax.RESULTS.successful
-        end = jnp.where(solved, solution.ys[0], jnp.full_like(theta, jnp.nan))
+        end = jnp.where(solved, jnp.asarray(solution.ys)[0], jnp.full_like(theta, jnp.nan))
         return end, _tolerance_spent(solution, controller, end)
 
     return step
@@ -119,15 +119,13 @@ def flow(
       eps, where the field turns over within a width sqrt(eps) of a vanishing gradient. Implicit solvers,
       whose root finder needs a tolerance, get a tight PIDController by default.
 
-    Returns a `Trajectory` whose `step_error` holds the solver's error estimates. A diverging run, or a solver
-    that gave up, is flagged (`finite`), never raised. Raises `ValueError` for bad arguments. Compiles once for
-    all values of the hyperparameters and the start.
+    Returns a `Trajectory` whose `step_error` holds the solver's error estimates. A diverging run, or a
+    solver that gave up, is flagged (`finite`), never raised. Raises `ValueError` for bad arguments. Compiles
+    once for all values of the hyperparameters and the start.
     """
     check_order(order, HIGHEST_ORDER)
     rule = check_run(rule, loss, params, steps, batches, schedule, save_every)
-    return _flow(
-        rule, loss, params, batches, schedule, steps, save_every, order, solver, stepsize_controller
-    )
+    return _flow(rule, loss, params, batches, schedule, steps, save_every, order, solver, stepsize_controller)
 
 
 @eqx.filter_jit

@@ -5,7 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import optax
+import jax.numpy as jnp
 
 from implicit_adam.checks import check_run
 from implicit_adam.objective import Objective, ravel, raveled, unravel_like
@@ -18,10 +18,8 @@ OptimizerState = tuple[Vector, Any]
 
 def optimizer_step(
     rule: AbstractRule, objective: Objective
-) -> tuple[
-    Callable[[Vector], OptimizerState], Callable[[StepNumber, OptimizerState], OptimizerState]
-]:
-    """`start(theta)` and `step(n, (theta, state))` of theta^(n+1) = theta^(n) - h F^(n), by the optax twin."""
+) -> tuple[Callable[[Vector], OptimizerState], Callable[[StepNumber, OptimizerState], OptimizerState]]:
+    """`start(theta)` and `step(n, (theta, state))`: theta^(n+1) = theta^(n) - h F^(n), by the optax twin."""
     optimizer = rule.transformation()
 
     def start(theta: Vector) -> OptimizerState:
@@ -33,8 +31,7 @@ def optimizer_step(
         # optax raises floating decays to an integer count, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             updates, state = optimizer.update(gradient, state, theta)
-            theta = optax.apply_updates(theta, updates)
-        return theta, state
+        return theta + jnp.asarray(updates), state
 
     return start, step
 

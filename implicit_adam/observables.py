@@ -31,11 +31,13 @@ def bias(rule: AbstractRule, loss: Loss, params: Params) -> Params:
 
     For Adam and RMSProp with eps inside the square root (R = sqrt(g^2 + eps)), eq. (4):
 
-        bias = (h/2) { (1+beta)/(1-beta) - (1+rho)/(1-rho) + (1+rho)/(1-rho) eps/(g^2+eps) } grad ||grad E||_{1,eps}
+        bias = (h/2) { (1+beta)/(1-beta) - (1+rho)/(1-rho) + (1+rho)/(1-rho) eps/(g^2+eps) }
+               grad ||grad E||_{1,eps}
 
     and with eps outside (R = |g| + eps) the last term of the brace is absent and the second multiplied by
     |g|/(|g|+eps). For any rule, bias = R h DF[v] with 1/R the derivative of the update in the remembered
-    gradient (R = 1 for gradient descent, 1 - beta for heavy ball). A pytree like params, in units of a gradient.
+    gradient (R = 1 for gradient descent, 1 - beta for heavy ball). A pytree like params, in units of
+    gradients.
     """
     rule = rule.astype(check_params(params))
     check_loss(loss, params, None)

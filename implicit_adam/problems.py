@@ -1,7 +1,7 @@
 """Losses to try things on, each with its start: the paper's model, a solvable one, and real data."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ class Problem(NamedTuple):
 
 
 def bilinear_loss(theta):
-    """E(theta) = (3/2 - 2 theta_1 theta_2)^2 / 2, section 4; minimal on the hyperbola theta_1 theta_2 = 3/4."""
+    """E(theta) = (3/2 - 2 theta_1 theta_2)^2 / 2, section 4; least on the curve theta_1 theta_2 = 3/4."""
     return (3 / 2 - 2 * theta[0] * theta[1]) ** 2 / 2
 
 
@@ -84,14 +84,13 @@ def digits(*, batches: int = 4, hidden: int = 8, samples: int = 1796, seed: int 
     return Problem("digits", network_loss, params, split)
 
 
-def _load_digits() -> tuple[np.ndarray, np.ndarray]:
+def _load_digits() -> Any:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         msg = "the digits data come with scikit-learn: pip install 'implicit-adam[cli]'"
         raise ImportError(msg) from error
-    data = load_digits()
-    return data.data, data.target
+    return load_digits(return_X_y=True)
 
 
 PROBLEMS: dict[str, Callable[..., Problem]] = {

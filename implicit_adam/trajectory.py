@@ -18,8 +18,8 @@ class Trajectory(NamedTuple):
     - `t`: (saves,) times n h.
     - `params`: the saved points, a pytree like the parameters with a leading axis of saves.
     - `finite`: whether every saved number is finite; False marks a run that diverged or whose solver failed.
-    - `step_error`: (saves,) the largest local error estimate (max norm) among the intervals since the save
-      before, by the embedded method of the flow's solver; zero for an optimizer, NaN where the solver has none.
+    - `step_error`: (saves,) the largest local error estimate (max norm) among the intervals since the last
+      save, by the embedded method of the flow's solver; zero for an optimizer, NaN where the solver has none.
     """
 
     t: Float[Array, " saves"]

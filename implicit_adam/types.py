@@ -6,8 +6,8 @@ from typing import Any
 from jaxtyping import Array, Bool, Float, Int, PyTree, Real
 
 Scalar = Float[Array, ""]
-RealScalar = int | float | Real[Array, ""]
-StepNumber = int | Int[Array, ""]
+# n, counted from 0; `jnp.inf` where a limit is offered.
+StepNumber = int | float | Real[Array, ""]
 Flag = Bool[Array, ""]
 Vector = Float[Array, " p"]
 Schedule = Int[Array, " steps"]
@@ -16,4 +16,4 @@ Batches = PyTree[Array] | None
 Loss = Callable[..., Any]
 
 # n, theta -> d theta / dt on the n-th interval, on flat vectors.
-Field = Callable[[RealScalar, Vector], Vector]
+Field = Callable[[StepNumber, Vector], Vector]

@@ -18,7 +18,7 @@ from implicit_adam.fields.expansion import Expansion
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import lag_moment, mass
-from implicit_adam.types import RealScalar, Vector
+from implicit_adam.types import StepNumber, Vector
 
 
 def has_closed_form(rule: AbstractRule) -> bool:
@@ -29,15 +29,15 @@ def has_closed_form(rule: AbstractRule) -> bool:
 def closed_form(rule: AbstractRule, objective: Objective) -> Expansion:
     """One loss; n is exact for unit-mass rules, and `jnp.inf` gives the limit for every rule."""
 
-    def remembered(g: Vector, n: RealScalar) -> tuple[Vector, ...]:
+    def remembered(g: Vector, n: StepNumber) -> tuple[Vector, ...]:
         features = zip(rule.kernels(n), rule.features(g), strict=True)
         return tuple(mass(kernel, n) * psi for kernel, psi in features)
 
-    def update(n: RealScalar, theta: Vector) -> Vector:
+    def update(n: StepNumber, theta: Vector) -> Vector:
         (g,) = objective.gradients(theta)
         return rule.readout(remembered(g, n), theta, n)
 
-    def derivative(n: RealScalar, theta: Vector) -> tuple[Vector, Vector]:
+    def derivative(n: StepNumber, theta: Vector) -> tuple[Vector, Vector]:
         (g,), hessian_products = objective.linearize(theta)
         s = remembered(g, n)
         F = rule.readout(s, theta, n)

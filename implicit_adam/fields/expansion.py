@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from implicit_adam.rules.base import AbstractRule
-from implicit_adam.types import Field, RealScalar, Vector
+from implicit_adam.types import Field, StepNumber, Vector
 
 
 class Expansion(NamedTuple):
@@ -14,17 +14,17 @@ class Expansion(NamedTuple):
     - `derivative(n, theta)` -> (F^(n), DF^(n)[v_0, .., v_n]) with v_k = sum_{l=k}^{n-1} F^(l) + F^(n)/2
     """
 
-    update: Callable[[RealScalar, Vector], Vector]
-    derivative: Callable[[RealScalar, Vector], tuple[Vector, Vector]]
+    update: Callable[[StepNumber, Vector], Vector]
+    derivative: Callable[[StepNumber, Vector], tuple[Vector, Vector]]
 
 
 def modified_field(rule: AbstractRule, expansion: Expansion, order: int) -> Field:
     """f^(n) = -F^(n) at order 0 and -(F^(n) + h DF^(n)[v]) at order 1."""
 
-    def leading(n: RealScalar, theta: Vector) -> Vector:
+    def leading(n: StepNumber, theta: Vector) -> Vector:
         return -expansion.update(n, theta)
 
-    def corrected(n: RealScalar, theta: Vector) -> Vector:
+    def corrected(n: StepNumber, theta: Vector) -> Vector:
         F, DF = expansion.derivative(n, theta)
         return -(F + rule.h * DF)
 

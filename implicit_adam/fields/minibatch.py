@@ -33,24 +33,16 @@ Features = Float[Array, "r m p"]
 
 def minibatch(rule: AbstractRule, objective: Objective) -> Expansion:
     """Any number of losses, any schedule."""
-    visits = [
-        discounted_visits(objective.schedule, objective.m, kernel.decay)
-        for kernel in rule.kernels(0)
-    ]
+    visits = [discounted_visits(objective.schedule, objective.m, kernel.decay) for kernel in rule.kernels(0)]
 
     def weights(l: StepNumber) -> Weights:
         """w_i(l, b)."""
-        return jnp.stack(
-            [kernel.scale @ A(l) for kernel, A in zip(rule.kernels(l), visits, strict=True)]
-        )
+        return jnp.stack([kernel.scale @ A(l) for kernel, A in zip(rule.kernels(l), visits, strict=True)])
 
     def partial_weights(n: StepNumber, l: StepNumber) -> Weights:
         """c_i(n, l, b): what step n remembers of the visits up to step l."""
         return jnp.stack(
-            [
-                at_lag(kernel, n - l) @ A(l)
-                for kernel, A in zip(rule.kernels(n), visits, strict=True)
-            ]
+            [at_lag(kernel, n - l) @ A(l) for kernel, A in zip(rule.kernels(n), visits, strict=True)]
         )
 
     def frozen_update(psi: Features, theta: Vector, l: StepNumber) -> Vector:

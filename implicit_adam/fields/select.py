@@ -24,7 +24,7 @@ HIGHEST_ORDER = 1
 
 
 def raveled_field(rule: AbstractRule, objective: Objective, order: int) -> Field:
-    """The cheapest exact field: closed form for one loss and unit-mass kernels, else the sum over the past."""
+    """The cheapest exact field: closed form for one loss and unit-mass kernels, else a sum over the past."""
     exact = closed_form if objective.m == 1 and has_closed_form(rule) else minibatch
     return modified_field(rule, exact(rule, objective), order)
 
@@ -71,9 +71,7 @@ def vector_field(
     return field
 
 
-def limiting_field(
-    rule: AbstractRule, loss: Loss, *, order: int = 1
-) -> Callable[[Params], Params]:
+def limiting_field(rule: AbstractRule, loss: Loss, *, order: int = 1) -> Callable[[Params], Params]:
     """The full-batch field for n to infinity, eq. (3)-(4): `field(params)`, the same at every late step.
 
     Exists for every rule, those without bias correction included; arguments as in `vector_field`.

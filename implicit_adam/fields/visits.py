@@ -14,15 +14,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from implicit_adam.rules.kernels import geometric_sum
-from implicit_adam.types import Schedule
+from implicit_adam.types import Schedule, StepNumber
 
 Decays = Float[Array, " terms"]
 Visits = Float[Array, "terms m"]
 
 
-def discounted_visits(
-    schedule: Schedule | None, m: int, decay: Decays
-) -> Callable[[Int[Array, ""]], Visits]:
+def discounted_visits(schedule: Schedule | None, m: int, decay: Decays) -> Callable[[StepNumber], Visits]:
     """l -> A(l), by a table for a given schedule and in closed form for the cyclic one."""
     if schedule is None:
         return lambda step: _cyclic(step, m, decay)
@@ -30,7 +28,7 @@ def discounted_visits(
     return lambda step: table[step]
 
 
-def _cyclic(step: Int[Array, ""], m: int, decay: Decays) -> Visits:
+def _cyclic(step: StepNumber, m: int, decay: Decays) -> Visits:
     """Batch b was visited at the lags j, j+m, j+2m, .. with j = (step - b) mod m."""
     b = jnp.arange(m)
     latest_lag = ((step - b) % m).astype(decay.dtype)

@@ -22,7 +22,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from implicit_adam.checks import ALLOWED, check_hyperparameter, check_positive_in
 from implicit_adam.rules.kernels import Kernel
-from implicit_adam.types import RealScalar, Scalar, Vector
+from implicit_adam.types import Scalar, StepNumber, Vector
 
 
 def scalar(x: float | Array) -> Array:
@@ -46,18 +46,23 @@ class AbstractRule(eqx.Module):
     def __check_init__(self) -> None:
         for field in fields(self):
             if ALLOWED in field.metadata:
-                check_hyperparameter(type(self).__name__, field.name, getattr(self, field.name), field.metadata[ALLOWED])
+                check_hyperparameter(
+                    type(self).__name__,
+                    field.name,
+                    getattr(self, field.name),
+                    field.metadata[ALLOWED],
+                )
 
     @abstractmethod
     def features(self, g: Float[Array, "*batch p"]) -> tuple[Float[Array, "*batch p"], ...]:
         """psi_i(g), elementwise."""
 
     @abstractmethod
-    def kernels(self, n: RealScalar) -> tuple[Kernel, ...]:
+    def kernels(self, n: StepNumber) -> tuple[Kernel, ...]:
         """The memory kernel of each feature at step n, which may be `jnp.inf`."""
 
     @abstractmethod
-    def readout(self, s: tuple[Vector, ...], theta: Vector, n: RealScalar) -> Vector:
+    def readout(self, s: tuple[Vector, ...], theta: Vector, n: StepNumber) -> Vector:
         """F^(n) from the remembered features and the present point, elementwise."""
 
     @abstractmethod

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from implicit_adam.types import RealScalar, Scalar
+from implicit_adam.types import Scalar, StepNumber
 
 
 class Kernel(eqx.Module):
@@ -37,7 +37,7 @@ def accumulation(decay: Scalar) -> Kernel:
     return Kernel(jnp.ones_like(decay)[None], decay[None], unit_mass=False)
 
 
-def average(decay: Scalar, n: RealScalar, *, bias_correction: bool = True) -> Kernel:
+def average(decay: Scalar, n: StepNumber, *, bias_correction: bool = True) -> Kernel:
     """The exponential moving average of Definition 1.1, (1-decay) decay^(n-k) / (1 - decay^(n+1)).
 
     Without bias correction the denominator is absent. `n` may be `jnp.inf`.
@@ -48,25 +48,25 @@ def average(decay: Scalar, n: RealScalar, *, bias_correction: bool = True) -> Ke
     return Kernel(scale[None], decay[None], unit_mass=bias_correction)
 
 
-def at_lag(kernel: Kernel, lag: RealScalar) -> Float[Array, " terms"]:
+def at_lag(kernel: Kernel, lag: StepNumber) -> Float[Array, " terms"]:
     """The terms of w(n, n - lag)."""
     return kernel.scale * kernel.decay ** jnp.asarray(lag).astype(kernel.decay.dtype)
 
 
-def mass(kernel: Kernel, n: RealScalar) -> Scalar:
+def mass(kernel: Kernel, n: StepNumber) -> Scalar:
     """sum_{k<=n} w(n, k); `n` may be `jnp.inf`."""
     if kernel.unit_mass:
         return jnp.ones((), kernel.scale.dtype)
     return jnp.sum(kernel.scale * geometric_sum(kernel.decay, n + 1))
 
 
-def lag_moment(kernel: Kernel, n: RealScalar) -> Scalar:
+def lag_moment(kernel: Kernel, n: StepNumber) -> Scalar:
     """sum_{k<=n} w(n, k) (n-k); for `average` the bracket of Remark 3.2. `n` may be `jnp.inf`."""
     weight = kernel.scale * geometric_sum(kernel.decay, n + 1)
     return jnp.sum(weight * mean_lag(kernel.decay, n + 1))
 
 
-def one_minus_power(x: Float[Array, "*shape"], N: RealScalar) -> Float[Array, "*shape"]:
+def one_minus_power(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]:
     """1 - x^N for 0 <= x <= 1 without cancellation near x = 1; N >= 0 may be `jnp.inf`."""
     N = jnp.asarray(N).astype(x.dtype)
     N_finite = jnp.where(jnp.isfinite(N), N, jnp.ones_like(N))
@@ -77,14 +77,14 @@ def one_minus_power(x: Float[Array, "*shape"], N: RealScalar) -> Float[Array, "*
     return jnp.where(jnp.isfinite(N), value, jnp.ones_like(value))
 
 
-def geometric_sum(x: Float[Array, "*shape"], N: RealScalar) -> Float[Array, "*shape"]:
+def geometric_sum(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]:
     """sum_{j<N} x^j for 0 <= x <= 1."""
     N = jnp.asarray(N).astype(x.dtype)
     ratio = one_minus_power(x, N) / (1 - jnp.where(x < 1, x, jnp.zeros_like(x)))
     return jnp.where(x < 1, ratio, N)
 
 
-def mean_lag(x: Float[Array, "*shape"], N: RealScalar) -> Float[Array, "*shape"]:
+def mean_lag(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]:
     """sum_{j<N} j x^j / sum_{j<N} x^j  =  x/(1-x) - N x^N / (1 - x^N).
 
     The two terms nearly cancel when N (1-x) is small. With u = -log x they are 1/expm1(u) and

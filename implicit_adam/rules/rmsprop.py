@@ -19,7 +19,8 @@ class RMSProp(AbstractRule):
         F^(n) = g_n / sqrt(R2 + eps)        or          g_n / (sqrt(R2) + eps)
         R2 = sum_k (1-rho) rho^(n-k) g_k^2  [ / (1 - rho^(n+1)) with bias correction ]
 
-    `h` is the step size, `rho` in [0, 1) the decay of the average, `eps` > 0 the numerical stability constant.
+    `h` is the step size, `rho` in [0, 1) the decay of the average, `eps` > 0 the numerical stability
+    constant.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)

@@ -1,0 +1,3 @@
+"""The command line, `implicit-adam`: the only part that prints."""
+
+from implicit_adam.cli.main import main as main
