@@ -1,6 +1,7 @@
 """Bad arguments, refused at the boundary with words: what came, what is allowed, how to mend it.
 
-A traced value cannot be looked at; it is let through, and trouble shows as a flag in the result.
+A traced value cannot be looked at; it is let through, and trouble shows as a flag in the result. Known values
+are looked at with numpy: under an outer jit, jax.numpy would trace even these, and XLA flushes subnormals.
 """
 
 import math
@@ -53,7 +54,6 @@ def check_positive_in(dtype: DTypeLike, owner: str, name: str, value: Array) -> 
     """A small constant that keeps a denominator away from zero must not vanish in the dtype."""
     if is_traced(value):
         return
-    # Computed in numpy: XLA would flush a subnormal to zero before we could see it.
     tiny = float(jnp.finfo(dtype).tiny)
     if float(np.asarray(value, np.float64)) < tiny:
         msg = (
@@ -82,7 +82,7 @@ def check_params(params: PyTree) -> jnp.dtype:
         msg = f"params mixes the dtypes {names}; cast all leaves to one of them"
         raise ValueError(msg)
     for leaf in leaves:
-        if not is_traced(leaf) and not bool(jnp.all(jnp.isfinite(leaf))):
+        if not is_traced(leaf) and not np.isfinite(np.asarray(leaf, np.float64)).all():
             msg = "params holds NaN or infinite numbers; start from a finite point"
             raise ValueError(msg)
     return dtypes.pop()
@@ -129,7 +129,8 @@ def check_schedule(schedule: Any, m: int, steps: int | None) -> None:
         msg = f"schedule has {shape[0]} entries for {steps or 1} steps; give one batch index for every step"
         raise ValueError(msg)
     if not is_traced(schedule):
-        low, high = int(np.min(schedule)), int(np.max(schedule))
+        indices = np.asarray(schedule)
+        low, high = int(indices.min()), int(indices.max())
         if low < 0 or high >= m:
             msg = f"schedule holds indices {low} .. {high}; with m = {m} batches allowed are 0 .. {m - 1}"
             raise ValueError(msg)

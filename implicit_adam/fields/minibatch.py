@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from implicit_adam.fields.expansion import Expansion
 from implicit_adam.fields.visits import discounted_visits
-from implicit_adam.objective import Gradients, Objective
+from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import Kernel, at_lag
 from implicit_adam.types import Scalar, StepNumber, Vector
@@ -80,7 +80,7 @@ def _sum_over_past(
     past: Callable[[Int[Array, ""]], tuple[Weights, Vector]],
     n: StepNumber,
     kernels: tuple[Kernel, ...],
-    psi: Gradients,
+    psi: Features,
 ) -> Features:
     """sum_{l<n} c(n, l) F^(l), from l = n-1 backwards."""
     r, m, p = psi.shape

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from implicit_adam.rules.kernels import geometric_sum
+from implicit_adam.rules.kernels import geometric_sum, power
 from implicit_adam.types import Schedule, StepNumber
 
 Decays = Float[Array, " terms"]
@@ -30,11 +30,11 @@ def discounted_visits(schedule: Schedule | None, m: int, decay: Decays) -> Calla
 
 def _cyclic(step: StepNumber, m: int, decay: Decays) -> Visits:
     """Batch b was visited at the lags j, j+m, j+2m, .. with j = (step - b) mod m."""
-    b = jnp.arange(m)
-    latest_lag = ((step - b) % m).astype(decay.dtype)
-    times = (step - b) // m + 1
-    period = geometric_sum(jnp.broadcast_to((decay**m)[:, None], (decay.size, m)), times[None])
-    return decay[:, None] ** latest_lag[None] * period
+
+    def visits(b: Int[Array, ""]) -> Decays:
+        return power(decay, (step - b) % m) * geometric_sum(decay**m, (step - b) // m + 1)
+
+    return jax.vmap(visits, out_axes=1)(jnp.arange(m))
 
 
 def _table(schedule: Schedule, m: int, decay: Decays) -> Float[Array, "steps terms m"]:

@@ -12,7 +12,7 @@ from these three and the optax twin.
 
 from abc import abstractmethod
 from dataclasses import fields
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -31,7 +31,8 @@ def scalar(x: float | Array) -> Array:
     Its own typed function, since a bare `jnp.asarray` as converter switches jaxtyping's check off.
     """
     array = jnp.asarray(x)
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+    dtype = array.dtype if jnp.issubdtype(array.dtype, jnp.floating) else float
+    return array.astype(dtype)
 
 
 class AbstractRule(eqx.Module):
@@ -69,7 +70,7 @@ class AbstractRule(eqx.Module):
     def transformation(self) -> optax.GradientTransformation:
         """The optax optimizer that makes the same iterates."""
 
-    def astype(self, dtype: DTypeLike) -> Self:
+    def astype(self, dtype: DTypeLike) -> "AbstractRule":
         """Cast the hyperparameters to the parameters' dtype; an eps that vanishes there is refused."""
         rule: Any = jax.tree.map(lambda x: x.astype(dtype), self)
         for field in fields(self):
@@ -77,6 +78,6 @@ class AbstractRule(eqx.Module):
                 check_positive_in(dtype, type(self).__name__, field.name, getattr(self, field.name))
         return rule
 
-    def with_step_size(self, h: Scalar) -> Self:
+    def with_step_size(self, h: Scalar) -> "AbstractRule":
         """The same optimizer with another step size."""
         return eqx.tree_at(lambda rule: rule.h, self, h)

@@ -50,7 +50,7 @@ def average(decay: Scalar, n: StepNumber, *, bias_correction: bool = True) -> Ke
 
 def at_lag(kernel: Kernel, lag: StepNumber) -> Float[Array, " terms"]:
     """The terms of w(n, n - lag)."""
-    return kernel.scale * kernel.decay ** jnp.asarray(lag).astype(kernel.decay.dtype)
+    return kernel.scale * power(kernel.decay, lag)
 
 
 def mass(kernel: Kernel, n: StepNumber) -> Scalar:
@@ -66,11 +66,17 @@ def lag_moment(kernel: Kernel, n: StepNumber) -> Scalar:
     return jnp.sum(weight * mean_lag(kernel.decay, n + 1))
 
 
+def power(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]:
+    """x^N for N >= 0, with 0^0 = 1 whose derivative is 0 (JAX's own is NaN for floating exponents)."""
+    N = jnp.asarray(N).astype(x.dtype)
+    return jnp.where(N == 0, jnp.ones_like(x), x ** jnp.where(N == 0, jnp.ones_like(N), N))
+
+
 def one_minus_power(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]:
     """1 - x^N for 0 <= x <= 1 without cancellation near x = 1; N >= 0 may be `jnp.inf`."""
     N = jnp.asarray(N).astype(x.dtype)
     N_finite = jnp.where(jnp.isfinite(N), N, jnp.ones_like(N))
-    away = 1 - jnp.where(x > 0.5, jnp.zeros_like(x), x) ** N_finite
+    away = 1 - power(jnp.where(x > 0.5, jnp.zeros_like(x), x), N_finite)
     near = -jnp.expm1(N_finite * jnp.log(jnp.where(x > 0.5, x, jnp.ones_like(x))))
     # Selecting the inputs as well as the outputs keeps derivatives finite at x = 0 and N = infinity.
     value = jnp.where(x > 0.5, near, away)
@@ -93,7 +99,8 @@ def mean_lag(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]
     N = jnp.asarray(N).astype(x.dtype)
     N_finite = jnp.where(jnp.isfinite(N), N, jnp.ones_like(N))
     x_away = jnp.where(x > 0.5, jnp.zeros_like(x), x)
-    away = x_away / (1 - x_away) - N_finite * x_away**N_finite / one_minus_power(x_away, N_finite)
+    tail = N_finite * power(x_away, N_finite) / one_minus_power(x_away, N_finite)
+    away = x_away / (1 - x_away) - tail
     u = -jnp.log(jnp.where(x > 0.5, x, jnp.ones_like(x)))
     near = _inverse_expm1_regular(u) - N_finite * _inverse_expm1_regular(N_finite * u)
     x_below = jnp.where(x < 1, x, jnp.zeros_like(x))

@@ -1,0 +1,205 @@
+"""What holds for every rule."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import implicit_adam as ia
+from implicit_adam.fields.closed_form import closed_form, has_closed_form
+from implicit_adam.fields.minibatch import minibatch
+from implicit_adam.objective import raveled
+from implicit_adam.rules import RULES
+from tests import losses
+from tests.oracles import frozen_update_and_derivative, pick
+from tests.registry import CASES
+
+every_rule = pytest.mark.parametrize("build", CASES.values(), ids=CASES.keys())
+closed = {name: build for name, build in CASES.items() if has_closed_form(build(0.1))}
+
+
+def close(x, y, rtol=1e-10):
+    scale = max(float(jnp.max(jnp.abs(y))), 1e-300)
+    np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=0, atol=rtol * scale)
+
+
+def test_the_registry_covers_every_rule_of_the_library():
+    assert {type(build(0.1)) for build in CASES.values()} == set(RULES.values())
+
+
+@every_rule
+def test_the_twin_makes_the_iterates_of_the_features_kernels_and_readout(build):
+    rule, schedule, batches = build(0.05), losses.random_schedule(7), losses.batches()
+    theta, state = losses.START, rule.transformation().init(losses.START)
+    gradients = []
+    for n in range(7):
+        gradients.append(jax.grad(losses.batch_loss)(theta, pick(batches, schedule[n])))
+        psi = [jnp.stack(x) for x in zip(*[rule.features(g) for g in gradients], strict=True)]
+        lags = n - jnp.arange(n + 1)
+        weights = [
+            sum(c * d**lags.astype(float) for c, d in zip(kernel.scale, kernel.decay, strict=True))
+            for kernel in rule.kernels(n)
+        ]
+        s = tuple(w @ x for w, x in zip(weights, psi, strict=True))
+        with jax.numpy_dtype_promotion("standard"):
+            update, state = rule.transformation().update(gradients[-1], state, theta)
+        close(-rule.h * rule.readout(s, theta, n), update, 1e-13)
+        theta = optax.apply_updates(theta, update)
+
+
+@every_rule
+def test_iterate_is_the_plain_optax_loop(build):
+    rule, schedule, batches = build(0.05), losses.random_schedule(6), losses.batches()
+    run = ia.iterate(rule, losses.batch_loss, losses.START, 6, batches=batches, schedule=schedule)
+    theta, state = losses.START, rule.transformation().init(losses.START)
+    for n in range(6):
+        close(run.params[n], theta, 1e-14)
+        g = jax.grad(losses.batch_loss)(theta, pick(batches, schedule[n]))
+        with jax.numpy_dtype_promotion("standard"):
+            update, state = rule.transformation().update(g, state, theta)
+        theta = optax.apply_updates(theta, update)
+    close(run.params[6], theta, 1e-14)
+    np.testing.assert_allclose(run.t, 0.05 * np.arange(7), rtol=1e-15)
+
+
+@every_rule
+@pytest.mark.parametrize("n", [0, 1, 4])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_field_is_the_derivative_of_the_optax_update_along_the_lagged_displacements(build, n, seed):
+    h, schedule, batches = 0.3, losses.random_schedule(6, seed), losses.batches(seed)
+    one = build(1.0).transformation()
+    F, DF = frozen_update_and_derivative(one, losses.batch_loss, batches, schedule, n, losses.START)
+    for order, expected in enumerate((-F, -(F + h * DF))):
+        field = ia.vector_field(build(h), losses.batch_loss, order=order, batches=batches, schedule=schedule)
+        close(field(n, losses.START), expected)
+
+
+@pytest.mark.parametrize("build", closed.values(), ids=closed.keys())
+@pytest.mark.parametrize("n", [0, 1, 7, 200])
+def test_the_closed_form_is_the_mini_batch_field_with_one_batch(build, n):
+    objective = raveled(losses.full_loss, losses.START)
+    exact = closed_form(build(0.1), objective).derivative(n, losses.START)
+    summed = minibatch(build(0.1), objective).derivative(jnp.asarray(n), losses.START)
+    for x, y in zip(exact, summed, strict=True):
+        close(x, y, 1e-12)
+
+
+@every_rule
+@pytest.mark.parametrize("order", [0, 1])
+def test_the_limiting_field_is_the_field_of_a_late_step(build, order):
+    limit = ia.limiting_field(build(0.1), losses.full_loss, order=order)(losses.START)
+    late = ia.vector_field(build(0.1), losses.full_loss, order=order)(jnp.asarray(300), losses.START)
+    close(limit, late, 1e-12)
+    early = ia.vector_field(build(0.1), losses.full_loss, order=order)(0, losses.START)
+    remembers = has_closed_form(build(0.1)) is False or (order == 1 and len(jax.tree.leaves(build(0.1))) > 1)
+    assert bool(jnp.allclose(early, limit, rtol=1e-3)) != remembers
+
+
+@every_rule
+def test_the_field_of_a_pytree_is_the_field_of_the_flat_vector(build):
+    kwargs = {"batches": losses.batches(), "schedule": losses.random_schedule(5)}
+    flat = ia.vector_field(build(0.1), losses.batch_loss, **kwargs)(4, losses.START)
+    tree = ia.vector_field(build(0.1), losses.tree_loss, **kwargs)(4, losses.as_tree(losses.START))
+    assert jax.tree.structure(tree) == jax.tree.structure(losses.as_tree(losses.START))
+    close(losses.from_tree(tree), flat, 1e-14)
+
+
+@every_rule
+def test_float32_parameters_stay_float32_and_agree_with_float64(build):
+    cast = jax.tree.map(lambda x: x.astype(jnp.float32), (losses.START, losses.batches()))
+    schedule = losses.random_schedule(40)
+    for run in (ia.iterate, ia.flow):
+        wide = run(build(0.01), losses.batch_loss, losses.START, 40, batches=losses.batches(), schedule=schedule)
+        narrow = run(build(0.01), losses.batch_loss, cast[0], 40, batches=cast[1], schedule=schedule)
+        assert narrow.params.dtype == narrow.t.dtype == narrow.step_error.dtype == jnp.float32
+        close(narrow.params, wide.params, 2e-5)
+
+
+@every_rule
+def test_building_under_vmap_is_building_one_by_one(build):
+    hs = jnp.asarray([0.01, 0.02, 0.05])
+
+    def end(h):
+        return ia.flow(build(h), losses.batch_loss, losses.START, 6, batches=losses.batches()).params[-1]
+
+    together = jax.jit(jax.vmap(end))(hs)
+    for h, lane in zip(hs, together, strict=True):
+        close(lane, end(h), 1e-13)
+
+
+@every_rule
+@pytest.mark.parametrize("training", ["mini-batch", "full-batch"])
+def test_derivatives_in_every_hyperparameter_are_those_of_finite_differences(build, training):
+    batched = training == "mini-batch"
+    loss = losses.batch_loss if batched else losses.full_loss
+    batches = losses.batches() if batched else None
+
+    leaves, structure = jax.tree.flatten(build(0.1))
+
+    def observable(hyperparameters, n):
+        rule = jax.tree.unflatten(structure, list(hyperparameters))
+        return jnp.sum(jnp.sin(ia.vector_field(rule, loss, batches=batches)(n, losses.START)))
+
+    x = jnp.stack(leaves)
+    forward = jax.jit(jax.jacfwd(observable))(x, 5)
+    reverse = jax.jit(jax.grad(observable), static_argnums=1)(x, 5)
+    value, step = jax.jit(observable), 1e-5
+    difference = [(value(x + step * e, 5) - value(x - step * e, 5)) / (2 * step) for e in jnp.eye(x.size)]
+    np.testing.assert_allclose(forward, difference, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(reverse, forward, rtol=1e-12, atol=1e-12)
+
+
+@every_rule
+def test_a_zero_decay_has_finite_derivatives(build):
+    fields = {field.name for field in dataclasses.fields(build(0.1))} & {"beta", "rho"}
+    rule = dataclasses.replace(build(0.1), **dict.fromkeys(fields, 0.0))
+
+    def field(rule):
+        return ia.vector_field(rule, losses.batch_loss, batches=losses.batches())(4, losses.START)
+
+    for leaf in jax.tree.leaves(jax.jacfwd(field)(rule)):
+        assert bool(jnp.all(jnp.isfinite(leaf)))
+
+
+@every_rule
+@pytest.mark.parametrize("run", [ia.iterate, ia.flow], ids=["iterate", "flow"])
+def test_one_trace_serves_all_hyperparameters_and_starts(build, run):
+    traces = []
+
+    def loss(theta, batch):
+        traces.append(1)
+        return losses.batch_loss(theta, batch)
+
+    def go(rule, start):
+        return run(rule, loss, start, 4, batches=losses.batches())
+
+    go(build(0.1), losses.START)
+    first = len(traces)
+    for i in range(1, 4):
+        scaled = jax.tree.map(lambda x, i=i: x * (1 - 0.1 * i), build(0.1))
+        go(scaled, losses.START * i)
+    assert len(traces) == first
+
+
+@every_rule
+@pytest.mark.parametrize("schedule", ["full-batch", "cyclic", "random"])
+def test_the_corrected_flow_is_of_second_order_and_the_plain_one_of_first(build, schedule):
+    step_counts = (60, 120, 240, 480)
+    batched = schedule != "full-batch"
+    study = ia.convergence(
+        build(1.0),
+        losses.batch_loss if batched else losses.full_loss,
+        losses.START,
+        horizon=0.1,
+        step_counts=step_counts,
+        batches=losses.batches() if batched else None,
+        schedule=losses.random_schedule(max(step_counts)) if schedule == "random" else None,
+    )
+    # A random schedule is another one at every step count, so that its local slopes scatter.
+    tolerance = 0.25 if schedule == "random" else 0.1
+    assert abs(study.slope[1] - 2) < tolerance
+    assert abs(study.slope[0] - 1) < tolerance
+    assert study.error[1][-1] < study.error[0][-1] / 20
