@@ -1,5 +1,7 @@
 """Bad arguments, refused at the boundary with words: what came, what is allowed, how to mend it.
 
+Always as `ValueError`, for values and types alike, so that callers have one thing to catch.
+
 A traced value cannot be looked at; it is let through, and trouble shows as a flag in the result. Known values
 are looked at with numpy: under an outer jit, jax.numpy would trace even these, and XLA flushes subnormals.
 """
@@ -63,12 +65,16 @@ def check_positive_in(dtype: DTypeLike, owner: str, name: str, value: Array) -> 
         raise ValueError(msg)
 
 
-def check_params(params: PyTree) -> jnp.dtype:
-    """Parameters are a non-empty pytree of finite real floating arrays of one dtype, which is returned."""
+def check_params(params: PyTree) -> PyTree:
+    """Parameters are a non-empty pytree of finite real floating numbers of one dtype; returned as arrays."""
     leaves = jax.tree.leaves(params)
     if sum(np.size(leaf) for leaf in leaves) == 0:
         msg = "params holds no numbers; pass a pytree with at least one floating-point array"
         raise ValueError(msg)
+    for leaf in leaves:
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float | complex):
+            msg = f"params has a leaf of type {type(leaf).__name__}; only arrays of numbers are allowed"
+            raise ValueError(msg)  # noqa: TRY004
     dtypes = {jnp.result_type(leaf) for leaf in leaves}
     for dtype in dtypes:
         if not jnp.issubdtype(dtype, jnp.floating):
@@ -85,7 +91,8 @@ def check_params(params: PyTree) -> jnp.dtype:
         if not is_traced(leaf) and not np.isfinite(np.asarray(leaf, np.float64)).all():
             msg = "params holds NaN or infinite numbers; start from a finite point"
             raise ValueError(msg)
-    return dtypes.pop()
+    (dtype,) = dtypes
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
 
 
 def check_batches(batches: PyTree) -> int:
@@ -108,8 +115,11 @@ def check_batches(batches: PyTree) -> int:
 
 def check_loss(loss: Callable[..., Any], params: PyTree, batches: PyTree) -> None:
     """The loss is one real number, seen without computing it."""
-    batch = () if batches is None else (jax.tree.map(lambda x: x[0], batches),)
-    value = jax.eval_shape(loss, params, *batch)
+
+    def first(params: PyTree, batches: PyTree) -> Any:
+        return loss(params) if batches is None else loss(params, jax.tree.map(lambda x: x[0], batches))
+
+    value = jax.eval_shape(first, params, batches)
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape != () or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         got = f"shape {shape}, dtype {dtype}" if dtype is not None else type(value).__name__
@@ -117,23 +127,27 @@ def check_loss(loss: Callable[..., Any], params: PyTree, batches: PyTree) -> Non
         raise ValueError(msg)
 
 
-def check_schedule(schedule: Any, m: int, steps: int | None) -> None:
-    """The schedule is a list of batch indices 0 .. m-1, at least one a step."""
+def check_schedule(schedule: Any, m: int, steps: int) -> Array | None:
+    """The schedule is a list of batch indices 0 .. m-1, at least one a step; returned as an array."""
     if schedule is None:
-        return
-    dtype, shape = jnp.result_type(schedule), jnp.shape(schedule)
-    if not jnp.issubdtype(dtype, jnp.integer) or len(shape) != 1:
-        msg = f"schedule must be a 1-D integer array of batch indices, got dtype {dtype} and shape {shape}"
+        return None
+    indices = schedule if is_traced(schedule) else np.asarray(schedule)
+    if not jnp.issubdtype(indices.dtype, jnp.integer) or indices.ndim != 1:
+        msg = (
+            "schedule must be a 1-D integer array of batch indices, one a step, "
+            f"got dtype {indices.dtype} and shape {indices.shape}"
+        )
         raise ValueError(msg)
-    if shape[0] < (steps or 1):
-        msg = f"schedule has {shape[0]} entries for {steps or 1} steps; give one batch index for every step"
+    if len(indices) < steps:
+        msg = f"schedule has {len(indices)} entries for {steps} steps; give one batch index for every step"
         raise ValueError(msg)
-    if not is_traced(schedule):
-        indices = np.asarray(schedule)
-        low, high = int(indices.min()), int(indices.max())
-        if low < 0 or high >= m:
-            msg = f"schedule holds indices {low} .. {high}; with m = {m} batches allowed are 0 .. {m - 1}"
-            raise ValueError(msg)
+    if not is_traced(schedule) and not (indices.min() >= 0 and indices.max() < m):
+        msg = (
+            f"schedule holds indices {indices.min()} .. {indices.max()}; "
+            f"with m = {m} batches allowed are 0 .. {m - 1}"
+        )
+        raise ValueError(msg)
+    return jnp.asarray(indices)
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
@@ -153,7 +167,7 @@ def check_order(order: Any, highest: int) -> None:
 
 def check_step_number(n: Any, schedule: Any) -> None:
     """Steps are counted 0, 1, 2, .. and a given schedule says how far they go."""
-    if not jnp.issubdtype(jnp.result_type(n), jnp.integer) or jnp.shape(n) != ():
+    if jnp.shape(n) != () or not jnp.issubdtype(jnp.result_type(n), jnp.integer):
         msg = f"n, the step number, must be one integer, got {n!r}"
         raise ValueError(msg)
     if is_traced(n):
@@ -164,26 +178,37 @@ def check_step_number(n: Any, schedule: Any) -> None:
         raise ValueError(msg)
 
 
-def check_run(
-    rule: Any,
-    loss: Any,
-    params: PyTree,
-    steps: int,
-    batches: PyTree,
-    schedule: Any,
-    save_every: int,
-) -> Any:
-    """Everything that a run takes; returns the rule in the parameters' dtype."""
+def check_orders(orders: Any, highest: int) -> tuple[int, ...]:
+    """At least one order."""
+    if len(orders) == 0:
+        msg = "orders is empty; name the flows to study, for example (0, 1)"
+        raise ValueError(msg)
+    for order in orders:
+        check_order(order, highest)
+    return tuple(orders)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """A number > 0, unless traced."""
+    if not is_traced(value) and not 0 < float(value) < math.inf:
+        msg = f"{name} must be a finite number > 0, got {float(value):g}"
+        raise ValueError(msg)
+
+
+def check_rule(rule: Any, kind: type) -> None:
+    """An optimizer of this library."""
+    if not isinstance(rule, kind):
+        msg = f"rule must be an optimizer such as ia.Adam(1e-3), got {rule!r}"
+        raise ValueError(msg)  # noqa: TRY004
+
+
+def check_saves(steps: Any, save_every: Any) -> None:
+    """How many steps, and how many between saves: the end must be one of them."""
     check_count("steps", steps)
     check_count("save_every", save_every)
     if steps % save_every:
         msg = f"save_every = {save_every} must divide steps = {steps}, so that the end is saved"
         raise ValueError(msg)
-    m = check_batches(batches)
-    check_schedule(schedule, m, steps)
-    dtype = check_params(params)
-    check_loss(loss, params, batches)
-    return rule.astype(dtype)
 
 
 def check_step_counts(step_counts: Any) -> list[int]:

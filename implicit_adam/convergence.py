@@ -13,21 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from implicit_adam.checks import (
-    check_horizon,
-    check_order,
-    check_params,
-    check_run,
-    check_step_counts,
-    check_wide_dtype,
-)
+from implicit_adam.checks import check_horizon, check_orders, check_step_counts, check_wide_dtype
 from implicit_adam.fields.select import HIGHEST_ORDER, raveled_field
 from implicit_adam.flow import interval_step
 from implicit_adam.iterate import optimizer_step
-from implicit_adam.objective import Objective, ravel, raveled
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.slopes import fit_tail, local_slopes
-from implicit_adam.types import Batches, Loss, Params, Scalar, Schedule, StepNumber, Vector
+from implicit_adam.training import Training, checked_training
+from implicit_adam.types import Batches, Loss, Params, Scalar, StepNumber
 
 
 class Convergence(NamedTuple):
@@ -39,7 +32,8 @@ class Convergence(NamedTuple):
     - `slope`, `slope_stderr`: the power of h fitted to the settled tail, with its standard error.
     - `constant`: C of error = C h^(order+1), on the same tail.
     - `asymptotic`: whether the local slopes have settled; if not, nothing is decided yet: go to smaller h.
-    - `rounding_floor`: (K,) what rounding alone contributes; errors near it are left out of the fit.
+    - `rounding_floor`: (K,) eps sqrt(steps) sup ||theta||, an upper estimate of what rounding alone adds;
+      errors within ten times of it are left out of the fit.
     """
 
     h: np.ndarray
@@ -63,15 +57,14 @@ class Supremum(NamedTuple):
 
 
 def supremum(
-    rule: AbstractRule,
-    objective: Objective,
-    theta: Vector,
+    training: Training,
     steps: StepNumber,
     orders: tuple[int, ...],
     solver: diffrax.AbstractSolver | None = None,
     controller: diffrax.AbstractStepSizeController | None = None,
 ) -> Supremum:
     """sup_{n <= steps} of the distance between the iterates and each order's flow; steps may be traced."""
+    rule, objective, theta = training.rule, training.objective, training.theta
     start, step = optimizer_step(rule, objective)
     flows = [
         interval_step(raveled_field(rule, objective, order), rule.h, solver, controller) for order in orders
@@ -94,20 +87,7 @@ def supremum(
     return jax.lax.fori_loop(0, steps, advance, (start(theta), (theta,) * len(orders), none))[2]
 
 
-@eqx.filter_jit
-def _supremum(
-    rule: AbstractRule,
-    loss: Loss,
-    params: Params,
-    batches: Batches,
-    schedule: Schedule | None,
-    steps: StepNumber,
-    orders: tuple[int, ...],
-    solver: diffrax.AbstractSolver | None,
-    controller: diffrax.AbstractStepSizeController | None,
-) -> Supremum:
-    objective = raveled(loss, params, batches, schedule)
-    return supremum(rule, objective, ravel(params), steps, orders, solver, controller)
+_compiled_supremum = eqx.filter_jit(supremum)
 
 
 def convergence(
@@ -140,29 +120,20 @@ def convergence(
     """
     counts = check_step_counts(step_counts)
     check_horizon(horizon)
-    for order in orders:
-        check_order(order, HIGHEST_ORDER)
-    check_wide_dtype(check_params(params))
-    rule = check_run(rule, loss, params, counts[-1], batches, schedule, 1)
+    orders = check_orders(orders, HIGHEST_ORDER)
+    training = checked_training(rule, loss, params, batches, schedule, counts[-1])
+    check_wide_dtype(training.theta.dtype)
 
     suprema = []
     for count in counts:
-        h = jnp.asarray(horizon / count, rule.h.dtype)
-        result = _supremum(
-            rule.with_step_size(h),
-            loss,
-            params,
-            batches,
-            schedule,
-            jnp.asarray(count),
-            tuple(orders),
-            solver,
-            stepsize_controller,
-        )
+        h = jnp.asarray(horizon / count, training.theta.dtype)
+        run = training._replace(rule=training.rule.with_step_size(h))
+        steps = jnp.asarray(count)
+        result = _compiled_supremum(run, steps, orders, solver, stepsize_controller)
         suprema.append(jax.device_get(result))
         if callback is not None:
             callback(sum(counts[: len(suprema)]), sum(counts))
-    return _study(horizon / np.asarray(counts), np.asarray(counts), tuple(orders), suprema)
+    return _study(horizon / np.asarray(counts), np.asarray(counts), orders, suprema)
 
 
 def _study(h: np.ndarray, steps: np.ndarray, orders: tuple[int, ...], suprema: list[Supremum]) -> Convergence:

@@ -12,12 +12,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.checks import check_order, check_run
+from implicit_adam.checks import check_order, check_saves
 from implicit_adam.fields.select import HIGHEST_ORDER, raveled_field
-from implicit_adam.objective import ravel, raveled, unravel_like
 from implicit_adam.rules.base import AbstractRule
+from implicit_adam.training import Training, checked_training
 from implicit_adam.trajectory import Trajectory, all_finite, record, saved_times
-from implicit_adam.types import Batches, Field, Loss, Params, Scalar, Schedule, StepNumber, Vector
+from implicit_adam.types import Batches, Field, Loss, Params, Scalar, StepNumber, Vector
 
 IntervalStep = Callable[[StepNumber, Vector], tuple[Vector, Scalar]]
 
@@ -32,7 +32,7 @@ def interval_step(
 
     One solver step, unless a step size controller asks for as many as its tolerance needs.
     """
-    solver = diffrax.Tsit5() if solver is None else solver
+    solver = _differentiable(diffrax.Tsit5() if solver is None else solver)
     if controller is None and isinstance(solver, diffrax.AbstractImplicitSolver):
         controller = default_controller(h.dtype)
     if controller is None:
@@ -44,6 +44,13 @@ def default_controller(dtype: jnp.dtype) -> diffrax.AbstractStepSizeController:
     """Implicit solvers take their root finder's tolerance from a controller: a thousand roundings tight."""
     tolerance = 1e3 * float(jnp.finfo(dtype).eps)
     return diffrax.PIDController(rtol=tolerance, atol=tolerance)
+
+
+def _differentiable(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
+    """Stages in a loop that both modes of autodiff accept: diffrax's default rejects `jax.jvp`."""
+    if isinstance(solver, diffrax.AbstractRungeKutta) and solver.scan_kind is None:
+        return eqx.tree_at(lambda s: s.scan_kind, solver, "bounded", is_leaf=lambda x: x is None)
+    return solver
 
 
 def _single_step(field: Field, h: Scalar, solver: diffrax.AbstractSolver) -> IntervalStep:
@@ -124,26 +131,22 @@ def flow(
     once for all values of the hyperparameters and the start.
     """
     check_order(order, HIGHEST_ORDER)
-    rule = check_run(rule, loss, params, steps, batches, schedule, save_every)
-    return _flow(rule, loss, params, batches, schedule, steps, save_every, order, solver, stepsize_controller)
+    check_saves(steps, save_every)
+    training = checked_training(rule, loss, params, batches, schedule, steps)
+    return _flow(training, steps, save_every, order, solver, stepsize_controller)
 
 
 @eqx.filter_jit
 def _flow(
-    rule: AbstractRule,
-    loss: Loss,
-    params: Params,
-    batches: Batches,
-    schedule: Schedule | None,
+    training: Training,
     steps: int,
     save_every: int,
     order: int,
     solver: diffrax.AbstractSolver | None,
     controller: diffrax.AbstractStepSizeController | None,
 ) -> Trajectory:
-    field = raveled_field(rule, raveled(loss, params, batches, schedule), order)
-    step = interval_step(field, rule.h, solver, controller)
-    theta = ravel(params)
+    rule, theta = training.rule, training.theta
+    step = interval_step(raveled_field(rule, training.objective, order), rule.h, solver, controller)
     thetas, errors = record(step, theta, steps, save_every, theta.dtype)
-    saved = jax.vmap(unravel_like(params))(thetas)
+    saved = jax.vmap(training.unraveled)(thetas)
     return Trajectory(saved_times(rule.h, steps, save_every), saved, all_finite(thetas), errors)

@@ -7,11 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.checks import check_run
-from implicit_adam.objective import Objective, ravel, raveled, unravel_like
+from implicit_adam.checks import check_saves
+from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
+from implicit_adam.training import Training, checked_training
 from implicit_adam.trajectory import Trajectory, all_finite, record, saved_times
-from implicit_adam.types import Batches, Loss, Params, Schedule, StepNumber, Vector
+from implicit_adam.types import Batches, Loss, Params, StepNumber, Vector
 
 OptimizerState = tuple[Vector, Any]
 
@@ -58,24 +59,16 @@ def iterate(
     A diverging run is flagged (`finite`), never raised. Raises `ValueError` for bad arguments. Compiles once
     for all values of the hyperparameters and the start.
     """
-    rule = check_run(rule, loss, params, steps, batches, schedule, save_every)
-    return _iterate(rule, loss, params, batches, schedule, steps, save_every)
+    check_saves(steps, save_every)
+    return _iterate(checked_training(rule, loss, params, batches, schedule, steps), steps, save_every)
 
 
 @eqx.filter_jit
-def _iterate(
-    rule: AbstractRule,
-    loss: Loss,
-    params: Params,
-    batches: Batches,
-    schedule: Schedule | None,
-    steps: int,
-    save_every: int,
-) -> Trajectory:
-    start, step = optimizer_step(rule, raveled(loss, params, batches, schedule))
-    theta = ravel(params)
+def _iterate(training: Training, steps: int, save_every: int) -> Trajectory:
+    rule, theta = training.rule, training.theta
+    start, step = optimizer_step(rule, training.objective)
     (thetas, _), no_error = record(
         lambda n, carry: (step(n, carry), 0 * rule.h), start(theta), steps, save_every, theta.dtype
     )
-    saved = jax.vmap(unravel_like(params))(thetas)
+    saved = jax.vmap(training.unraveled)(thetas)
     return Trajectory(saved_times(rule.h, steps, save_every), saved, all_finite(thetas), no_error)

@@ -5,11 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.checks import check_loss, check_params
+from implicit_adam.checks import check_positive
 from implicit_adam.fields.closed_form import closed_form
-from implicit_adam.objective import Objective, ravel, raveled, unravel_like
+from implicit_adam.objective import Objective, ravel
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import mass
+from implicit_adam.training import checked_training
 from implicit_adam.types import Loss, Params, Scalar, Vector
 
 
@@ -19,6 +20,7 @@ def perturbed_one_norm(gradient: Params, eps: Any, *, eps_in_sqrt: bool = True) 
     With eps outside the square root, in units of |v| there, the norm whose gradient appears instead is
     sum_i |v_i| - eps log(1 + |v_i| / eps). `gradient` is any pytree; eps > 0.
     """
+    check_positive("eps", eps)
     v = ravel(gradient)
     eps = jnp.asarray(eps, v.dtype)
     if eps_in_sqrt:
@@ -39,11 +41,10 @@ def bias(rule: AbstractRule, loss: Loss, params: Params) -> Params:
     gradient (R = 1 for gradient descent, 1 - beta for heavy ball). A pytree like params, in units of
     gradients.
     """
-    rule = rule.astype(check_params(params))
-    check_loss(loss, params, None)
-    objective, theta = raveled(loss, params), ravel(params)
+    training = checked_training(rule, loss, params)
+    rule, objective, theta = training.rule, training.objective, training.theta
     _, DF = closed_form(rule, objective).derivative(jnp.inf, theta)
-    return unravel_like(params)(_denominator(rule, objective, theta) * rule.h * DF)
+    return training.unraveled(_denominator(rule, objective, theta) * rule.h * DF)
 
 
 def _denominator(rule: AbstractRule, objective: Objective, theta: Vector) -> Vector:

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Errors this many times above the rounding floor are bent by it by less than a few percent.
-FLOOR_MARGIN = 30.0
+# Errors this far above the rounding floor, itself an upper estimate, are bent by a few percent at most.
+FLOOR_MARGIN = 10.0
 # As the local slopes approach their limit geometrically, what is left to go is about the last difference.
 SETTLED = 0.1
 

@@ -9,13 +9,16 @@ def pick(batches, b):
 
 
 def equation_10(loss, batches, schedule, n, theta, h, beta, rho, eps, *, inside=True):
-    """The right side of eq. (10), letter by letter; with eps outside as displayed at the end of DESIGN 1.3."""
+    """The right side of eq. (10), letter by letter; outside: with w = M / (sqrt(S) + eps) for M / R."""
+
+    gradients = jax.vmap(jax.grad(loss), (None, 0))(theta, batches)
+    hessians = jax.vmap(jax.hessian(loss), (None, 0))(theta, batches)
 
     def gradient(k):
-        return jax.grad(loss)(theta, pick(batches, schedule[k]))
+        return gradients[schedule[k]]
 
     def hessian(k):
-        return jax.hessian(loss)(theta, pick(batches, schedule[k]))
+        return hessians[schedule[k]]
 
     def M(l):
         return sum(beta ** (l - k) * (1 - beta) * gradient(k) for k in range(l + 1)) / (1 - beta ** (l + 1))
@@ -40,7 +43,9 @@ def equation_10(loss, batches, schedule, n, theta, h, beta, rho, eps, *, inside=
     L_bar = cb * sum(beta ** (n - k) * hessian(k) @ w(n) for k in range(n + 1))
     P = cr * sum(rho ** (n - k) * gradient(k) * (hessian(k) @ u(k)) for k in range(n + 1))
     P_bar = cr * sum(rho ** (n - k) * gradient(k) * (hessian(k) @ w(n)) for k in range(n + 1))
-    second = M(n) * (2 * P + P_bar) / (2 * denominator(n) ** 2 * R(n)) - (2 * L + L_bar) / (2 * denominator(n))
+    second = M(n) * (2 * P + P_bar) / (2 * denominator(n) ** 2 * R(n)) - (2 * L + L_bar) / (
+        2 * denominator(n)
+    )
     return -w(n) + h * second
 
 

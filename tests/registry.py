@@ -1,4 +1,4 @@
-"""Every rule, in every variant that changes its formulas, with memories short enough for the theorem's regime."""
+"""Every rule, in every variant that changes its formulas, with memories short enough for the theorem."""
 
 import implicit_adam as ia
 

@@ -40,7 +40,7 @@ def test_the_twin_makes_the_iterates_of_the_features_kernels_and_readout(build):
         psi = [jnp.stack(x) for x in zip(*[rule.features(g) for g in gradients], strict=True)]
         lags = n - jnp.arange(n + 1)
         weights = [
-            sum(c * d**lags.astype(float) for c, d in zip(kernel.scale, kernel.decay, strict=True))
+            sum(c * d ** lags.astype(float) for c, d in zip(kernel.scale, kernel.decay, strict=True))
             for kernel in rule.kernels(n)
         ]
         s = tuple(w @ x for w, x in zip(weights, psi, strict=True))
@@ -112,7 +112,9 @@ def test_float32_parameters_stay_float32_and_agree_with_float64(build):
     cast = jax.tree.map(lambda x: x.astype(jnp.float32), (losses.START, losses.batches()))
     schedule = losses.random_schedule(40)
     for run in (ia.iterate, ia.flow):
-        wide = run(build(0.01), losses.batch_loss, losses.START, 40, batches=losses.batches(), schedule=schedule)
+        wide = run(
+            build(0.01), losses.batch_loss, losses.START, 40, batches=losses.batches(), schedule=schedule
+        )
         narrow = run(build(0.01), losses.batch_loss, cast[0], 40, batches=cast[1], schedule=schedule)
         assert narrow.params.dtype == narrow.t.dtype == narrow.step_error.dtype == jnp.float32
         close(narrow.params, wide.params, 2e-5)
@@ -181,7 +183,8 @@ def test_one_trace_serves_all_hyperparameters_and_starts(build, run):
     for i in range(1, 4):
         scaled = jax.tree.map(lambda x, i=i: x * (1 - 0.1 * i), build(0.1))
         go(scaled, losses.START * i)
-    assert len(traces) == first
+    # Every call looks at the loss once to check its shape; only a compilation looks again.
+    assert len(traces) == first + 3
 
 
 @every_rule

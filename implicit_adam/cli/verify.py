@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import diffrax
+import jax.numpy as jnp
 
-from implicit_adam.checks import check_horizon, check_step_counts
+from implicit_adam.checks import check_horizon, check_step_counts, check_wide_dtype
 from implicit_adam.cli.arguments import integers, names, require, writable_folder
 from implicit_adam.experiments import verify
 from implicit_adam.experiments.verify import Case, Outcome, VerifyConfig
@@ -32,8 +33,8 @@ SOLVERS: dict[str, Callable[[], diffrax.AbstractSolver]] = {
 VERIFY = """\
 Run the optimizer and its flows from the same start, for several step sizes h and a fixed time T, and read
 off the order of their distance: about 1 for the plain (sign-type) flow, about 2 for the corrected one.
-With no arguments: Adam and RMSProp, eps inside and outside the square root, on the paper's bilinear model and
-on a small network trained on real digits in mini-batches; about a minute on two cores."""
+With no arguments: Adam and RMSProp, eps inside and outside the square root, on the paper's bilinear model
+and on a small network trained on real digits in mini-batches; about a minute on two cores."""
 
 VERIFY_EXAMPLES = """\
 examples:
@@ -60,31 +61,58 @@ def add_verify(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(run=_verify)
-    add = command.add_argument
-    add("--problem", type=names(PROBLEMS), default=default.problems, metavar="NAME[,NAME]",
-        help=f"{', '.join(PROBLEMS)} (default: {','.join(default.problems)})")  # fmt: skip
-    add("--optimizer", type=names(RULES), default=default.optimizers, metavar="NAME[,NAME]",
-        help=f"{', '.join(RULES)} (default: {','.join(default.optimizers)})")  # fmt: skip
-    add("--eps-placement", choices=("inside", "outside", "both"), default=None,
-        help="sqrt(s + eps) or sqrt(s) + eps (default: both)")  # fmt: skip
+    add, listed = command.add_argument, ",".join
+    horizons = ", ".join(f"{problem} {horizon:g}" for problem, horizon in verify.HORIZON.items())
+    add(
+        "--problem",
+        type=names(PROBLEMS),
+        default=default.problems,
+        metavar="NAME[,NAME]",
+        help=f"{', '.join(PROBLEMS)} (default: {listed(default.problems)})",
+    )
+    add(
+        "--optimizer",
+        type=names(RULES),
+        default=default.optimizers,
+        metavar="NAME[,NAME]",
+        help=f"{', '.join(RULES)} (default: {listed(default.optimizers)})",
+    )
+    add(
+        "--eps-placement",
+        choices=("inside", "outside", "both"),
+        help="sqrt(s + eps) or sqrt(s) + eps (default: both)",
+    )
     add("--beta", type=float, help=f"decay of the average of gradients (default: {default.beta})")
     add("--rho", type=float, help=f"decay of the average of squared gradients (default: {default.rho})")
+    add("--eps", type=float, help="stability constant (default: 1e-3 inside the root, 1e-3**0.5 outside)")
+    add("--horizon", type=float, metavar="T", help=f"time T = steps * h (default: {horizons})")
     add(
-        "--eps",
-        type=float,
-        help="numerical stability constant (default: 1e-3 inside, its square root outside)",
+        "--steps",
+        type=integers,
+        default=default.step_counts,
+        metavar="N,N,N",
+        help=f"three or more increasing step counts (default: {listed(map(str, default.step_counts))})",
     )
-    add("--horizon", type=float, metavar="T",
-        help=f"time T = steps * h (default: {', '.join(f'{k} {v:g}' for k, v in verify.HORIZON.items())})")  # fmt: skip
-    add("--steps", type=integers, default=default.step_counts, metavar="N,N,N",
-        help=f"increasing step counts, at least three (default: {','.join(map(str, default.step_counts))})")  # fmt: skip
-    add("--solver", choices=sorted(SOLVERS), default="tsit5",
-        help="diffrax solver, one step an interval; kvaerno5 is implicit and adapts inside it (default: tsit5)")  # fmt: skip
+    add(
+        "--solver",
+        choices=sorted(SOLVERS),
+        default="tsit5",
+        help="diffrax solver, one step an interval; kvaerno5 is implicit and adapts in it (default: tsit5)",
+    )
     add("--seed", type=int, help="draws the network's weights and the order of the digits (default: 0)")
-    add("--dtype", choices=("float64", "float32"), default=default.dtype,
-        help="float32 is refused with the reason: its rounding fakes success (default: float64)")  # fmt: skip
-    add("--out", type=Path, default=Path("verify"), metavar="DIR",
-        help="folder for verify.json and verify.png (default: verify)")  # fmt: skip
+    add(
+        "--dtype",
+        choices=("float64", "float32"),
+        default=default.dtype,
+        help="float32 is refused with the reason: its rounding fakes success (default: float64)",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path("verify"),
+        metavar="DIR",
+        help="folder for verify.json and verify.png (default: verify)",
+    )
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -127,6 +155,7 @@ def _verify_config(options: argparse.Namespace) -> VerifyConfig:
     if options.seed is not None and "digits" not in options.problem:
         msg = f"--seed has no effect on {', '.join(options.problem)}; leave it out"
         raise ValueError(msg)
+    check_wide_dtype(jnp.dtype(options.dtype))
     check_step_counts(options.steps)
     if options.horizon is not None:
         check_horizon(options.horizon)
@@ -151,26 +180,22 @@ def _verify_config(options: argparse.Namespace) -> VerifyConfig:
 
 
 def _table(outcome: Outcome) -> str:
-    study, orders = outcome.study, list(outcome.study.error)
-    values = {
-        field.name: getattr(outcome.case.rule, field.name) for field in dataclasses.fields(outcome.case.rule)
-    }
-    numbers = ", ".join(
-        f"{k} {float(v):g}" for k, v in values.items() if k != "h" and not isinstance(v, bool)
-    )
-    lines = [f"\n{outcome.case.problem}: {outcome.case.label}  ({numbers}; T {outcome.case.horizon:g})"]
-    lines.append(f"  {'h':>10} {'steps':>7}" + "".join(f" {flow_name(q):>16} {'slope':>6}" for q in orders))
+    case, study, orders = outcome.case, outcome.study, list(outcome.study.error)
+    values = verify.hyperparameter_values(case)
+    numbers = [f"{name} {value:g}" for name, value in values.items() if not isinstance(value, bool)]
+    lines = [
+        f"\n{case.problem}: {case.label}  ({', '.join([*numbers, f'T {case.horizon:g}'])})",
+        f"  {'h':>10} {'steps':>7}" + "".join(f" {flow_name(q):>16} {'slope':>6}" for q in orders),
+    ]
     for i, (h, steps) in enumerate(zip(study.h, study.steps, strict=True)):
-        row = f"  {h:10.3e} {steps:7d}"
-        for q in orders:
-            slope = f"{study.local_slope[q][i - 1]:6.2f}" if i else " " * 6
-            row += f" {study.error[q][i]:16.3e} {slope}"
-        lines.append(row)
-    for q in orders:
-        lines.append(
-            f"  {flow_name(q)}: slope {study.slope[q]:.3f} +- {study.slope_stderr[q]:.3f}, theory {q + 1}: "
-            f"{outcome.verdict[q]}"
+        slopes = [f"{study.local_slope[q][i - 1]:6.2f}" if i else " " * 6 for q in orders]
+        errors = "".join(
+            f" {study.error[q][i]:16.3e} {slope}" for q, slope in zip(orders, slopes, strict=True)
         )
+        lines.append(f"  {h:10.3e} {steps:7d}{errors}")
+    for q in orders:
+        measured = f"slope {study.slope[q]:.3f} +- {study.slope_stderr[q]:.3f}"
+        lines.append(f"  {flow_name(q)}: {measured}, theory {q + 1}: {outcome.verdict[q]}")
     return "\n".join(lines)
 
 
@@ -178,7 +203,7 @@ def _summary(outcomes: list[Outcome], status: int, seconds: float) -> str:
     words = {
         HOLDS: "every slope is what the theorem says",
         CONTRADICTED: "a settled slope contradicts the theorem",
-        UNDECIDED: "some slopes have not settled: nothing decided there; see --help on going further down in h",
+        UNDECIDED: "some slopes have not settled: nothing is decided there; --help says how to go on",
     }
     verdicts = [word for outcome in outcomes for word in outcome.verdict.values()]
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))

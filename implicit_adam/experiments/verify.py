@@ -109,9 +109,15 @@ def verdict(study: Convergence, order: int) -> str:
     return "holds" if distance <= TOLERANCE.get(order, DEFAULT_TOLERANCE) else "contradicted"
 
 
-def hyperparameters(optimizer: str) -> set[str]:
+def hyperparameters(optimizer: str) -> tuple[str, ...]:
     """The names of an optimizer's own hyperparameters, without the step size."""
-    return {field.name for field in fields(RULES[optimizer])} - {"h"}
+    return tuple(field.name for field in fields(RULES[optimizer]) if field.name != "h")
+
+
+def hyperparameter_values(case: Case) -> dict[str, float | bool]:
+    """The same with their values."""
+    values = {name: getattr(case.rule, name) for name in hyperparameters(case.optimizer)}
+    return {name: value if isinstance(value, bool) else float(value) for name, value in values.items()}
 
 
 def as_json(config: VerifyConfig, outcomes: list[Outcome]) -> dict[str, Any]:
@@ -137,7 +143,7 @@ def _rule(config: VerifyConfig, optimizer: str, placement: str | None, h: float)
         "eps": default_eps if config.eps is None else config.eps,
         "eps_in_sqrt": inside,
     }
-    chosen = {name: values[name] for name in hyperparameters(optimizer) & set(values)}
+    chosen = {name: values[name] for name in hyperparameters(optimizer) if name in values}
     build: Any = RULES[optimizer]
     return build(h, **chosen)
 
@@ -150,15 +156,10 @@ def _problem(config: VerifyConfig, name: str) -> Problem:
 
 def _outcome_as_json(outcome: Outcome) -> dict[str, Any]:
     case, study = outcome.case, outcome.study
-    rule = {field.name: getattr(case.rule, field.name) for field in fields(case.rule)}
     return {
         "problem": case.problem,
         "optimizer": case.optimizer,
-        "hyperparameters": {
-            name: value if isinstance(value, bool) else float(value)
-            for name, value in rule.items()
-            if name != "h"
-        },
+        "hyperparameters": hyperparameter_values(case),
         "horizon": case.horizon,
         "h": study.h.tolist(),
         "steps": study.steps.tolist(),

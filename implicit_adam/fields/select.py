@@ -5,19 +5,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from implicit_adam.checks import (
-    check_batches,
-    check_loss,
-    check_order,
-    check_params,
-    check_schedule,
-    check_step_number,
-)
+from implicit_adam.checks import check_batches, check_order, check_rule, check_schedule, check_step_number
 from implicit_adam.fields.closed_form import closed_form, has_closed_form
 from implicit_adam.fields.expansion import modified_field
 from implicit_adam.fields.minibatch import minibatch
-from implicit_adam.objective import Objective, ravel, raveled, unravel_like
+from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
+from implicit_adam.training import checked_training
 from implicit_adam.types import Batches, Field, Loss, Params, StepNumber
 
 HIGHEST_ORDER = 1
@@ -57,16 +51,14 @@ def vector_field(
     Raises `ValueError` for bad orders, batches, schedules, parameters or step numbers.
     """
     check_order(order, HIGHEST_ORDER)
-    m = check_batches(batches)
-    check_schedule(schedule, m, None)
+    check_rule(rule, AbstractRule)
+    schedule = check_schedule(schedule, check_batches(batches), 1)
 
     def field(n: StepNumber, params: Params) -> Params:
-        dtype = check_params(params)
-        check_loss(loss, params, batches)
+        training = checked_training(rule, loss, params, batches, schedule)
         check_step_number(n, schedule)
-        objective = raveled(loss, params, batches, schedule)
-        velocity = raveled_field(rule.astype(dtype), objective, order)(n, ravel(params))
-        return unravel_like(params)(velocity)
+        velocity = raveled_field(training.rule, training.objective, order)(n, training.theta)
+        return training.unraveled(velocity)
 
     return field
 
@@ -77,13 +69,12 @@ def limiting_field(rule: AbstractRule, loss: Loss, *, order: int = 1) -> Callabl
     Exists for every rule, those without bias correction included; arguments as in `vector_field`.
     """
     check_order(order, HIGHEST_ORDER)
+    check_rule(rule, AbstractRule)
 
     def field(params: Params) -> Params:
-        dtype = check_params(params)
-        check_loss(loss, params, None)
-        cast_rule = rule.astype(dtype)
-        expansion = closed_form(cast_rule, raveled(loss, params))
-        velocity = modified_field(cast_rule, expansion, order)(jnp.inf, ravel(params))
-        return unravel_like(params)(velocity)
+        training = checked_training(rule, loss, params)
+        expansion = closed_form(training.rule, training.objective)
+        velocity = modified_field(training.rule, expansion, order)(jnp.inf, training.theta)
+        return training.unraveled(velocity)
 
     return field

@@ -1,0 +1,122 @@
+"""`implicit-adam verify`, as a user would run it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from implicit_adam.cli import main
+
+QUICK = ["--problem", "bilinear", "--steps", "160,320,640", "--horizon", "0.2"]
+
+
+def verify(tmp_path, *arguments):
+    return main(["verify", "--out", str(tmp_path / "out"), *arguments])
+
+
+def test_it_confirms_the_theorem_and_writes_a_table_json_and_a_picture(tmp_path, capsys):
+    assert verify(tmp_path, *QUICK) == 0
+    printed = capsys.readouterr().out
+    assert "bilinear: Adam, eps outside" in printed
+    assert "8 slopes: 8 holds" in printed
+    report = json.loads((tmp_path / "out/verify.json").read_text())
+    assert [case["optimizer"] for case in report["cases"]] == ["adam", "adam", "rmsprop", "rmsprop"]
+    for case in report["cases"]:
+        assert abs(case["orders"]["1"]["slope"] - 2) < 0.1
+        assert abs(case["orders"]["0"]["slope"] - 1) < 0.15
+        np.testing.assert_allclose(case["h"], [0.2 / 160, 0.2 / 320, 0.2 / 640])
+        assert case["orders"]["1"]["verdict"] == "holds"
+    assert (tmp_path / "out/verify.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_optimizer_is_offered_and_real_digits_are_read(tmp_path, capsys):
+    options = ["--problem", "digits", "--optimizer", "gradient-descent,heavy-ball", "--beta", "0.4"]
+    assert verify(tmp_path, *options, "--steps", "16,32,64", "--horizon", "0.5", "--seed", "3") == 0
+    assert "digits: HeavyBall  (beta 0.4, T 0.5)" in capsys.readouterr().out
+
+
+def test_what_has_not_settled_is_undecided_with_its_own_exit_status(tmp_path, capsys):
+    options = ["--optimizer", "adam", "--eps-placement", "inside", "--beta", "0.9", "--rho", "0.99"]
+    assert verify(tmp_path, *QUICK, *options) == 3
+    assert "not yet asymptotic" in capsys.readouterr().out
+
+
+def test_a_slope_that_contradicts_the_theorem_is_exit_status_1(tmp_path, capsys):
+    """Euler's method spoils the corrected flow of gradient descent: the measured slope is 1, and settled."""
+    import diffrax
+
+    from implicit_adam.cli import verify as command
+
+    command.SOLVERS["euler"] = diffrax.Euler
+    options = ["--problem", "quadratic", "--optimizer", "gradient-descent", "--solver", "euler"]
+    assert verify(tmp_path, *options, "--steps", "160,320,640") == 1
+    assert "contradict" in capsys.readouterr().out
+    del command.SOLVERS["euler"]
+
+
+def test_options_reach_the_study(tmp_path):
+    def slopes(*options):
+        verify(tmp_path, *QUICK, "--optimizer", "adam", "--eps-placement", "inside", *options)
+        case = json.loads((tmp_path / "out/verify.json").read_text())["cases"][0]
+        return case["hyperparameters"], np.asarray(case["orders"]["1"]["error"])
+
+    hyperparameters, base = slopes()
+    assert hyperparameters == {"beta": 0.5, "rho": 0.7, "eps": 1e-3, "eps_in_sqrt": True}
+    for options in (
+        ["--beta", "0.4"],
+        ["--rho", "0.6"],
+        ["--eps", "1.0"],
+        ["--solver", "heun"],
+        ["--horizon", "0.1"],
+    ):
+        assert not np.array_equal(slopes(*options)[1], base), options
+
+
+BAD = {
+    "unknown-problem": (["--problem", "mnist"], "known are bilinear"),
+    "unknown-optimizer": (["--optimizer", "adam,sgd"], "'sgd'"),
+    "unknown-solver": (["--solver", "rk4"], "rk4"),
+    "beta-out-of-range": (["--beta", "1.0"], r"[0, 1)"),
+    "eps-zero": (["--eps", "0"], "> 0"),
+    "two-steps": (["--steps", "10,20"], "three"),
+    "words-as-steps": (["--steps", "ten,20,30"], "48,96"),
+    "horizon": (["--horizon", "-1"], "horizon"),
+    "useless-beta": (["--optimizer", "rmsprop", "--beta", "0.5"], "no effect"),
+    "useless-eps": (["--optimizer", "heavy-ball", "--eps", "1e-3"], "no effect"),
+    "useless-placement": (["--optimizer", "heavy-ball", "--eps-placement", "both"], "no effect"),
+    "useless-seed": (["--problem", "bilinear", "--seed", "1"], "no effect"),
+    "float32": (["--dtype", "float32"], "float64"),
+    "unknown-option": (["--fast"], "--fast"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), BAD.values(), ids=BAD.keys())
+def test_bad_usage_is_explained_with_exit_status_2_and_writes_nothing(options, words, tmp_path, capsys):
+    assert verify(tmp_path, *options) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unwritable_out_is_refused_before_anything_runs(tmp_path, capsys):
+    (tmp_path / "out").write_text("a file, not a folder")
+    assert verify(tmp_path, *QUICK) == 2
+    captured = capsys.readouterr()
+    assert "--out" in captured.err
+    assert not captured.out
+
+
+def test_no_command_is_bad_usage_and_help_teaches(capsys):
+    assert main([]) == 2
+    assert main(["verify", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "examples:" in printed
+    assert "exit status:" in printed
+
+
+def test_it_runs_as_a_module(tmp_path):
+    command = [sys.executable, "-m", "implicit_adam", "verify", "--beta", "2", "--out", str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "beta = 2" in result.stderr

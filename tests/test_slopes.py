@@ -1,0 +1,58 @@
+"""Reading the order off errors: what may be fitted, and when it counts."""
+
+import numpy as np
+import pytest
+
+from implicit_adam.slopes import fit_tail, local_slopes
+
+H = 0.1 / 2.0 ** np.arange(7)
+NO_FLOOR = np.zeros(7)
+
+
+def test_a_pure_power_law_is_read_exactly():
+    law = fit_tail(H, 3.0 * H**2, NO_FLOOR, expected=2)
+    assert law.settled
+    np.testing.assert_allclose([law.slope, law.constant], [2, 3], rtol=1e-12)
+    assert law.stderr < 1e-12
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_a_law_that_bends_at_large_h_is_read_off_its_tail(p):
+    law = fit_tail(H, H**p * (1 + 20 * H), NO_FLOOR, expected=p)
+    assert law.settled
+    assert abs(law.slope - p) < 0.1
+    # The bend is really there.
+    assert local_slopes(H, H**p * (1 + 20 * H))[0] > p + 0.3
+
+
+def test_a_law_still_bending_is_not_settled():
+    assert not fit_tail(H[:3], H[:3] * (1 + 100 * H[:3] ** 2), NO_FLOOR[:3], expected=1).settled
+
+
+def test_errors_at_the_rounding_floor_are_left_out():
+    floor = np.full(7, 1e-6)
+    error = np.maximum(H**2, 9e-6)
+    law = fit_tail(H, error, floor, expected=2)
+    assert law.settled
+    np.testing.assert_allclose(law.slope, 2, rtol=1e-9)
+    assert fit_tail(H, error, NO_FLOOR, expected=2).slope < 1.9
+
+
+def test_too_few_usable_errors_decide_nothing():
+    law = fit_tail(H, H**2, np.full(7, H[2] ** 2), expected=2)
+    assert not law.settled
+    assert np.isnan(law.slope)
+
+
+def test_zero_and_infinite_errors_give_nan_slopes_and_no_warning():
+    error = np.array([np.inf, 1.0, 0.5, 0.0])
+    assert np.isnan(local_slopes(H[:4], error)).tolist() == [True, False, True]
+
+
+def test_the_standard_error_is_that_of_least_squares():
+    noise = np.exp(0.01 * np.array([1, -1, 1, -1, 1, -1, 1]))
+    law = fit_tail(H, H**2 * noise, NO_FLOOR, expected=2)
+    design = np.stack([np.log(H), np.ones(7)], axis=1)
+    _, residual, *_ = np.linalg.lstsq(design, np.log(H**2 * noise), rcond=None)
+    covariance = residual[0] / 5 * np.linalg.inv(design.T @ design)
+    np.testing.assert_allclose(law.stderr, covariance[0, 0] ** 0.5, rtol=1e-9)
