@@ -43,8 +43,8 @@ examples:
   implicit-adam verify --problem digits --optimizer heavy-ball --beta 0.8 --horizon 0.05 --out results
 
 reading the result:
-  A slope counts once its local values have settled. If a case is "not yet asymptotic", go to smaller h: more
-  --steps, a shorter --horizon, or a shorter memory (h / (1 - beta) and h / (1 - rho) must be small against T).
+  A slope counts once its local values have settled. If a case is "not yet asymptotic", take smaller h (more
+  --steps, a shorter --horizon) or a shorter memory: h / (1 - beta) and h / (1 - rho) must be small against T.
 
 exit status:
   0  every slope is what the theorem says      1  a settled slope contradicts it

@@ -1,0 +1,43 @@
+"""The README's examples run as written and show what they say."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def blocks():
+    return re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def run(program):
+    command = [sys.executable, "-W", "error", "-c", program]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_examples_run_in_a_newcomers_session_and_the_corrected_flow_is_closer():
+    program = "\n".join(block for block in blocks() if "# float64" not in block)
+    corrected, plain = run(program).split("<")
+    assert 0 < 5 * float(corrected) < float(plain)
+
+
+def test_the_study_of_the_readme_finds_the_orders():
+    (study,) = (block for block in blocks() if "# float64" in block)
+    start = next(block for block in blocks() if "def loss(params)" in block)
+    setup = "import jax\njax.config.update('jax_enable_x64', True)\n"
+    printed = run(setup + start + study).splitlines()[-1]
+    slopes = [float(x) for x in re.findall(r": (\d\.\d+)", printed)]
+    assert abs(slopes[0] - 1) < 0.1
+    assert abs(slopes[1] - 2) < 0.1
+    assert printed.endswith("{0: True, 1: True}")
+
+
+def test_the_readme_names_the_public_api():
+    import implicit_adam as ia
+
+    named = set(re.findall(r"`(\w+)`", README.read_text()))
+    functions = {name for name in dir(ia) if not name.startswith("_") and callable(getattr(ia, name))}
+    results = {"Trajectory", "Convergence"}
+    assert functions - results <= named
