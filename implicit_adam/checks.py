@@ -29,6 +29,7 @@ class Interval(NamedTuple):
 POSITIVE = {ALLOWED: Interval("a finite number > 0", lambda x: 0 < x < math.inf)}
 NON_NEGATIVE = {ALLOWED: Interval("a finite number >= 0", lambda x: 0 <= x < math.inf)}
 DECAY = {ALLOWED: Interval("a number in [0, 1)", lambda x: 0 <= x < 1)}
+POSITIVE_DECAY = {ALLOWED: Interval("a number in (0, 1)", lambda x: 0 < x < 1)}
 
 
 def is_traced(x: object) -> bool:

@@ -12,12 +12,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from implicit_adam.checks import check_horizon, check_orders, check_step_counts, check_wide_dtype
 from implicit_adam.fields.select import HIGHEST_ORDER, raveled_field
 from implicit_adam.flow import interval_step
 from implicit_adam.iterate import optimizer_step
-from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.slopes import fit_tail, local_slopes
 from implicit_adam.training import Training, checked_training
 from implicit_adam.types import Batches, Loss, Params, Scalar, StepNumber
@@ -91,7 +92,7 @@ _compiled_supremum = eqx.filter_jit(supremum)
 
 
 def convergence(
-    rule: AbstractRule,
+    rule: AbstractOptimizer | optax.GradientTransformation,
     loss: Loss,
     params: Params,
     *,
@@ -106,7 +107,8 @@ def convergence(
 ) -> Convergence:
     """Measure the order of Theorem 3.1: sup_{n <= T/h} ||theta(nh) - theta^(n)|| against h.
 
-    - `rule`: the optimizer; its own h is replaced by horizon / steps.
+    - `rule`: the optimizer; its own h is replaced by horizon / steps (so that a bare optax transformation
+      should have learning rate 1).
     - `loss`, `params`, `batches`, `schedule`: as in `iterate`; the schedule covers the largest step count.
     - `horizon`: the time T > 0.
     - `step_counts`: at least three increasing numbers of steps, e.g. `(50, 100, 200, 400)`.

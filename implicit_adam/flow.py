@@ -11,10 +11,11 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 
 from implicit_adam.checks import check_order, check_saves
 from implicit_adam.fields.select import HIGHEST_ORDER, raveled_field
-from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.training import Training, checked_training
 from implicit_adam.trajectory import Trajectory, all_finite, record, saved_times
 from implicit_adam.types import Batches, Field, Loss, Params, Scalar, StepNumber, Vector
@@ -101,7 +102,7 @@ def _tolerance_spent(
 
 
 def flow(
-    rule: AbstractRule,
+    rule: AbstractOptimizer | optax.GradientTransformation,
     loss: Loss,
     params: Params,
     steps: int,

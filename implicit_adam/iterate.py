@@ -6,10 +6,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 
 from implicit_adam.checks import check_saves
 from implicit_adam.objective import Objective
-from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.rules.optax_rule import raveled
 from implicit_adam.training import Training, checked_training
 from implicit_adam.trajectory import Trajectory, all_finite, record, saved_times
 from implicit_adam.types import Batches, Loss, Params, StepNumber, Vector
@@ -18,27 +20,24 @@ OptimizerState = tuple[Vector, Any]
 
 
 def optimizer_step(
-    rule: AbstractRule, objective: Objective
+    rule: AbstractOptimizer, objective: Objective
 ) -> tuple[Callable[[Vector], OptimizerState], Callable[[StepNumber, OptimizerState], OptimizerState]]:
     """`start(theta)` and `step(n, (theta, state))`: theta^(n+1) = theta^(n) - h F^(n), by the optax twin."""
-    optimizer = rule.transformation()
+    optimizer = raveled(rule.transformation(), objective.unravel)
 
     def start(theta: Vector) -> OptimizerState:
         return theta, optimizer.init(theta)
 
     def step(n: StepNumber, carry: OptimizerState) -> OptimizerState:
         theta, state = carry
-        gradient = objective.step_gradient(theta, n)
-        # optax raises floating decays to an integer count, which strict promotion would refuse.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimizer.update(gradient, state, theta)
+        updates, state = optimizer.update(objective.step_gradient(theta, n), state, theta)
         return theta + jnp.asarray(updates), state
 
     return start, step
 
 
 def iterate(
-    rule: AbstractRule,
+    rule: AbstractOptimizer | optax.GradientTransformation,
     loss: Loss,
     params: Params,
     steps: int,
@@ -49,7 +48,7 @@ def iterate(
 ) -> Trajectory:
     """The iterates theta^(0), .., theta^(steps) of the optimizer, through its optax twin.
 
-    - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`.
+    - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation.
     - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
     - `params`: the start, a pytree of floating arrays of one dtype.
     - `steps`: how many steps.

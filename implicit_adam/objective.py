@@ -21,6 +21,7 @@ class Objective(NamedTuple):
     """The m mini-batch losses on flat vectors and the order in which the steps visit them."""
 
     loss: Callable[[Vector, Any], Scalar]
+    unravel: Callable[[Vector], Params]
     batches: Batches
     schedule: Schedule | None
     m: int
@@ -45,6 +46,14 @@ class Objective(NamedTuple):
         """All mini-batch gradients, and V -> (Hess E_b(theta) V_b)_b without recomputing them."""
         return jax.linearize(self._gradients, jnp.broadcast_to(theta, (self.m, theta.size)))
 
+    def full_batch(self) -> "Objective":
+        """The mean of the mini-batch losses as one loss."""
+
+        def mean(theta: Vector, _: Any) -> Scalar:
+            return jnp.mean(jax.vmap(self.loss, (None, 0), axis_size=self.m)(theta, self.batches))
+
+        return Objective(mean, self.unravel, None, None, 1)
+
     def _gradients(self, thetas: Gradients) -> Gradients:
         return jax.vmap(jax.grad(self.loss), axis_size=self.m)(thetas, self.batches)
 
@@ -65,6 +74,6 @@ def raveled(
     """`loss(params)` or `loss(params, batch)`, and its batches, as an objective on flat vectors."""
     unravel = unravel_like(params)
     if batches is None:
-        return Objective(lambda theta, _: loss(unravel(theta)), None, None, 1)
+        return Objective(lambda theta, _: loss(unravel(theta)), unravel, None, None, 1)
     m = jax.tree.leaves(batches)[0].shape[0]
-    return Objective(lambda theta, batch: loss(unravel(theta), batch), batches, schedule, m)
+    return Objective(lambda theta, batch: loss(unravel(theta), batch), unravel, batches, schedule, m)

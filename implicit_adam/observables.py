@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from implicit_adam.checks import check_positive
-from implicit_adam.fields.closed_form import closed_form
+from implicit_adam.fields.closed_form import check_has_limit, closed_form
 from implicit_adam.objective import Objective, ravel
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import mass
@@ -41,9 +41,10 @@ def bias(rule: AbstractRule, loss: Loss, params: Params) -> Params:
     gradient (R = 1 for gradient descent, 1 - beta for heavy ball). A pytree like params, in units of
     gradients.
     """
+    check_has_limit(rule)
     training = checked_training(rule, loss, params)
     rule, objective, theta = training.rule, training.objective, training.theta
-    _, DF = closed_form(rule, objective).derivative(jnp.inf, theta)
+    _, DF = closed_form(rule, objective).derivative(jnp.inf, theta, 1 / 2)
     return training.unraveled(_denominator(rule, objective, theta) * rule.h * DF)
 
 

@@ -13,14 +13,15 @@ from implicit_adam.checks import (
     check_schedule,
 )
 from implicit_adam.objective import Objective, ravel, raveled, unravel_like
-from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.rules.optax_rule import Optax, as_optimizer, check_differentiable
 from implicit_adam.types import Batches, Loss, Params, Schedule, Vector
 
 
 class Training(NamedTuple):
     """An optimizer on a loss from a start. A pytree of arrays but for the loss, so that it can be jitted."""
 
-    rule: AbstractRule
+    rule: Any
     loss: Loss
     params: Params
     batches: Batches
@@ -45,10 +46,13 @@ def checked_training(
     rule: Any, loss: Any, params: Any, batches: Any = None, schedule: Any = None, steps: int = 1
 ) -> Training:
     """Refuse with a `ValueError` whatever cannot be run; the hyperparameters take the parameters' dtype."""
-    check_rule(rule, AbstractRule)
+    rule = as_optimizer(rule)
+    check_rule(rule, AbstractOptimizer)
     m = check_batches(batches)
     schedule = check_schedule(schedule, m, steps)
     params, batches = check_params(params), jax.tree.map(jnp.asarray, batches)
     check_loss(loss, params, batches)
+    if isinstance(rule, Optax):
+        check_differentiable(rule.tx, params)
     dtype = jax.tree.leaves(params)[0].dtype
     return Training(rule.astype(dtype), loss, params, batches, schedule)

@@ -1,6 +1,13 @@
 """Every rule, in every variant that changes its formulas, with memories short enough for the theorem."""
 
+import jax.numpy as jnp
+
 import implicit_adam as ia
+
+
+def schedule(n):
+    return 1 / (1 + 0.05 * jnp.asarray(n, float))
+
 
 CASES = {
     "adam": lambda h: ia.Adam(h, 0.5, 0.6, 0.1),
@@ -11,4 +18,15 @@ CASES = {
     "rmsprop-corrected-eps-outside": lambda h: ia.RMSProp(h, 0.6, 0.1, False, True),
     "gradient-descent": lambda h: ia.GradientDescent(h),
     "heavy-ball": lambda h: ia.HeavyBall(h, 0.5),
+    "nesterov": lambda h: ia.Nesterov(h, 0.5),
+    "adamw": lambda h: ia.AdamW(h, 0.5, 0.6, 0.1, weight_decay=0.3),
+    "adamw-eps-outside": lambda h: ia.AdamW(h, 0.5, 0.6, 0.1, eps_in_sqrt=False, weight_decay=0.3),
+    "nadam": lambda h: ia.NAdam(h, 0.5, 0.6, 0.1),
+    "lion": lambda h: ia.Lion(h, 0.5, 0.6, 0.5),
+    "signum": lambda h: ia.Signum(h, 0.5, 0.5),
+    "adagrad": lambda h: ia.Adagrad(h, 0.1, 0.2),
+    "ademamix": lambda h: ia.AdEMAMix(h, 0.5, 0.6, 0.7, 0.8, 0.1),
+    "scheduled-adam": lambda h: ia.Scheduled(ia.Adam(h, 0.5, 0.6, 0.1), schedule),
 }
+
+NO_LIMIT = ("adagrad", "scheduled-adam")

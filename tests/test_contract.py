@@ -15,7 +15,7 @@ from implicit_adam.objective import raveled
 from implicit_adam.rules import RULES
 from tests import losses
 from tests.oracles import frozen_update_and_derivative, pick
-from tests.registry import CASES
+from tests.registry import CASES, NO_LIMIT
 
 every_rule = pytest.mark.parametrize("build", CASES.values(), ids=CASES.keys())
 closed = {name: build for name, build in CASES.items() if has_closed_form(build(0.1))}
@@ -27,7 +27,7 @@ def close(x, y, rtol=1e-10):
 
 
 def test_the_registry_covers_every_rule_of_the_library():
-    assert {type(build(0.1)) for build in CASES.values()} == set(RULES.values())
+    assert {type(build(0.1)) for build in CASES.values()} == {*RULES.values(), ia.Scheduled}
 
 
 @every_rule
@@ -66,30 +66,42 @@ def test_iterate_is_the_plain_optax_loop(build):
 
 
 @every_rule
-@pytest.mark.parametrize("n", [0, 1, 4])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_field_is_the_derivative_of_the_optax_update_along_the_lagged_displacements(build, n, seed):
+def test_the_field_is_the_derivative_of_the_optax_update_along_the_lagged_displacements(build, seed):
     h, schedule, batches = 0.3, losses.random_schedule(6, seed), losses.batches(seed)
     one = build(1.0).transformation()
-    F, DF = frozen_update_and_derivative(one, losses.batch_loss, batches, schedule, n, losses.START)
-    for order, expected in enumerate((-F, -(F + h * DF))):
-        field = ia.vector_field(build(h), losses.batch_loss, order=order, batches=batches, schedule=schedule)
-        close(field(n, losses.START), expected)
+    for n in (0, 1, 4):
+        F, DF = frozen_update_and_derivative(one, losses.batch_loss, batches, schedule, n, losses.START)
+        for order, expected in enumerate((-F, -(F + h * DF))):
+            kwargs = {"order": order, "batches": batches, "schedule": schedule}
+            close(ia.vector_field(build(h), losses.batch_loss, **kwargs)(n, losses.START), expected, 1e-12)
+            by_optax = ia.optax_vector_field(one, losses.batch_loss, h, **kwargs)
+            close(by_optax(n, losses.START), expected, 1e-12)
 
 
 @pytest.mark.parametrize("build", closed.values(), ids=closed.keys())
 @pytest.mark.parametrize("n", [0, 1, 7, 200])
 def test_the_closed_form_is_the_mini_batch_field_with_one_batch(build, n):
     objective = raveled(losses.full_loss, losses.START)
-    exact = closed_form(build(0.1), objective).derivative(n, losses.START)
-    summed = minibatch(build(0.1), objective).derivative(jnp.asarray(n), losses.START)
-    for x, y in zip(exact, summed, strict=True):
-        close(x, y, 1e-12)
+    for present in (0.0, 1 / 2):
+        exact = closed_form(build(0.1), objective).derivative(n, losses.START, present)
+        summed = minibatch(build(0.1), objective).derivative(jnp.asarray(n), losses.START, present)
+        for x, y in zip(exact, summed, strict=True):
+            close(x, y, 1e-12)
 
 
-@every_rule
+@pytest.mark.parametrize("name", NO_LIMIT)
+def test_rules_that_never_forget_have_no_limit(name):
+    for call in (lambda: ia.limiting_field(CASES[name](0.1), losses.full_loss),
+                 lambda: ia.bias(CASES[name](0.1), losses.full_loss, losses.START)):  # fmt: skip
+        with pytest.raises(ValueError, match="no limit"):
+            call()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NO_LIMIT])
 @pytest.mark.parametrize("order", [0, 1])
-def test_the_limiting_field_is_the_field_of_a_late_step(build, order):
+def test_the_limiting_field_is_the_field_of_a_late_step(name, order):
+    build = CASES[name]
     limit = ia.limiting_field(build(0.1), losses.full_loss, order=order)(losses.START)
     late = ia.vector_field(build(0.1), losses.full_loss, order=order)(jnp.asarray(300), losses.START)
     close(limit, late, 1e-12)
@@ -132,10 +144,12 @@ def test_building_under_vmap_is_building_one_by_one(build):
         close(lane, end(h), 1e-13)
 
 
-@every_rule
-@pytest.mark.parametrize("training", ["mini-batch", "full-batch"])
-def test_derivatives_in_every_hyperparameter_are_those_of_finite_differences(build, training):
-    batched = training == "mini-batch"
+@pytest.mark.parametrize(
+    ("name", "batched"),
+    [*[(name, name not in closed) for name in CASES], ("adam", True), ("heavy-ball", False)],
+)
+def test_derivatives_in_every_hyperparameter_are_those_of_finite_differences(name, batched):
+    build = CASES[name]
     loss = losses.batch_loss if batched else losses.full_loss
     batches = losses.batches() if batched else None
 

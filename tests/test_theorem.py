@@ -92,7 +92,7 @@ RULES = {
 
 @pytest.mark.parametrize(("rule", "r"), RULES.values(), ids=RULES.keys())
 def test_an_evaluation_costs_m_gradients_and_r_times_m_hessian_vector_products(rule, r):
-    """A product is at most two gradients' worth of operations once the gradient is there; order 0 needs none."""
+    """A product is at most two gradients' worth of operations once the gradient is there."""
     problem = digits(batches=4, hidden=64)
     per_batch = jax.vmap(jax.grad(problem.loss), (None, 0))
     gradients = _operations(per_batch, problem.params, problem.batches)

@@ -1,24 +1,38 @@
 """The modified field of full-batch training in closed form: Remark 3.2 for every rule, and n to infinity.
 
-With one loss and kernels of unit mass, the update frozen at theta is the same F at every step, so the
-lagged displacements are v_k = (n-k+1/2) F and one Hessian-vector product D = Hess E . F carries the whole
-history; the sums over k are the scalars
+With one loss and kernels of unit mass, the update frozen at theta is the same F at every step, so the lagged
+displacements are v_k = (n-k+c) F, c = 1/2 for the flow, and one Hessian-vector product D = Hess E . F carries
+the whole history; the sums over k are the scalars
 
     mass_i = sum_k w_i(n, k),       lag_i = sum_k w_i(n, k) (n-k)
 
-    DF[v] = sum_i dphi/ds_i (lag_i + mass_i / 2) psi_i'(g) D + (1/2) dphi/dtheta F
+    DF[v] = sum_i dphi/ds_i (lag_i + c mass_i) psi_i'(g) D + c dphi/dtheta F
 
 For Adam this is Remark 3.2, and with n = infinity eq. (3)-(4). As n grows the masses of *all* kernels
 settle, so the limit exists beyond those of unit mass (heavy ball, RMSProp without bias correction).
 """
 
+from typing import Any
+
 import jax
 
+from implicit_adam.checks import check_rule
 from implicit_adam.fields.expansion import Expansion
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import lag_moment, mass
 from implicit_adam.types import StepNumber, Vector
+
+
+def check_has_limit(rule: Any) -> None:
+    """The limit n to infinity exists for rules of features, kernels and readout that forget."""
+    check_rule(rule, AbstractRule)
+    if not all(kernel.forgets for kernel in rule.kernels(0)):
+        msg = (
+            f"{type(rule).__name__} has no limit for n to infinity: its memory never fades, or it follows a "
+            "schedule; use vector_field at a step n"
+        )
+        raise ValueError(msg)
 
 
 def has_closed_form(rule: AbstractRule) -> bool:
@@ -37,16 +51,16 @@ def closed_form(rule: AbstractRule, objective: Objective) -> Expansion:
         (g,) = objective.gradients(theta)
         return rule.readout(remembered(g, n), theta, n)
 
-    def derivative(n: StepNumber, theta: Vector) -> tuple[Vector, Vector]:
+    def derivative(n: StepNumber, theta: Vector, present: float) -> tuple[Vector, Vector]:
         (g,), hessian_products = objective.linearize(theta)
         s = remembered(g, n)
         F = rule.readout(s, theta, n)
         (D,) = hessian_products(F[None])
         _, psi_dot = jax.jvp(rule.features, (g,), (D,))
         s_dot = tuple(
-            (lag_moment(kernel, n) + mass(kernel, n) / 2) * dot
+            (lag_moment(kernel, n) + present * mass(kernel, n)) * dot
             for kernel, dot in zip(rule.kernels(n), psi_dot, strict=True)
         )
-        return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, F / 2))
+        return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, present * F))
 
     return Expansion(update, derivative)

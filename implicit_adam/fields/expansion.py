@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.types import Field, StepNumber, Vector
 
 
@@ -11,21 +11,23 @@ class Expansion(NamedTuple):
     """The update of step n frozen at theta, F^(n), and its derivative along the lagged displacements.
 
     - `update(n, theta)` -> F^(n)
-    - `derivative(n, theta)` -> (F^(n), DF^(n)[v_0, .., v_n]) with v_k = sum_{l=k}^{n-1} F^(l) + F^(n)/2
+    - `derivative(n, theta, present)` -> (F^(n), DF^(n)[v_0, .., v_n]) with
+      v_k = sum_{l=k}^{n-1} F^(l) + present F^(n). The sum is the *memory* correction; alone (present = 0) it
+      gives a map without memory. The half step, present = 1/2, is the *discreteness* correction to a flow.
     """
 
     update: Callable[[StepNumber, Vector], Vector]
-    derivative: Callable[[StepNumber, Vector], tuple[Vector, Vector]]
+    derivative: Callable[[StepNumber, Vector, float], tuple[Vector, Vector]]
 
 
-def modified_field(rule: AbstractRule, expansion: Expansion, order: int) -> Field:
+def modified_field(optimizer: AbstractOptimizer, expansion: Expansion, order: int) -> Field:
     """f^(n) = -F^(n) at order 0 and -(F^(n) + h DF^(n)[v]) at order 1."""
 
     def leading(n: StepNumber, theta: Vector) -> Vector:
         return -expansion.update(n, theta)
 
     def corrected(n: StepNumber, theta: Vector) -> Vector:
-        F, DF = expansion.derivative(n, theta)
-        return -(F + rule.h * DF)
+        F, DF = expansion.derivative(n, theta, 1 / 2)
+        return -(F + optimizer.h * DF)
 
     return (leading, corrected)[order]

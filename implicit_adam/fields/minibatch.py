@@ -2,12 +2,12 @@
 
 Let w_i(l, b) = sum_{k<=l, k in b} w_i(l, k) be the weight of mini-batch b in the memory of step l. The
 update of step l frozen at theta, and the derivative of the update of step n along the lagged displacements
-v_k = sum_{l=k}^{n-1} F^(l) + F^(n)/2, are
+v_k = sum_{l=k}^{n-1} F^(l) + c F^(n), c = 1/2 for the flow, are
 
     s_i^(l) = sum_b w_i(l, b) psi_i(g_b),           F^(l) = phi(s^(l), theta)
-    a_{i,b} = sum_{k in b} w_i(n, k) v_k = sum_{l<n} c_i(n, l, b) F^(l) + (1/2) w_i(n, b) F^(n)
-    c_i(n, l, b) = sum_{k<=l, k in b} w_i(n, k)
-    DF[v] = sum_i dphi/ds_i sum_b psi_i'(g_b) (Hess E_b a_{i,b}) + (1/2) dphi/dtheta F^(n)
+    a_{i,b} = sum_{k in b} w_i(n, k) v_k = sum_{l<n} u_i(n, l, b) F^(l) + c w_i(n, b) F^(n)
+    u_i(n, l, b) = sum_{k<=l, k in b} w_i(n, k)
+    DF[v] = sum_i dphi/ds_i sum_b psi_i'(g_b) (Hess E_b a_{i,b}) + c dphi/dtheta F^(n)
 
 m gradients and r m Hessian-vector products, however large n is. The sum over l is two matrix products with
 the readout between them; it runs backwards from n in bounded chunks and stops where the largest decay has
@@ -40,7 +40,7 @@ def minibatch(rule: AbstractRule, objective: Objective) -> Expansion:
         return jnp.stack([kernel.scale @ A(l) for kernel, A in zip(rule.kernels(l), visits, strict=True)])
 
     def partial_weights(n: StepNumber, l: StepNumber) -> Weights:
-        """c_i(n, l, b): what step n remembers of the visits up to step l."""
+        """u_i(n, l, b): what step n remembers of the visits up to step l."""
         return jnp.stack(
             [at_lag(kernel, n - l) @ A(l) for kernel, A in zip(rule.kernels(n), visits, strict=True)]
         )
@@ -53,7 +53,7 @@ def minibatch(rule: AbstractRule, objective: Objective) -> Expansion:
         psi = jnp.stack(rule.features(objective.gradients(theta)))
         return frozen_update(psi, theta, n)
 
-    def derivative(n: StepNumber, theta: Vector) -> tuple[Vector, Vector]:
+    def derivative(n: StepNumber, theta: Vector, present: float) -> tuple[Vector, Vector]:
         G, hessian_products = objective.linearize(theta)
         psi = jnp.stack(rule.features(G))
         s, F = _contract(weights(n), psi), frozen_update(psi, theta, n)
@@ -61,12 +61,12 @@ def minibatch(rule: AbstractRule, objective: Objective) -> Expansion:
         def past(l: Int[Array, ""]) -> tuple[Weights, Vector]:
             return partial_weights(n, l), frozen_update(psi, theta, l)
 
-        a = weights(n)[..., None] * F[None, None] / 2 + _sum_over_past(past, n, rule.kernels(n), psi)
+        a = present * weights(n)[..., None] * F[None, None] + _sum_over_past(past, n, rule.kernels(n), psi)
         H_a = jax.vmap(hessian_products)(a)
         s_dot = tuple(
             jnp.sum(jax.jvp(rule.features, (G,), (dot,))[1][i], axis=0) for i, dot in enumerate(H_a)
         )
-        return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, F / 2))
+        return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, present * F))
 
     return Expansion(update, derivative)
 
@@ -82,15 +82,15 @@ def _sum_over_past(
     kernels: tuple[Kernel, ...],
     psi: Features,
 ) -> Features:
-    """sum_{l<n} c(n, l) F^(l), from l = n-1 backwards."""
+    """sum_{l<n} u(n, l) F^(l), from l = n-1 backwards."""
     r, m, p = psi.shape
     chunk = max(1, min(128, 2**18 // p))
 
     def add_chunk(i: Int[Array, ""], a: Features) -> Features:
         l = n - 1 - i * chunk - jnp.arange(chunk)
-        c, F = jax.vmap(past)(jnp.maximum(l, 0))
-        c = jnp.where((l >= 0)[:, None, None], c, jnp.zeros_like(c))
-        return a + _matmul(c.reshape(chunk, r * m).T, F).reshape(r, m, p)
+        u, F = jax.vmap(past)(jnp.maximum(l, 0))
+        u = jnp.where((l >= 0)[:, None, None], u, jnp.zeros_like(u))
+        return a + _matmul(u.reshape(chunk, r * m).T, F).reshape(r, m, p)
 
     return jax.lax.fori_loop(0, _chunks(n, kernels, chunk), add_chunk, jnp.zeros_like(psi))
 
@@ -106,7 +106,8 @@ def _chunks(n: StepNumber, kernels: tuple[Kernel, ...], chunk: int) -> StepNumbe
 def _window(kernels: tuple[Kernel, ...]) -> Scalar:
     """The lag beyond which decay^lag < eps of the dtype: all of the tail is below rounding there."""
     slowest = jnp.max(jnp.concatenate([kernel.decay for kernel in kernels]))
-    return jnp.log(jnp.finfo(slowest.dtype).eps) / jnp.log(slowest)
+    lag = jnp.log(jnp.finfo(slowest.dtype).eps) / jnp.log(slowest)
+    return jnp.where(slowest < 1, lag, jnp.inf)
 
 
 def _matmul(x: Array, y: Array) -> Array:

@@ -4,27 +4,38 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import optax
 
 from implicit_adam.checks import check_batches, check_order, check_rule, check_schedule, check_step_number
-from implicit_adam.fields.closed_form import closed_form, has_closed_form
-from implicit_adam.fields.expansion import modified_field
+from implicit_adam.fields.closed_form import check_has_limit, closed_form, has_closed_form
+from implicit_adam.fields.differentiated import differentiated
+from implicit_adam.fields.expansion import Expansion, modified_field
 from implicit_adam.fields.minibatch import minibatch
 from implicit_adam.objective import Objective
-from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
+from implicit_adam.rules.optax_rule import Optax, as_optimizer
 from implicit_adam.training import checked_training
 from implicit_adam.types import Batches, Field, Loss, Params, StepNumber
 
 HIGHEST_ORDER = 1
 
 
-def raveled_field(rule: AbstractRule, objective: Objective, order: int) -> Field:
-    """The cheapest exact field: closed form for one loss and unit-mass kernels, else a sum over the past."""
-    exact = closed_form if objective.m == 1 and has_closed_form(rule) else minibatch
-    return modified_field(rule, exact(rule, objective), order)
+def exact_expansion(optimizer: Any, objective: Objective) -> Expansion:
+    """The cheapest exact one: in closed form, as a sum over the past, or through optax's own update."""
+    if isinstance(optimizer, Optax):
+        return differentiated(optimizer, objective)
+    if objective.m == 1 and has_closed_form(optimizer):
+        return closed_form(optimizer, objective)
+    return minibatch(optimizer, objective)
+
+
+def raveled_field(optimizer: AbstractOptimizer, objective: Objective, order: int) -> Field:
+    """The modified field on flat vectors."""
+    return modified_field(optimizer, exact_expansion(optimizer, objective), order)
 
 
 def vector_field(
-    rule: AbstractRule,
+    rule: AbstractOptimizer | optax.GradientTransformation,
     loss: Loss,
     *,
     order: int = 1,
@@ -37,7 +48,7 @@ def vector_field(
 
     with F^(n) the update of step n frozen at theta; for Adam eq. (10), full-batch Remark 3.2.
 
-    - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`.
+    - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation.
     - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
     - `order`: 0 for the leading (sign-type) flow, 1 for the paper's correction.
     - `batches`: a pytree of arrays with leading axis m; entry b is the mini-batch b.
@@ -51,7 +62,7 @@ def vector_field(
     Raises `ValueError` for bad orders, batches, schedules, parameters or step numbers.
     """
     check_order(order, HIGHEST_ORDER)
-    check_rule(rule, AbstractRule)
+    check_rule(as_optimizer(rule), AbstractOptimizer)
     schedule = check_schedule(schedule, check_batches(batches), 1)
 
     def field(n: StepNumber, params: Params) -> Params:
@@ -63,13 +74,38 @@ def vector_field(
     return field
 
 
+def optax_vector_field(
+    tx: optax.GradientTransformation,
+    loss: Loss,
+    h: Any,
+    *,
+    order: int = 1,
+    batches: Batches = None,
+    schedule: Any = None,
+    window: int | None = None,
+) -> Callable[[StepNumber, Params], Params]:
+    """The modified vector field of any differentiable optax transformation, by one jvp of its own `update`.
+
+    - `tx`: a transformation whose updates are -1.0 times F, i.e. of learning rate 1: `optax.adabelief(1.0)`,
+      chains with clipping, weight decay, schedules, ..
+    - `h`: the step size.
+    - `window`: how many past steps to look back (default: all, exact); see `Optax`.
+    - the others, and what is returned: as in `vector_field`.
+
+    An evaluation at step n costs min(n, window) + 1 Hessian-vector products. Raises `ValueError`, besides what
+    `vector_field` refuses, for a transformation whose update is flat in the gradient, such as a sign.
+    """
+    return vector_field(Optax(h, tx, window), loss, order=order, batches=batches, schedule=schedule)
+
+
 def limiting_field(rule: AbstractRule, loss: Loss, *, order: int = 1) -> Callable[[Params], Params]:
     """The full-batch field for n to infinity, eq. (3)-(4): `field(params)`, the same at every late step.
 
-    Exists for every rule, those without bias correction included; arguments as in `vector_field`.
+    Exists for every rule that forgets old gradients, those without bias correction included; Adagrad and
+    rules on a schedule have no limit and raise `ValueError`. Arguments as in `vector_field`.
     """
     check_order(order, HIGHEST_ORDER)
-    check_rule(rule, AbstractRule)
+    check_has_limit(rule)
 
     def field(params: Params) -> Params:
         training = checked_training(rule, loss, params)

@@ -12,7 +12,6 @@ from these three and the optax twin.
 
 from abc import abstractmethod
 from dataclasses import fields
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -35,11 +34,11 @@ def scalar(x: float | Array) -> Array:
     return array.astype(dtype)
 
 
-class AbstractRule(eqx.Module):
-    """An optimizer with its hyperparameters, which are scalar array leaves.
+class AbstractOptimizer(eqx.Module):
+    """Anything that makes iterates: theta^(n+1) = theta^(n) - h F^(n), with its hyperparameters as leaves.
 
-    Build under `jax.vmap` for many at once; differentiate through the constructor as through any
-    function. A hyperparameter out of range raises `ValueError` on construction, unless it is traced.
+    Build under `jax.vmap` for many at once; differentiate through the constructor as through any function. A
+    hyperparameter out of range raises `ValueError` on construction, unless it is traced.
     """
 
     h: eqx.AbstractVar[Scalar]
@@ -47,12 +46,27 @@ class AbstractRule(eqx.Module):
     def __check_init__(self) -> None:
         for field in fields(self):
             if ALLOWED in field.metadata:
-                check_hyperparameter(
-                    type(self).__name__,
-                    field.name,
-                    getattr(self, field.name),
-                    field.metadata[ALLOWED],
-                )
+                value, allowed = getattr(self, field.name), field.metadata[ALLOWED]
+                check_hyperparameter(type(self).__name__, field.name, value, allowed)
+
+    @abstractmethod
+    def transformation(self) -> optax.GradientTransformation:
+        """The optax optimizer that makes the same iterates."""
+
+    def astype(self, dtype: DTypeLike) -> "AbstractOptimizer":
+        """Cast the hyperparameters to the parameters' dtype; an eps that vanishes there is refused."""
+        for field in fields(self):
+            if field.name == "eps":
+                check_positive_in(dtype, type(self).__name__, field.name, getattr(self, field.name))
+        return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_array(x) else x, self)
+
+    def with_step_size(self, h: Scalar) -> "AbstractOptimizer":
+        """The same optimizer with another step size."""
+        return eqx.tree_at(lambda rule: rule.h, self, h)
+
+
+class AbstractRule(AbstractOptimizer):
+    """An optimizer given by features, kernels and a readout, all elementwise."""
 
     @abstractmethod
     def features(self, g: Float[Array, "*batch p"]) -> tuple[Float[Array, "*batch p"], ...]:
@@ -65,19 +79,3 @@ class AbstractRule(eqx.Module):
     @abstractmethod
     def readout(self, s: tuple[Vector, ...], theta: Vector, n: StepNumber) -> Vector:
         """F^(n) from the remembered features and the present point, elementwise."""
-
-    @abstractmethod
-    def transformation(self) -> optax.GradientTransformation:
-        """The optax optimizer that makes the same iterates."""
-
-    def astype(self, dtype: DTypeLike) -> "AbstractRule":
-        """Cast the hyperparameters to the parameters' dtype; an eps that vanishes there is refused."""
-        rule: Any = jax.tree.map(lambda x: x.astype(dtype), self)
-        for field in fields(self):
-            if field.name == "eps":
-                check_positive_in(dtype, type(self).__name__, field.name, getattr(self, field.name))
-        return rule
-
-    def with_step_size(self, h: Scalar) -> "AbstractRule":
-        """The same optimizer with another step size."""
-        return eqx.tree_at(lambda rule: rule.h, self, h)

@@ -18,13 +18,23 @@ from implicit_adam.types import Scalar, StepNumber
 class Kernel(eqx.Module):
     """One memory kernel at one step n: w(n, k) = sum_e scale_e decay_e^(n-k).
 
-    `unit_mass` says that the weights sum to one at *every* step, which makes the update frozen at one
-    point the same at every step and so opens the closed forms of Remark 3.2.
+    Kernels add and scale as functions of k. `unit_mass` says that the weights sum to one at *every* step,
+    which makes the update frozen at one point the same at every step and so opens the closed forms of
+    Remark 3.2; `forgets` that old gradients fade, so that the limit n to infinity exists.
     """
 
     scale: Float[Array, " terms"]
     decay: Float[Array, " terms"]
     unit_mass: bool = eqx.field(static=True)
+    forgets: bool = eqx.field(static=True, default=True)
+
+    def __add__(self, other: "Kernel") -> "Kernel":
+        scale = jnp.concatenate([self.scale, other.scale])
+        decay = jnp.concatenate([self.decay, other.decay])
+        return Kernel(scale, decay, unit_mass=False, forgets=self.forgets and other.forgets)
+
+    def __rmul__(self, factor: Scalar) -> "Kernel":
+        return Kernel(factor * self.scale, self.decay, unit_mass=False, forgets=self.forgets)
 
 
 def present(like: Scalar) -> Kernel:
@@ -33,8 +43,14 @@ def present(like: Scalar) -> Kernel:
 
 
 def accumulation(decay: Scalar) -> Kernel:
-    """Classical momentum: w(n, k) = decay^(n-k)."""
+    """Classical momentum: w(n, k) = decay^(n-k), decay < 1."""
     return Kernel(jnp.ones_like(decay)[None], decay[None], unit_mass=False)
+
+
+def total(like: Scalar) -> Kernel:
+    """The plain sum of all gradients so far: w(n, k) = 1, never forgotten."""
+    one = jnp.ones((1,), like.dtype)
+    return Kernel(one, one, unit_mass=False, forgets=False)
 
 
 def average(decay: Scalar, n: StepNumber, *, bias_correction: bool = True) -> Kernel:

@@ -1,0 +1,37 @@
+"""Adagrad (Duchi et al. 2011), whose memory never forgets."""
+
+from typing import final
+
+import equinox as eqx
+import jax.numpy as jnp
+import optax
+
+from implicit_adam.checks import NON_NEGATIVE, POSITIVE
+from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.kernels import present, total
+from implicit_adam.types import Scalar
+
+
+@final
+class Adagrad(AbstractRule):
+    """F^(n) = g_n / sqrt(initial_accumulator + sum_k g_k^2 + eps); there is no limit n to infinity.
+
+    `initial_accumulator` >= 0 and `eps` > 0 are in units of g^2.
+    """
+
+    h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
+    eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-7)
+    initial_accumulator: Scalar = eqx.field(converter=scalar, metadata=NON_NEGATIVE, default=0.1)
+
+    def features(self, g):
+        return g, g**2
+
+    def kernels(self, n):
+        return present(self.h), total(self.h)
+
+    def readout(self, s, theta, n):
+        g, R2 = s
+        return g / jnp.sqrt(self.initial_accumulator + R2 + self.eps)
+
+    def transformation(self):
+        return optax.adagrad(self.h, self.initial_accumulator, self.eps)

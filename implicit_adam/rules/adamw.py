@@ -1,0 +1,43 @@
+"""Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+
+from typing import final
+
+import equinox as eqx
+import optax
+
+from implicit_adam.checks import DECAY, NON_NEGATIVE, POSITIVE
+from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.kernels import average
+from implicit_adam.rules.root import root
+from implicit_adam.types import Scalar
+
+
+@final
+class AdamW(AbstractRule):
+    """Adam whose update has weight_decay * theta added: F^(n) = M / sqrt(R2 + eps) + weight_decay theta^(n).
+
+    `weight_decay` >= 0 is in units of inverse time; the other hyperparameters are those of `Adam`.
+    """
+
+    h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
+    beta: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
+    rho: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.999)
+    eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-8)
+    eps_in_sqrt: bool = eqx.field(static=True, default=True)
+    weight_decay: Scalar = eqx.field(converter=scalar, metadata=NON_NEGATIVE, default=1e-4)
+
+    def features(self, g):
+        return g, g**2
+
+    def kernels(self, n):
+        return average(self.beta, n), average(self.rho, n)
+
+    def readout(self, s, theta, n):
+        M, R2 = s
+        return M / root(R2, self.eps, inside=self.eps_in_sqrt) + self.weight_decay * theta
+
+    def transformation(self):
+        eps, eps_root = (0.0, self.eps) if self.eps_in_sqrt else (self.eps, 0.0)
+        return optax.adamw(
+            self.h, b1=self.beta, b2=self.rho, eps=eps, eps_root=eps_root, weight_decay=self.weight_decay
+        )

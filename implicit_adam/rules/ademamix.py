@@ -1,0 +1,47 @@
+"""AdEMAMix (Pagliardini et al. 2024): Adam with a second, slow memory of the gradient."""
+
+from typing import final
+
+import equinox as eqx
+import optax.contrib
+
+from implicit_adam.checks import DECAY, NON_NEGATIVE, POSITIVE
+from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.kernels import average
+from implicit_adam.rules.root import root
+from implicit_adam.types import Scalar
+
+
+@final
+class AdEMAMix(AbstractRule):
+    """F^(n) = (M + alpha m_slow) / sqrt(R2 + eps), or with sqrt(R2) + eps, M and R2 as in `Adam` and
+
+        m_slow = (1-beta_slow) sum_k beta_slow^(n-k) g_k, without bias correction.
+
+    `alpha` >= 0 weighs the slow memory; the other hyperparameters are those of `Adam`.
+    """
+
+    h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
+    beta: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
+    rho: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.999)
+    beta_slow: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.9999)
+    alpha: Scalar = eqx.field(converter=scalar, metadata=NON_NEGATIVE, default=5.0)
+    eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-8)
+    eps_in_sqrt: bool = eqx.field(static=True, default=True)
+
+    def features(self, g):
+        return g, g**2
+
+    def kernels(self, n):
+        slow = average(self.beta_slow, n, bias_correction=False)
+        return average(self.beta, n) + self.alpha * slow, average(self.rho, n)
+
+    def readout(self, s, theta, n):
+        M, R2 = s
+        return M / root(R2, self.eps, inside=self.eps_in_sqrt)
+
+    def transformation(self):
+        eps, eps_root = (0.0, self.eps) if self.eps_in_sqrt else (self.eps, 0.0)
+        return optax.contrib.ademamix(
+            self.h, self.beta, self.rho, self.beta_slow, self.alpha, eps=eps, eps_root=eps_root
+        )

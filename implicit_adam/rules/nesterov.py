@@ -1,0 +1,31 @@
+"""Gradient descent with Nesterov's momentum, in the form of Sutskever et al. 2013."""
+
+from typing import final
+
+import equinox as eqx
+import optax
+
+from implicit_adam.checks import DECAY, POSITIVE
+from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.kernels import accumulation, present
+from implicit_adam.types import Scalar
+
+
+@final
+class Nesterov(AbstractRule):
+    """F^(n) = g_n + beta sum_k beta^(n-k) g_k: heavy ball that looks one step ahead."""
+
+    h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
+    beta: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
+
+    def features(self, g):
+        return (g,)
+
+    def kernels(self, n):
+        return (present(self.h) + self.beta * accumulation(self.beta),)
+
+    def readout(self, s, theta, n):
+        return s[0]
+
+    def transformation(self):
+        return optax.sgd(self.h, momentum=self.beta, nesterov=True)

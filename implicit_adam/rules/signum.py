@@ -1,0 +1,38 @@
+"""Signum, the sign of the momentum (Bernstein et al. 2018), with a smooth sign."""
+
+from typing import final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from implicit_adam.checks import DECAY, POSITIVE
+from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.kernels import average
+from implicit_adam.types import Scalar
+
+
+@final
+class Signum(AbstractRule):
+    """F^(n) = tanh(m / eps), which is sign(m) for eps to zero, m = (1-beta) sum_k beta^(n-k) g_k.
+
+    `beta` = 0 is (smooth) sign descent. `eps` > 0, in units of a gradient, is the width of the sign.
+    """
+
+    h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
+    beta: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
+    eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-3)
+
+    def features(self, g):
+        return (g,)
+
+    def kernels(self, n):
+        return (average(self.beta, n, bias_correction=False),)
+
+    def readout(self, s, theta, n):
+        return jnp.tanh(s[0] / self.eps)
+
+    def transformation(self):
+        smooth_sign = optax.stateless(lambda m, _: jax.tree.map(lambda x: jnp.tanh(x / self.eps), m))
+        return optax.chain(optax.ema(self.beta, debias=False), smooth_sign, optax.scale(-self.h))
