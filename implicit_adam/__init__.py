@@ -2,11 +2,14 @@
 
 from implicit_adam.convergence import Convergence as Convergence
 from implicit_adam.convergence import convergence as convergence
+from implicit_adam.decomposition import Decomposition as Decomposition
+from implicit_adam.decomposition import decompose as decompose
 from implicit_adam.fields import limiting_field as limiting_field
 from implicit_adam.fields import optax_vector_field as optax_vector_field
 from implicit_adam.fields import vector_field as vector_field
 from implicit_adam.flow import flow as flow
 from implicit_adam.iterate import iterate as iterate
+from implicit_adam.memoryless import memoryless as memoryless
 from implicit_adam.observables import bias as bias
 from implicit_adam.observables import perturbed_one_norm as perturbed_one_norm
 from implicit_adam.rules import Adagrad as Adagrad
@@ -23,3 +26,4 @@ from implicit_adam.rules import RMSProp as RMSProp
 from implicit_adam.rules import Scheduled as Scheduled
 from implicit_adam.rules import Signum as Signum
 from implicit_adam.trajectory import Trajectory as Trajectory
+from implicit_adam.with_bias import with_bias as with_bias

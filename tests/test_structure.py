@@ -18,7 +18,7 @@ LAYERS = [
     {"objective", "rules"},
     {"training", "trajectory", "slopes"},
     {"fields", "iterate"},
-    {"flow", "observables"},
+    {"flow", "memoryless", "decomposition", "with_bias", "observables"},
     {"convergence", "problems"},
     {"experiments"},
     {"plotting"},

@@ -1,7 +1,7 @@
 """The modified field of any optax transformation, by differentiating its own `update`.
 
 The history is frozen at theta: step k sees the gradient grad E_k(theta) and the point theta. A first pass of
-`update` over it gives every F^(l) and so the displacements v_k = sum_{l=k}^{n-1} F^(l) + c F^(n); a second one
+`update` over it gives every F^(l) and so the displacements v_k = sum_{l=k}^{n-1} F^(l) + c F^(n); a second
 carries tangents, Hess E_k v_k into the gradient and v_k into the point of step k, and ends with DF^(n)[v].
 One Hessian-vector product a step of the history, against r m for a rule given by features and kernels, and no
 assumption on the transformation but that it is differentiable.
@@ -26,7 +26,10 @@ def differentiated(rule: Optax, objective: Objective) -> Expansion:
     tx = raveled(rule.tx, objective.unravel)
 
     def start(first: StepNumber, theta: Vector) -> State:
-        return jax.tree.map(lambda x: x + first if _is_counter(x) else x, tx.init(theta))
+        def begun(x: Any) -> Any:
+            return x + jnp.asarray(first, x.dtype) if _is_counter(x) else x
+
+        return jax.tree.map(begun, tx.init(theta))
 
     def step(state: State, g: Vector, theta: Vector) -> tuple[Vector, State]:
         updates, state = tx.update(g, state, theta)

@@ -90,10 +90,10 @@ def optax_vector_field(
       chains with clipping, weight decay, schedules, ..
     - `h`: the step size.
     - `window`: how many past steps to look back (default: all, exact); see `Optax`.
-    - the others, and what is returned: as in `vector_field`.
+    - The others, and what is returned: as in `vector_field`.
 
-    An evaluation at step n costs min(n, window) + 1 Hessian-vector products. Raises `ValueError`, besides what
-    `vector_field` refuses, for a transformation whose update is flat in the gradient, such as a sign.
+    An evaluation at step n costs min(n, window) + 1 Hessian-vector products. Raises `ValueError`, besides
+    what `vector_field` refuses, for a transformation whose update is flat in the gradient, such as a sign.
     """
     return vector_field(Optax(h, tx, window), loss, order=order, batches=batches, schedule=schedule)
 

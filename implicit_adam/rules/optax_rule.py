@@ -70,7 +70,7 @@ def check_differentiable(tx: optax.GradientTransformation, params: Params) -> No
     if size == 0:
         msg = (
             "this transformation's update has derivative zero in the gradient (a sign or a quantiser?), so "
-            "that it has no modified equation; take a smooth one, e.g. ia.Lion or ia.Signum with a width eps, "
+            "that it has no modified equation; take a smooth one: ia.Lion or ia.Signum with a width eps, "
             "or optax.scale_by_lion(mode='smooth')"
         )
         raise ValueError(msg)

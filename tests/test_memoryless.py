@@ -1,0 +1,133 @@
+"""The map without memory, the split of the field, and the bias added or taken away."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import implicit_adam as ia
+from implicit_adam.slopes import fit_tail
+from tests import losses
+from tests.registry import CASES, NO_LIMIT
+
+COUNTS, HORIZON = (120, 240, 480), 0.1
+BATCHES = losses.batches()
+H = HORIZON / np.array(COUNTS)
+
+
+def sup(a, b):
+    return float(jnp.max(jnp.linalg.norm(a - b, axis=-1)))
+
+
+def slope(errors, expected):
+    law = fit_tail(H, np.array(errors), np.zeros(len(COUNTS)), expected)
+    assert law.settled
+    return law.slope
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "nesterov"])
+def test_the_memoryless_map_stays_within_h_squared_and_the_uncorrected_one_within_h(name):
+    def error(steps, order):
+        arguments = (CASES[name](HORIZON / steps), losses.batch_loss, losses.START, steps)
+        discrete = ia.memoryless(*arguments, order=order, batches=BATCHES).params
+        return sup(discrete, ia.iterate(*arguments, batches=BATCHES).params)
+
+    for order in (0, 1):
+        assert abs(slope([error(steps, order) for steps in COUNTS], order + 1) - (order + 1)) < 0.1
+
+
+def test_gradient_descent_has_no_memory_to_lose():
+    arguments = (ia.GradientDescent(0.1), losses.batch_loss, losses.START, 20)
+    run, same = ia.iterate(*arguments, batches=BATCHES), ia.memoryless(*arguments, batches=BATCHES)
+    np.testing.assert_allclose(same.params, run.params, rtol=1e-13)
+
+
+def test_an_optax_transformation_has_a_memoryless_map_too():
+    rule, twin = ia.Adam(0.01, 0.5, 0.6, 0.1), ia.Optax(0.01, ia.Adam(1.0, 0.5, 0.6, 0.1).transformation())
+    runs = [
+        ia.memoryless(r, losses.batch_loss, losses.START, 8, batches=BATCHES).params for r in (rule, twin)
+    ]
+    np.testing.assert_allclose(*runs, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NO_LIMIT])
+def test_the_parts_sum_to_the_field(name):
+    kwargs = {"batches": BATCHES, "schedule": losses.random_schedule(9)}
+    rule = CASES[name](0.1)
+    parts = ia.decompose(rule, losses.tree_loss, losses.as_tree(losses.START), 5, **kwargs)
+    total = jax.tree.map(lambda *x: sum(x), *parts)
+    field = ia.vector_field(rule, losses.tree_loss, **kwargs)(5, losses.as_tree(losses.START))
+    for x, y in zip(jax.tree.leaves(total), jax.tree.leaves(field), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-13)
+
+
+def test_each_part_is_what_its_name_says():
+    """One part after the other vanishes: without mini-batches, late, without memory."""
+    zero = lambda part: float(jnp.max(jnp.abs(part))) < 1e-12
+    rule = ia.Adam(0.1, 0.5, 0.6, 0.1)
+    young = ia.decompose(rule, losses.full_loss, losses.START, 2)
+    assert zero(young.minibatch)
+    assert not zero(young.transient)
+    late = ia.decompose(rule, losses.full_loss, losses.START, 300)
+    assert zero(late.transient)
+    assert not zero(late.memory)
+    descent = ia.decompose(ia.GradientDescent(0.1), losses.full_loss, losses.START, 0)
+    assert zero(descent.memory)
+    half_step = jax.grad(lambda t: -0.1 / 4 * jnp.sum(jax.grad(losses.full_loss)(t) ** 2))(losses.START)
+    np.testing.assert_allclose(descent.discreteness, half_step, rtol=1e-12)
+    split = ia.decompose(rule, losses.batch_loss, losses.START, 2, batches=BATCHES)
+    assert not zero(split.minibatch)
+
+
+def test_rules_without_a_limit_are_not_split():
+    for name in NO_LIMIT:
+        with pytest.raises(ValueError, match="no limit"):
+            ia.decompose(CASES[name](0.1), losses.full_loss, losses.START, 0)
+
+
+def train(tx, steps, batches=BATCHES):
+    """An ordinary training loop."""
+
+    def step(carry, n):
+        params, state = carry
+        batch = jax.tree.map(lambda x: x[n % losses.M], batches)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = tx.update(jax.grad(losses.batch_loss)(params, batch), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    start = (losses.START, tx.init(losses.START))
+    return jnp.concatenate([losses.START[None], jax.lax.scan(step, start, jnp.arange(steps))[1]])
+
+
+@pytest.mark.parametrize("name", ["adam", "nesterov"])
+def test_with_its_bias_cancelled_an_optimizer_follows_the_plain_flow_to_second_order(name):
+    def error(steps, strength):
+        rule = CASES[name](HORIZON / steps)
+        tx = ia.with_bias(rule, losses.batch_loss, strength, batches=BATCHES)
+        plain = ia.flow(rule, losses.batch_loss, losses.START, steps, order=0, batches=BATCHES).params
+        return sup(train(tx, steps), plain)
+
+    assert abs(slope([error(steps, -1.0) for steps in COUNTS], 2) - 2) < 0.1
+    assert abs(slope([error(steps, 0.0) for steps in COUNTS], 1) - 1) < 0.1
+
+
+def test_with_its_bias_doubled_it_strays_from_the_plain_flow_twice_as_far():
+    rule, steps = CASES["adam"](HORIZON / 480), 480
+    plain = ia.flow(rule, losses.batch_loss, losses.START, steps, order=0, batches=BATCHES).params[-1]
+    runs = [train(ia.with_bias(rule, losses.batch_loss, s, batches=BATCHES), steps)[-1] for s in (0.0, 1.0)]
+    np.testing.assert_allclose(runs[1] - plain, 2 * (runs[0] - plain), rtol=0.02)
+
+
+def test_with_strength_zero_it_is_the_optimizer_itself():
+    rule = ia.Adam(0.05, 0.5, 0.6, 0.1)
+    run = train(ia.with_bias(rule, losses.batch_loss, 0.0, batches=BATCHES), 10)
+    own = ia.iterate(rule, losses.batch_loss, losses.START, 10, batches=BATCHES).params
+    np.testing.assert_allclose(run, own, rtol=1e-14)
+
+
+def test_with_bias_needs_the_parameters():
+    tx = ia.with_bias(ia.Adam(0.1), losses.full_loss, -1.0)
+    with pytest.raises(ValueError, match=r"update\(gradient, state, params\)"):
+        tx.update(losses.START, tx.init(losses.START))
