@@ -1,5 +1,7 @@
 """What does an optimizer implicitly do? Its modified equation, by autodiff: see README.md."""
 
+from implicit_adam import modified_losses as modified_losses
+from implicit_adam import penalties as penalties
 from implicit_adam.convergence import Convergence as Convergence
 from implicit_adam.convergence import convergence as convergence
 from implicit_adam.decomposition import Decomposition as Decomposition

@@ -203,6 +203,26 @@ def check_rule(rule: Any, kind: type) -> None:
         raise ValueError(msg)  # noqa: TRY004
 
 
+def check_kind(owner: str, rule: Any, *kinds: type) -> None:
+    """One of the optimizers that a formula is true of."""
+    if not isinstance(rule, kinds):
+        names = " or ".join(f"ia.{kind.__name__}" for kind in kinds)
+        msg = f"{owner}: rule must be {names}, got {rule!r}; each optimizer has its own formula"
+        raise ValueError(msg)  # noqa: TRY004
+
+
+def check_finite(name: str, value: Any) -> None:
+    """One number of either sign, finite unless traced."""
+    if jnp.shape(value) != ():
+        msg = (
+            f"{name} must be a scalar, got shape {jnp.shape(value)}; for many values use jax.vmap over {name}"
+        )
+        raise ValueError(msg)
+    if not is_traced(value) and not math.isfinite(value):
+        msg = f"{name} must be a finite number, got {float(value):g}"
+        raise ValueError(msg)
+
+
 def check_saves(steps: Any, save_every: Any) -> None:
     """How many steps, and how many between saves: the end must be one of them."""
     check_count("steps", steps)

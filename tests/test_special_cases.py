@@ -16,14 +16,6 @@ def hessian_times(v):
     return jax.jvp(gradient, (losses.START,), (v,))[1]
 
 
-@pytest.mark.parametrize("n", [0, 5])
-def test_gradient_descent_descends_the_modified_loss_of_barrett_and_dherin(n):
-    h = 0.1
-    modified = lambda t: losses.full_loss(t) + h / 4 * jnp.sum(gradient(t) ** 2)
-    field = ia.vector_field(ia.GradientDescent(h), losses.full_loss)
-    np.testing.assert_allclose(field(n, losses.START), -jax.grad(modified)(losses.START), rtol=1e-13)
-
-
 def test_on_a_quadratic_the_flow_of_gradient_descent_has_the_modified_eigenvalue_to_first_order():
     """-log(1 - h lambda)/h = lambda + h lambda^2/2 + O(h^2)."""
     problem, h = quadratic((0.5, 1.0, 2.0)), 1e-3
