@@ -14,6 +14,10 @@ from implicit_adam.iterate import iterate as iterate
 from implicit_adam.memoryless import memoryless as memoryless
 from implicit_adam.observables import bias as bias
 from implicit_adam.observables import perturbed_one_norm as perturbed_one_norm
+from implicit_adam.regimes import Regimes as Regimes
+from implicit_adam.regimes import TrainingRegime as TrainingRegime
+from implicit_adam.regimes import regimes as regimes
+from implicit_adam.regimes import training_regime as training_regime
 from implicit_adam.rules import Adagrad as Adagrad
 from implicit_adam.rules import Adam as Adam
 from implicit_adam.rules import AdamW as AdamW
@@ -27,5 +31,9 @@ from implicit_adam.rules import Optax as Optax
 from implicit_adam.rules import RMSProp as RMSProp
 from implicit_adam.rules import Scheduled as Scheduled
 from implicit_adam.rules import Signum as Signum
+from implicit_adam.sharpness import TopEigenvalue as TopEigenvalue
+from implicit_adam.sharpness import preconditioned_sharpness as preconditioned_sharpness
+from implicit_adam.sharpness import sharpness as sharpness
+from implicit_adam.sharpness import stability_threshold as stability_threshold
 from implicit_adam.trajectory import Trajectory as Trajectory
 from implicit_adam.with_bias import with_bias as with_bias

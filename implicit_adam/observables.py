@@ -45,11 +45,11 @@ def bias(rule: AbstractRule, loss: Loss, params: Params) -> Params:
     training = checked_training(rule, loss, params)
     rule, objective, theta = training.rule, training.objective, training.theta
     _, DF = closed_form(rule, objective).derivative(jnp.inf, theta, 1 / 2)
-    return training.unraveled(_denominator(rule, objective, theta) * rule.h * DF)
+    return training.unraveled(denominator(rule, objective, theta) * rule.h * DF)
 
 
-def _denominator(rule: AbstractRule, objective: Objective, theta: Vector) -> Vector:
-    """R = 1 / (mass_1 dphi/ds_1) in the limit; the first feature is the gradient itself."""
+def denominator(rule: AbstractRule, objective: Objective, theta: Vector) -> Vector:
+    """R = 1 / (mass_1 dphi/ds_1) for n to infinity, on flat vectors; the first feature is the gradient."""
     (g,) = objective.gradients(theta)
     masses = [mass(kernel, jnp.inf) for kernel in rule.kernels(jnp.inf)]
     s = tuple(mass_i * psi for mass_i, psi in zip(masses, rule.features(g), strict=True))

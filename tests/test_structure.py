@@ -18,8 +18,8 @@ LAYERS = [
     {"objective", "rules"},
     {"training", "trajectory", "slopes"},
     {"fields", "iterate"},
-    {"flow", "memoryless", "decomposition", "with_bias", "observables", "modified_losses"},
-    {"convergence", "penalties", "problems"},
+    {"flow", "memoryless", "decomposition", "with_bias", "observables", "modified_losses", "regimes"},
+    {"convergence", "penalties", "problems", "sharpness"},
     {"experiments"},
     {"plotting"},
     {"cli"},
@@ -70,7 +70,7 @@ def test_importing_switches_nothing_and_loads_no_optional_package():
         "import jax, warnings; before = dict(jax.config.values)\n"
         "import implicit_adam, sys\n"
         "assert dict(jax.config.values) == before\n"
-        "assert not {'matplotlib', 'sklearn', 'tqdm', 'chex', 'pandas'} & set(sys.modules)\n"
+        "assert not {'matplotlib', 'sklearn', 'tqdm', 'chex', 'matfree', 'pandas'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 

@@ -1,0 +1,135 @@
+"""The braces of eq. (4), the cells of Table 1, the validity of the expansion, and regimes of real runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import implicit_adam as ia
+from implicit_adam.problems import digits
+from implicit_adam.regimes import CELLS, REGIMES
+from tests import losses
+
+g = jax.grad(losses.full_loss)(losses.START)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_brace_is_what_the_bias_is_made_of(inside):
+    h, eps = 0.1, 0.3
+    norm = lambda t: ia.perturbed_one_norm(jax.grad(losses.full_loss)(t), eps, eps_in_sqrt=inside)
+    for rule in (
+        ia.Adam(h, 0.9, 0.95, eps, eps_in_sqrt=inside),
+        ia.RMSProp(h, 0.6, eps, eps_in_sqrt=inside),
+        ia.Adam(h, 0.9, 0.5, eps, eps_in_sqrt=inside),
+    ):
+        brace = ia.regimes(rule, losses.full_loss, losses.START).brace
+        bias = ia.bias(rule, losses.full_loss, losses.START)
+        np.testing.assert_allclose(h / 2 * brace * jax.grad(norm)(losses.START), bias, rtol=1e-12)
+
+
+def test_totals_are_those_of_the_coordinates():
+    rule = ia.Adam(0.1, 0.9, 0.95, 0.3)
+    found = ia.regimes(rule, losses.full_loss, losses.START)
+    np.testing.assert_allclose(found.positive, np.mean(np.asarray(found.brace) > 0))
+    assert 0 < float(found.positive) < 1
+    bias = ia.bias(rule, losses.full_loss, losses.START)
+    norm = jax.grad(lambda t: ia.perturbed_one_norm(jax.grad(losses.full_loss)(t), 0.3))(losses.START)
+    cosine = bias @ norm / jnp.linalg.norm(bias) / jnp.linalg.norm(norm)
+    np.testing.assert_allclose(found.alignment, cosine, rtol=1e-12)
+
+
+TABLE_1 = {
+    (0.99, 0.9, 1e-12): 0,
+    (0.99, 0.9, 1e12): 1,
+    (0.9, 0.99, 1e-12): 2,
+    (0.9, 0.99, 1e12): 3,
+    (0.9, 0.99, 0.5): 4,
+}
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(("setting", "cell"), TABLE_1.items())
+def test_every_cell_of_table_1_is_reached(setting, cell, inside):
+    beta, rho, eps = setting
+    rule = ia.Adam(0.1, beta, rho, eps if inside else eps**0.5, eps_in_sqrt=inside)
+    found = ia.regimes(rule, losses.full_loss, losses.START)
+    assert int(found.cell) == cell
+    shares = found.eps_small, found.eps_between, found.eps_large
+    np.testing.assert_allclose(sum(shares), 1)
+    # What the cell says is what the bias does: it points along the norm's gradient, or against it.
+    if cell < 4:
+        assert float(shares[0 if cell in (0, 2) else 2]) == 1
+        assert float(found.alignment) == pytest.approx(-1 if cell == 2 else 1, abs=1e-6)
+    assert len(CELLS) == 5
+
+
+def test_the_validity_is_the_size_of_the_correction_relative_to_the_leading_flow():
+    for h in (0.01, 0.02):
+        rule = ia.Adam(h, 0.9, 0.95, 0.3)
+        f0, f1 = (ia.limiting_field(rule, losses.full_loss, order=q)(losses.START) for q in (0, 1))
+        expected = jnp.linalg.norm(f1 - f0) / jnp.linalg.norm(f0)
+        np.testing.assert_allclose(
+            ia.regimes(rule, losses.full_loss, losses.START).validity, expected, rtol=1e-9
+        )
+
+
+def test_it_takes_pytrees_jits_and_vmaps_over_hyperparameters():
+    loss = lambda tree: losses.full_loss(losses.from_tree(tree))
+    found = jax.jit(lambda p: ia.regimes(ia.Adam(0.1, 0.9, 0.95, 0.3), loss, p))(losses.as_tree(losses.START))
+    flat = ia.regimes(ia.Adam(0.1, 0.9, 0.95, 0.3), losses.full_loss, losses.START)
+    np.testing.assert_allclose(losses.from_tree(found.brace), flat.brace, rtol=1e-12)
+    betas = jnp.asarray([0.5, 0.9, 0.99])
+    cells = jax.vmap(lambda b: ia.regimes(ia.Adam(0.1, b, 0.95, 1e-12), losses.full_loss, losses.START).cell)(
+        betas
+    )
+    assert cells.tolist() == [2, 2, 0]
+
+
+def test_other_optimizers_have_no_table_1():
+    assert "HeavyBall" in _refused(
+        lambda: ia.regimes.__wrapped__(ia.HeavyBall(0.1), losses.full_loss, losses.START)
+    )
+
+
+def _refused(call):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        call()
+    return str(error.value)
+
+
+REAL = {
+    "stable": (ia.Adam(1e-2, 0.9, 0.95, 1e-16), "stable oscillation"),
+    "spikes": (ia.Adam(1e-1, 0.0, 0.999, 1e-16), "spikes"),
+    "divergence": (ia.Adam(1e-1, 0.999, 0.01, 1e-16), "divergence"),
+}
+
+
+@pytest.mark.parametrize(("rule", "words"), REAL.values(), ids=REAL.keys())
+def test_real_runs_fall_where_ma_et_al_saw_them(rule, words):
+    """rho much above beta with a tiny eps spikes, close ones are stable, beta much above rho diverges."""
+    problem = digits(batches=1, samples=200)
+    run = ia.iterate(rule, problem.loss, problem.params, 1500, batches=problem.batches)
+    found = ia.training_regime(run, problem.loss, batches=problem.batches)
+    assert REGIMES[int(found.regime)] == words
+    assert found.loss.shape == (1501,)
+
+
+def regime_of(curve):
+    """A run whose loss is the parameter itself."""
+    points = jnp.asarray(curve, float)
+    run = ia.Trajectory(jnp.arange(len(curve)), points, jnp.asarray(True), jnp.zeros(len(curve)))
+    return REGIMES[int(ia.training_regime(run, lambda x: x).regime)]
+
+
+def test_made_up_curves():
+    decay = np.exp(-np.arange(200) / 20)
+    assert regime_of(decay) == "stable oscillation"
+    assert regime_of(decay * (1 + 0.02 * np.cos(np.arange(200)))) == "stable oscillation"
+    spike = decay.copy()
+    spike[120] = 0.3
+    assert regime_of(spike) == "spikes"
+    assert regime_of(1e-6 * spike) == "spikes"
+    assert regime_of(decay[::-1]) == "divergence"
+    broken = decay.copy()
+    broken[150:] = np.nan
+    assert regime_of(broken) == "divergence"
