@@ -35,6 +35,7 @@ class Convergence(NamedTuple):
     - `asymptotic`: whether the local slopes have settled; if not, nothing is decided yet: go to smaller h.
     - `rounding_floor`: (K,) eps sqrt(steps) sup ||theta||, an upper estimate of what rounding alone adds;
       errors within ten times of it are left out of the fit.
+    - `travelled`: (K,) how far the optimizer went; errors above a tenth of it are left out of the fit.
     """
 
     h: np.ndarray
@@ -47,14 +48,16 @@ class Convergence(NamedTuple):
     constant: dict[int, float]
     asymptotic: dict[int, bool]
     rounding_floor: np.ndarray
+    travelled: np.ndarray
 
 
 class Supremum(NamedTuple):
-    """Streamed over one run: the largest errors of each flow and the largest ||theta||."""
+    """Streamed over one run: each flow's largest errors, the largest ||theta|| and ||theta - start||."""
 
     two_norm: tuple[Scalar, ...]
     max_norm: tuple[Scalar, ...]
     size: Scalar
+    travelled: Scalar
 
 
 def supremum(
@@ -80,11 +83,12 @@ def supremum(
             tuple(jnp.linalg.norm(difference) for difference in differences),
             tuple(jnp.max(jnp.abs(difference)) for difference in differences),
             jnp.linalg.norm(optimizer[0]),
+            jnp.linalg.norm(optimizer[0] - theta),
         )
         return optimizer, points, jax.tree.map(jnp.maximum, sup, here)
 
     zero = jnp.zeros((), theta.dtype)
-    none = Supremum((zero,) * len(orders), (zero,) * len(orders), jnp.linalg.norm(theta))
+    none = Supremum((zero,) * len(orders), (zero,) * len(orders), jnp.linalg.norm(theta), zero)
     return jax.lax.fori_loop(0, steps, advance, (start(theta), (theta,) * len(orders), none))[2]
 
 
@@ -140,9 +144,10 @@ def convergence(
 
 def _study(h: np.ndarray, steps: np.ndarray, orders: tuple[int, ...], suprema: list[Supremum]) -> Convergence:
     floor = np.finfo(h.dtype).eps * np.sqrt(steps) * np.array([float(sup.size) for sup in suprema])
+    travelled = np.array([float(sup.travelled) for sup in suprema])
     error = {q: np.array([float(sup.two_norm[i]) for sup in suprema]) for i, q in enumerate(orders)}
     max_norm = {q: np.array([float(sup.max_norm[i]) for sup in suprema]) for i, q in enumerate(orders)}
-    laws = {q: fit_tail(h, error[q], floor, expected=q + 1) for q in orders}
+    laws = {q: fit_tail(h, error[q], floor, travelled, expected=q + 1) for q in orders}
     return Convergence(
         h=h,
         steps=steps,
@@ -154,4 +159,5 @@ def _study(h: np.ndarray, steps: np.ndarray, orders: tuple[int, ...], suprema: l
         constant={q: law.constant for q, law in laws.items()},
         asymptotic={q: law.settled for q, law in laws.items()},
         rounding_floor=floor,
+        travelled=travelled,
     )

@@ -38,7 +38,7 @@ class Regimes(NamedTuple):
     - `brace`: the factor in braces for each coordinate, a pytree like params; positive penalises.
     - `positive`: the share of coordinates where it is positive.
     - `alignment`: cosine of the bias and the gradient of the norm; at -1 its decrease is only hindered.
-    - `eps_small`, `eps_between`, `eps_large`: shares of coordinates with g^2 > 100 eps, between, g^2 < eps/100.
+    - `eps_small`, `eps_between`, `eps_large`: shares of coordinates: g^2 > 100 eps, between, g^2 < eps/100.
     - `cell`: index into `CELLS`, by where more than half of the coordinates are.
     - `validity`: ||h DF[v]|| / ||F||, the size of the first correction relative to the leading flow. It is h
       times memory times curvature; the next term is about its square, so that the expansion is to be trusted

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from implicit_adam.cli import main
+from implicit_adam.rules import RULES
 
 QUICK = ["--problem", "bilinear", "--steps", "160,320,640", "--horizon", "0.2"]
 
@@ -35,6 +36,28 @@ def test_every_optimizer_is_offered_and_real_digits_are_read(tmp_path, capsys):
     options = ["--problem", "digits", "--optimizer", "gradient-descent,heavy-ball", "--beta", "0.4"]
     assert verify(tmp_path, *options, "--steps", "16,32,64", "--horizon", "0.5", "--seed", "3") == 0
     assert "digits: HeavyBall  (beta 0.4, T 0.5)" in capsys.readouterr().out
+
+
+def test_every_rule_and_any_optax_optimizer_can_be_verified(tmp_path, capsys):
+    """With default hyperparameters; Adagrad, whose memory never fades, is said to be outside the theorem."""
+    names = ",".join(name for name in RULES if name not in ("adam", "rmsprop"))
+    optax_name = "optax:rmsprop(decay=0.7,eps=1.0,momentum=0.5)"
+    assert verify(tmp_path, "--problem", "bilinear", "--optimizer", f"{names},{optax_name}") == 3
+    printed = capsys.readouterr().out
+    assert f"bilinear: {optax_name}" in printed
+    assert "2 outside the theorem" in printed
+    assert "contradicted" not in printed
+    assert printed.count("theory 2: holds") == printed.count("theory 2:") - 1
+
+
+def test_a_window_reaches_the_optax_field(tmp_path):
+    options = ["--problem", "bilinear", "--optimizer", "optax:rmsprop(decay=0.7,eps=1.0)"]
+    errors = []
+    for window in ([], ["--window", "3"]):
+        verify(tmp_path, *options, "--steps", "20,40,80", *window)
+        case = json.loads((tmp_path / "out/verify.json").read_text())["cases"][0]
+        errors.append(case["orders"]["1"]["error"])
+    assert errors[0] != errors[1]
 
 
 def test_what_has_not_settled_is_undecided_with_its_own_exit_status(tmp_path, capsys):
@@ -87,6 +110,11 @@ BAD = {
     "useless-eps": (["--optimizer", "heavy-ball", "--eps", "1e-3"], "no effect"),
     "useless-placement": (["--optimizer", "heavy-ball", "--eps-placement", "both"], "no effect"),
     "useless-seed": (["--problem", "bilinear", "--seed", "1"], "no effect"),
+    "unknown-optax": (["--optimizer", "optax:adamm"], "no optimizer 'adamm'"),
+    "positional-optax": (["--optimizer", "optax:adam(0.1)"], "of the form"),
+    "code-as-optax": (["--optimizer", "optax:adam(b1=open('x'))"], "of the form"),
+    "flat-optax": (["--optimizer", "optax:sign_sgd", "--problem", "bilinear"], "derivative zero"),
+    "useless-window": (["--window", "5"], "no effect"),
     "float32": (["--dtype", "float32"], "float64"),
     "unknown-option": (["--fast"], "--fast"),
 }

@@ -21,7 +21,7 @@ def sup(a, b):
 
 
 def slope(errors, expected):
-    law = fit_tail(H, np.array(errors), np.zeros(len(COUNTS)), expected)
+    law = fit_tail(H, np.array(errors), np.zeros(len(COUNTS)), np.full(len(COUNTS), 1e9), expected)
     assert law.settled
     return law.slope
 

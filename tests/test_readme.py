@@ -19,8 +19,11 @@ def run(program):
 
 def test_the_examples_run_in_a_newcomers_session_and_the_corrected_flow_is_closer():
     program = "\n".join(block for block in blocks() if "# float64" not in block)
-    corrected, plain = run(program).split("<")
+    compared, own, validity = run(program).splitlines()
+    corrected, plain = compared.split("<")
     assert 0 < 5 * float(corrected) < float(plain)
+    assert 0 < float(own) < 1e-3
+    assert 0 < float(validity.split()[0]) < 0.1
 
 
 def test_the_study_of_the_readme_finds_the_orders():
@@ -39,5 +42,5 @@ def test_the_readme_names_the_public_api():
 
     named = set(re.findall(r"`(\w+)`", README.read_text()))
     functions = {name for name in dir(ia) if not name.startswith("_") and callable(getattr(ia, name))}
-    results = {"Trajectory", "Convergence"}
+    results = {"Trajectory", "Convergence", "Decomposition", "Regimes", "TrainingRegime", "TopEigenvalue"}
     assert functions - results <= named

@@ -2,18 +2,20 @@
 
 import argparse
 import importlib.util
+import re
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 
-def names(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
-    """A comma-separated list of known names."""
+def names(known: Collection[str], *, prefix: str | None = None) -> Callable[[str], tuple[str, ...]]:
+    """A comma-separated list of known names, or of anything that starts with the prefix."""
 
     def parse(text: str) -> tuple[str, ...]:
-        parts = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+        # Commas inside parentheses belong to a name's own arguments.
+        parts = tuple(dict.fromkeys(part.strip() for part in re.split(r",(?![^(]*\))", text)))
         for part in parts:
-            if part not in known:
+            if part not in known and not (prefix and part.startswith(prefix)):
                 msg = f"unknown name {part!r}; known are {', '.join(known)}"
                 raise argparse.ArgumentTypeError(msg)
         return parts

@@ -12,8 +12,9 @@ from typing import Any
 import diffrax
 import jax.numpy as jnp
 
-from implicit_adam.checks import check_horizon, check_step_counts, check_wide_dtype
+from implicit_adam.checks import check_count, check_horizon, check_step_counts, check_wide_dtype
 from implicit_adam.cli.arguments import integers, names, require, writable_folder
+from implicit_adam.cli.optax_names import PREFIX, parse_optax
 from implicit_adam.experiments import verify
 from implicit_adam.experiments.verify import Case, Outcome, VerifyConfig
 from implicit_adam.plotting import flow_name, plot_studies
@@ -40,6 +41,7 @@ VERIFY_EXAMPLES = """\
 examples:
   implicit-adam verify
   implicit-adam verify --problem bilinear --optimizer adam --beta 0.9 --rho 0.95 --steps 500,1000,2000,4000
+  implicit-adam verify --problem bilinear --optimizer 'optax:rmsprop(decay=0.7,eps=1.0,momentum=0.5)'
   implicit-adam verify --problem digits --optimizer heavy-ball --beta 0.8 --horizon 0.05 --out results
 
 reading the result:
@@ -48,7 +50,7 @@ reading the result:
 
 exit status:
   0  every slope is what the theorem says      1  a settled slope contradicts it
-  2  bad usage; nothing was run or written     3  a slope has not settled, so nothing is decided"""
+  2  bad usage; nothing was run or written     3  a slope has not settled: nothing is decided there"""
 
 
 def add_verify(commands: Any) -> None:
@@ -72,16 +74,17 @@ def add_verify(commands: Any) -> None:
     )
     add(
         "--optimizer",
-        type=names(RULES),
+        type=names(RULES, prefix=PREFIX),
         default=default.optimizers,
         metavar="NAME[,NAME]",
-        help=f"{', '.join(RULES)} (default: {listed(default.optimizers)})",
+        help=f"{', '.join(RULES)}, or {PREFIX}NAME(argument=value) (default: {listed(default.optimizers)})",
     )
     add(
         "--eps-placement",
         choices=("inside", "outside", "both"),
         help="sqrt(s + eps) or sqrt(s) + eps (default: both)",
     )
+    add("--window", type=int, metavar="N", help="past steps an optax: field looks back (default: all)")
     add("--beta", type=float, help=f"decay of the average of gradients (default: {default.beta})")
     add("--rho", type=float, help=f"decay of the average of squared gradients (default: {default.rho})")
     add("--eps", type=float, help="stability constant (default: 1e-3 inside the root, 1e-3**0.5 outside)")
@@ -155,6 +158,12 @@ def _verify_config(options: argparse.Namespace) -> VerifyConfig:
     if options.seed is not None and "digits" not in options.problem:
         msg = f"--seed has no effect on {', '.join(options.problem)}; leave it out"
         raise ValueError(msg)
+    transformations = {name: parse_optax(name) for name in options.optimizer if name.startswith(PREFIX)}
+    if options.window is not None:
+        check_count("--window", options.window)
+        if not transformations:
+            msg = f"--window has no effect on {', '.join(options.optimizer)}; leave it out"
+            raise ValueError(msg)
     check_wide_dtype(jnp.dtype(options.dtype))
     check_step_counts(options.steps)
     if options.horizon is not None:
@@ -175,6 +184,8 @@ def _verify_config(options: argparse.Namespace) -> VerifyConfig:
         step_counts=options.steps,
         solver=SOLVERS[options.solver](),
         dtype=options.dtype,
+        transformations=transformations,
+        window=options.window,
         **given,
     )
 
@@ -203,7 +214,7 @@ def _summary(outcomes: list[Outcome], status: int, seconds: float) -> str:
     words = {
         HOLDS: "every slope is what the theorem says",
         CONTRADICTED: "a settled slope contradicts the theorem",
-        UNDECIDED: "some slopes have not settled: nothing is decided there; --help says how to go on",
+        UNDECIDED: "something is left undecided; --help says how to go on",
     }
     verdicts = [word for outcome in outcomes for word in outcome.verdict.values()]
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))

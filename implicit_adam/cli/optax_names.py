@@ -1,0 +1,52 @@
+"""Optax optimizers by name on the command line: `optax:adabelief(b1=0.5)`."""
+
+import ast
+import inspect
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+import optax.contrib
+
+from implicit_adam.rules.optax_rule import check_differentiable
+
+PREFIX = "optax:"
+
+
+def parse_optax(text: str) -> optax.GradientTransformation:
+    """`optax:NAME(argument=value, ..)` as a transformation of learning rate 1; values are literals."""
+    name, arguments = _name_and_arguments(text)
+    factory = _find(name)
+    if "learning_rate" in inspect.signature(factory).parameters:
+        tx = factory(**{"learning_rate": 1.0, **arguments})
+    else:
+        # A scale_by_.. transformation: gradients in, directions of ascent out.
+        tx = optax.chain(factory(**arguments), optax.scale(-1.0))
+    check_differentiable(tx, jnp.ones(3))
+    return tx
+
+
+def _name_and_arguments(text: str) -> tuple[str, dict[str, Any]]:
+    try:
+        match ast.parse(text.removeprefix(PREFIX), mode="eval").body:
+            case ast.Call(func=function, args=[], keywords=keywords):
+                values = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords}
+                return ast.unparse(function), values
+            case ast.Name() | ast.Attribute() as function:
+                return ast.unparse(function), {}
+    except (SyntaxError, ValueError):
+        pass
+    msg = f"{text!r} is not of the form {PREFIX}NAME(argument=value, ..), e.g. optax:adabelief(b1=0.5)"
+    raise ValueError(msg)
+
+
+def _find(path: str) -> Any:
+    found: Any = optax
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    if not callable(found):
+        msg = (
+            f"optax has no optimizer {path!r}; its optimizers are listed in its documentation, e.g. adabelief"
+        )
+        raise ValueError(msg)  # noqa: TRY004
+    return found
