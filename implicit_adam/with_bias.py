@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from implicit_adam.checks import check_rule
+from implicit_adam.checks import check_finite, check_rule
 from implicit_adam.fields.select import exact_expansion
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.optax_rule import as_optimizer
@@ -42,6 +42,7 @@ def with_bias(
     """
     optimizer = as_optimizer(rule)
     check_rule(optimizer, AbstractOptimizer)
+    check_finite("strength", strength)
     transformation = optimizer.transformation()
 
     def init(params: Params) -> WithBiasState:

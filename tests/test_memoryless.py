@@ -127,6 +127,12 @@ def test_with_strength_zero_it_is_the_optimizer_itself():
     np.testing.assert_allclose(run, own, rtol=1e-14)
 
 
+@pytest.mark.parametrize("strength", [np.nan, np.inf, jnp.ones(2)])
+def test_a_strength_is_one_finite_number(strength):
+    with pytest.raises(ValueError, match="strength must be"):
+        ia.with_bias(ia.Adam(0.1), losses.full_loss, strength)
+
+
 def test_with_bias_needs_the_parameters():
     tx = ia.with_bias(ia.Adam(0.1), losses.full_loss, -1.0)
     with pytest.raises(ValueError, match=r"update\(gradient, state, params\)"):

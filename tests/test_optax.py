@@ -8,6 +8,7 @@ import optax.contrib
 import pytest
 
 import implicit_adam as ia
+from implicit_adam.fields.closed_form import check_has_limit
 from tests import losses
 
 ADAM = {"b1": 0.5, "b2": 0.6, "eps": 1e-3, "eps_root": 0.1}
@@ -90,6 +91,12 @@ def test_a_transformation_without_a_useful_derivative_is_refused(tx, words):
         ia.flow(tx, losses.full_loss, losses.START, 4)
     with pytest.raises(ValueError, match=words):
         jax.jit(ia.optax_vector_field(tx, losses.full_loss, 0.1))(0, losses.START)
+
+
+@pytest.mark.parametrize("tx", [optax.adam(0.1), ia.Optax(0.1, optax.adam(1.0))], ids=["bare", "wrapped"])
+def test_the_limit_of_an_optax_transformation_is_refused_with_the_way_round(tx):
+    with pytest.raises(ValueError, match="late step"):
+        check_has_limit(tx)
 
 
 def test_a_bare_transformation_counts_time_in_steps_and_follows_the_same_path():

@@ -95,6 +95,21 @@ def test_small_eps_penalises_or_protects_the_one_norm_equations_5_and_6():
         assert float(jnp.sign(bias @ norm)) == (1 if beta > rho else -1)
 
 
+def test_the_memory_of_adamw_for_small_eps_adds_a_one_norm_and_a_decayed_product_to_the_loss():
+    """[1 + wd tau h] E - h tau [||grad E||_1 + wd grad E . theta], tau = rho/(1-rho) - beta/(1-beta)."""
+    h, beta, rho, decay = 0.1, 0.9, 0.95, 0.3
+    rule = ia.AdamW(h, beta, rho, 1e-12, weight_decay=decay)
+    tau = rho / (1 - rho) - beta / (1 - beta)
+
+    def modified(t):
+        penalty = jnp.sum(jnp.abs(gradient(t))) + decay * gradient(t) @ t
+        return (1 + decay * tau * h) * losses.full_loss(t) - h * tau * penalty
+
+    g = gradient(losses.START)
+    memory = ia.decompose(rule, losses.full_loss, losses.START, 500).memory
+    np.testing.assert_allclose(memory, -(jax.grad(modified)(losses.START) - g) / jnp.abs(g), rtol=1e-9)
+
+
 def test_large_eps_penalises_the_two_norm_whatever_rho_equations_7_and_8():
     h, beta, eps = 0.1, 0.9, 1e10
     modified = lambda t: (

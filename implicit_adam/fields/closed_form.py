@@ -21,11 +21,18 @@ from implicit_adam.fields.expansion import Expansion
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import lag_moment, mass
+from implicit_adam.rules.optax_rule import Optax, as_optimizer
 from implicit_adam.types import StepNumber, Vector
 
 
 def check_has_limit(rule: Any) -> None:
     """The limit n to infinity exists for rules of features, kernels and readout that forget."""
+    if isinstance(as_optimizer(rule), Optax):
+        msg = (
+            "the limit n to infinity is computed from the features and kernels of a rule such as ia.Adam; "
+            "for an optax transformation use vector_field at a late step n"
+        )
+        raise ValueError(msg)  # noqa: TRY004
     check_rule(rule, AbstractRule)
     if not all(kernel.forgets for kernel in rule.kernels(0)):
         msg = (
