@@ -72,8 +72,8 @@ def plot_studies(studies: dict[str, dict[str, Convergence]]) -> Any:
                 ax.set_visible(False)
             for ax, (name, study) in zip(panels, by_name.items(), strict=False):
                 plot_convergence(study, ax, title=f"{row}: {name}")
-                ax.label_outer(remove_inner_ticks=False)
-                ax.set_xlabel(r"step size $h$")
+            for ax in panels[1:]:
+                ax.set_ylabel("")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         labels = [f"{label} (line: slope {i + 1})" for i, label in enumerate(labels)]
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))

@@ -18,6 +18,7 @@ LAYERS = [
     {"objective", "rules"},
     {"training", "trajectory", "slopes"},
     {"fields", "iterate"},
+    {"smooth"},
     {"flow", "memoryless", "decomposition", "with_bias", "observables", "modified_losses", "regimes"},
     {"convergence", "penalties", "problems", "sharpness"},
     {"experiments"},
@@ -55,7 +56,7 @@ def test_imports_point_down(path):
 
 def test_only_flow_and_what_takes_its_solvers_import_diffrax():
     users = {room(path) for path in modules() if any(m.split(".")[0] == "diffrax" for m, _ in imports(path))}
-    assert users == {"flow", "convergence", "experiments", "cli"}
+    assert users == {"smooth", "flow", "convergence", "experiments", "cli"}
 
 
 def test_only_the_command_line_prints():

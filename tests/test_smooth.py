@@ -1,0 +1,121 @@
+"""The smooth flow: one solve for all steps, far closer to the piecewise flow than this to the optimizer."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import implicit_adam as ia
+from implicit_adam.problems import bilinear, digits
+from tests import losses
+
+BILINEAR = bilinear()
+
+SETTINGS = {
+    "adam": (ia.Adam(1e-3, 0.9, 0.95, 1e-2), 500, {}),
+    "adam, practical memory": (ia.Adam(1e-4, 0.9, 0.999, 1e-6), 2000, {}),
+    "adam, eps outside": (ia.Adam(1e-3, 0.9, 0.95, 1e-1, eps_in_sqrt=False), 500, {}),
+    "rmsprop": (ia.RMSProp(1e-3, 0.95, 1e-2, bias_correction=True), 500, {}),
+    "adamw": (ia.AdamW(1e-3, 0.9, 0.95, 1e-2, weight_decay=0.1), 500, {}),
+    "implicit": (ia.Adam(1e-3, 0.9, 0.95, 1e-2), 500, {"solver": diffrax.Kvaerno5()}),
+}
+
+
+def sup(a, b):
+    return float(jnp.max(jnp.linalg.norm(a.params - b.params, axis=-1)))
+
+
+@pytest.mark.parametrize(("rule", "steps", "kwargs"), SETTINGS.values(), ids=SETTINGS.keys())
+def test_it_moves_the_flow_by_less_than_a_tenth_of_the_flows_own_error(rule, steps, kwargs):
+    arguments = (rule, BILINEAR.loss, BILINEAR.params, steps)
+    smooth = ia.flow(*arguments, smooth=True, save_every=steps // 10, **kwargs)
+    piecewise = ia.flow(*arguments, save_every=steps // 10)
+    optimizer = ia.iterate(*arguments, save_every=steps // 10)
+    assert 0 < sup(smooth, piecewise) < sup(piecewise, optimizer) / 10
+    np.testing.assert_array_equal(smooth.t, piecewise.t)
+    assert bool(smooth.finite)
+
+
+def test_it_holds_on_real_data():
+    problem = digits(batches=1, samples=300)
+    arguments = (ia.Adam(1e-4, 0.9, 0.95, 1e-4), problem.loss, problem.params, 200)
+    ends = [
+        ia.flow(*arguments, batches=problem.batches, save_every=200, smooth=smooth).params
+        for smooth in (True, False)
+    ]
+    end = ia.iterate(*arguments, batches=problem.batches, save_every=200).params
+    distance = lambda a, b: max(
+        float(jnp.max(jnp.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+    assert distance(*ends) < distance(ends[1], end) / 10
+
+
+def test_its_cost_does_not_depend_on_h():
+    """The right side is evaluated as often for a million steps as for a thousand, to a factor of two."""
+    evaluations = []
+
+    def loss(theta):
+        jax.debug.callback(lambda: evaluations.append(1))
+        return BILINEAR.loss(theta)
+
+    counts = []
+    for steps in (1_000, 1_000_000):
+        evaluations.clear()
+        run = ia.flow(
+            ia.Adam(1 / steps, 0.9, 0.95, 1e-2), loss, BILINEAR.params, steps, smooth=True, save_every=steps
+        )
+        jax.block_until_ready(run.params)
+        jax.effects_barrier()
+        counts.append(len(evaluations))
+    assert 0 < counts[1] < 2 * counts[0] < 2000
+
+
+def test_its_tolerance_is_the_users_and_is_reported():
+    arguments = (ia.Adam(1e-3, 0.9, 0.95, 1e-2), BILINEAR.loss, BILINEAR.params, 500)
+    tight, loose = (
+        ia.flow(
+            *arguments, smooth=True, save_every=100, stepsize_controller=diffrax.PIDController(rtol=x, atol=x)
+        )
+        for x in (1e-12, 1e-4)
+    )
+    assert 1e-12 < sup(tight, loose) < 1e-2
+    np.testing.assert_allclose(
+        loose.step_error, 1e-4 * (1 + jnp.max(jnp.abs(loose.params), axis=-1)), rtol=1e-12
+    )
+
+
+def test_it_differentiates_vmaps_and_stays_in_float32():
+    def end(h):
+        rule = ia.Adam(h, 0.9, 0.95, 1e-2)
+        return ia.flow(rule, BILINEAR.loss, BILINEAR.params, 100, smooth=True, save_every=100).params[-1]
+
+    difference = (end(1e-3 + 1e-7) - end(1e-3 - 1e-7)) / 2e-7
+    np.testing.assert_allclose(jax.jacfwd(end)(1e-3), difference, rtol=1e-4)
+    hs = jnp.asarray([1e-3, 2e-3])
+    np.testing.assert_allclose(jax.vmap(end)(hs), [end(h) for h in hs], rtol=1e-7)
+    start = BILINEAR.params.astype(jnp.float32)
+    narrow = ia.flow(ia.Adam(1e-3, 0.9, 0.95, 1e-2), BILINEAR.loss, start, 100, smooth=True)
+    assert narrow.params.dtype == jnp.float32
+    assert float(jnp.max(jnp.abs(narrow.params[-1].astype(float) - end(1e-3)))) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "rule", [ia.RMSProp(0.1), ia.HeavyBall(0.1), ia.Optax(0.1, ia.Adam(1.0).transformation())]
+)
+def test_a_field_that_is_not_in_closed_form_is_refused(rule):
+    with pytest.raises(ValueError, match="bias-corrected"):
+        ia.flow(rule, losses.full_loss, losses.START, 4, smooth=True)
+
+
+def test_mini_batches_are_refused():
+    with pytest.raises(ValueError, match="one batch"):
+        ia.flow(ia.Adam(0.1), losses.batch_loss, losses.START, 4, batches=losses.batches(), smooth=True)
+
+
+def test_divergence_is_a_flag():
+    explosive = lambda t: -jnp.sum(t**4)
+    loose = diffrax.PIDController(rtol=1e-3, atol=1e-3, dtmin=1e-9, force_dtmin=False)
+    kwargs = {"order": 0, "smooth": True, "stepsize_controller": loose}
+    run = ia.flow(ia.GradientDescent(0.1), explosive, losses.START, 400, **kwargs)
+    assert not bool(run.finite)
