@@ -21,7 +21,8 @@ class Optax(AbstractOptimizer):
 
     - `h`: the step size, for a `tx` of learning rate 1. A bare transformation given where an optimizer is
       expected counts as h = 1: its own learning rate is the step size, and time is counted in steps.
-    - `tx`: e.g. `optax.adabelief(1.0)` or a chain. It must be differentiable in the gradient.
+    - `tx`: e.g. `optax.adabelief(1.0)` or a chain. It must be differentiable in the gradient. Make it once:
+      each new transformation is a new function to JAX and compiles anew, while `h` is traced.
     - `window`: how many past steps the vector field looks back; None, all of them. A window starts the memory
       empty at step n - window with its counters (integer scalars) set as if it had run, so that a memory of
       decay b is cut with a relative error of about b^window.
