@@ -49,6 +49,8 @@ def check_hyperparameter(owner: str, name: str, value: Array, allowed: Interval)
         hint = ""
         if float(value) == 0 and not allowed.contains(0.0):
             hint = f" (a value below the smallest {value.dtype} number becomes 0)"
+        if float(value) == 1:
+            hint = f" (a {value.dtype} number this close to 1 becomes 1)"
         msg = f"{owner}: {name} = {float(value):g} is not allowed; it must be {allowed.words}{hint}"
         raise ValueError(msg)
 
@@ -223,13 +225,13 @@ def check_finite(name: str, value: Any) -> None:
         raise ValueError(msg)
 
 
-def check_saves(steps: Any, save_every: Any) -> None:
+def check_saves(steps: Any, save_every: Any) -> tuple[int, int]:
     """How many steps, and how many between saves: the end must be one of them."""
-    check_count("steps", steps)
-    check_count("save_every", save_every)
+    steps, save_every = check_count("steps", steps), check_count("save_every", save_every)
     if steps % save_every:
         msg = f"save_every = {save_every} must divide steps = {steps}, so that the end is saved"
         raise ValueError(msg)
+    return steps, save_every
 
 
 def check_step_counts(step_counts: Any) -> list[int]:

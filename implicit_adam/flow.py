@@ -136,10 +136,12 @@ def flow(
 
     Returns a `Trajectory` whose `step_error` holds the solver's error estimates. A diverging run, or a
     solver that gave up, is flagged (`finite`), never raised. Raises `ValueError` for bad arguments. Compiles
-    once for all values of the hyperparameters and the start.
+    once for all values of the hyperparameters and the start. Derivatives: forward mode (`jax.jvp`,
+    `jax.jacfwd`) always, reverse mode (`jax.grad`) for full-batch training with bias-corrected memory and
+    one solver step an interval.
     """
     check_order(order, HIGHEST_ORDER)
-    check_saves(steps, save_every)
+    steps, save_every = check_saves(steps, save_every)
     training = checked_training(rule, loss, params, batches, schedule, steps)
     if smooth:
         check_smooth(training)

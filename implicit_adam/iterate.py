@@ -58,7 +58,7 @@ def iterate(
     A diverging run is flagged (`finite`), never raised. Raises `ValueError` for bad arguments. Compiles once
     for all values of the hyperparameters and the start.
     """
-    check_saves(steps, save_every)
+    steps, save_every = check_saves(steps, save_every)
     return _iterate(checked_training(rule, loss, params, batches, schedule, steps), steps, save_every)
 
 

@@ -44,7 +44,7 @@ def memoryless(
     fixed time, at one field evaluation a step. Arguments, result and errors as in `flow`.
     """
     check_order(order, HIGHEST_ORDER)
-    check_saves(steps, save_every)
+    steps, save_every = check_saves(steps, save_every)
     return _memoryless(
         checked_training(rule, loss, params, batches, schedule, steps), steps, save_every, order
     )

@@ -24,6 +24,7 @@ HYPERPARAMETERS = {
     "beta-negative": (lambda: ia.HeavyBall(0.1, -0.1), "beta = -0.1"),
     "rho-above-one": (lambda: ia.RMSProp(0.1, rho=1.5), "rho = 1.5"),
     "rho-nan": (lambda: ia.Adam(0.1, rho=np.nan), "rho = nan"),
+    "rho-rounds-to-one": (lambda: ia.Adam(0.1, rho=jnp.asarray(1 - 1e-9, jnp.float32)), "becomes 1"),
     "eps-zero": (lambda: ia.Adam(0.1, eps=0.0), "eps = 0"),
     "eps-negative": (lambda: ia.RMSProp(0.1, eps=-1e-8), "eps = -1e-08"),
     "eps-underflows-at-once": (lambda: ia.Adam(0.1, eps=jnp.asarray(1e-60, jnp.float32)), "becomes 0"),
@@ -87,11 +88,14 @@ def test_an_eps_that_vanishes_in_the_dtype_of_the_parameters_is_refused(eps):
 
 TYPES = """
 import jax.numpy as jnp
+import numpy as np
 import implicit_adam as ia
 rule, loss, start = ia.Adam(0.1), lambda t: jnp.sum(t**2), jnp.ones(2)
+assert ia.iterate(rule, loss, start, np.int64(4)).t.shape == (5,)
 CALLS = [
     (lambda: ia.iterate(rule, loss, start, 4.0), "integer >= 1, got 4.0"),
     (lambda: ia.flow(rule, loss, start, True), "got True"),
+    (lambda: ia.iterate(rule, loss, start, np.int64(4), save_every=np.int32(3)), "divide"),
     (lambda: ia.flow("adam", loss, start, 4), "ia.Adam"),
     (lambda: ia.vector_field("adam", loss), "ia.Adam"),
     (lambda: ia.vector_field(rule, loss, order=True), "order"),

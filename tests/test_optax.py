@@ -28,6 +28,8 @@ TRANSFORMATIONS = {
     "ademamix": optax.contrib.ademamix(1.0, b1=0.5, b2=0.6, b3=0.7, alpha=0.8, eps_root=0.1),
     "adan": optax.adan(1.0, b1=0.5, b2=0.6, b3=0.7, eps=0.3),
     "lamb": optax.lamb(1.0, b1=0.5, b2=0.6, eps=0.3, weight_decay=0.1),
+    "radam": optax.radam(1.0, b1=0.5, b2=0.6, eps_root=0.1),
+    "novograd": optax.novograd(1.0, b1=0.5, b2=0.6, eps=0.1),
     "lion-smooth": optax.chain(optax.scale_by_lion(0.5, 0.6, mode="smooth"), optax.scale(-1.0)),
     "scheduled-adam": optax.adam(optax.linear_schedule(1.0, 0.5, 20), **ADAM),
     "chain-decay-momentum": optax.chain(optax.add_decayed_weights(0.2), optax.trace(0.5), optax.scale(-1.0)),
@@ -51,13 +53,12 @@ def test_the_flow_of_an_optax_transformation_is_of_second_order(tx):
 
 
 # Differentiable almost everywhere, yet outside the theorem, each for its own reason. Also outside, untested:
-# what has iterates of its own (lookahead, schedule_free), needs the loss (polyak_sgd, lbfgs), or has kinks
-# that a run crosses (amsgrad, adamax: a maximum; clip, adaptive clipping: a threshold).
+# lookahead (as schedule_free) and kinks that a run crosses (adamax: a maximum; clip: a threshold).
 OUTSIDE = {
-    "adagrad: its memory spans the whole run, h times memory does not go to zero": optax.adagrad(
-        1.0, 0.2, eps=0.1
-    ),
-    "yogi: a sign inside makes the second moment jump": optax.yogi(1.0, b1=0.5, b2=0.6, eps=0.3),
+    "adagrad": optax.adagrad(1.0, 0.2, eps=0.1),  # its memory spans the whole run: h times memory stays large
+    "amsgrad": optax.amsgrad(1.0, b1=0.5, b2=0.6, eps_root=0.1),  # so does that of a maximum
+    "yogi": optax.yogi(1.0, b1=0.5, b2=0.6, eps=0.3),  # a sign inside makes the second moment jump
+    "schedule-free": optax.contrib.schedule_free(optax.sgd(1.0), 1.0, b1=0.5),  # it keeps iterates of its own
 }
 
 
@@ -76,6 +77,7 @@ FLAT = {
         optax.chain(optax.scale_by_sign(), optax.add_decayed_weights(0.1)), "derivative zero"
     ),
     "quantised": (optax.stateless(lambda u, _: jax.tree.map(jnp.round, u)), "derivative zero"),
+    "needs-the-loss": (optax.polyak_sgd(), "alone.*value"),
     "ignores-the-gradient": (optax.set_to_zero(), "derivative zero"),
     "no-finite-derivative": (
         optax.stateless(lambda u, _: jax.tree.map(lambda x: jnp.sqrt(x - x), u)), "no finite derivative"

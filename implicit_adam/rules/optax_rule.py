@@ -23,6 +23,8 @@ class Optax(AbstractOptimizer):
       expected counts as h = 1: its own learning rate is the step size, and time is counted in steps.
     - `tx`: e.g. `optax.adabelief(1.0)` or a chain. It must be differentiable in the gradient. Make it once:
       each new transformation is a new function to JAX and compiles anew, while `h` is traced.
+      Its state must be a fading memory of gradients: iterates kept there (schedule_free, lookahead) or a
+      memory that never fades (adagrad, amsgrad) are outside the theorem, which `convergence` shows.
     - `window`: how many past steps the vector field looks back; None, all of them. A window starts the memory
       empty at step n - window with its counters (integer scalars) set as if it had run, so that a memory of
       decay b is cut with a relative error of about b^window.
@@ -64,7 +66,14 @@ def check_differentiable(tx: optax.GradientTransformation, params: Params) -> No
 
     Decided by trying, not by names: the derivative of the third update along a random gradient.
     """
-    response = _response(tx, params)
+    try:
+        response = _response(tx, params)
+    except TypeError as error:
+        msg = (
+            f"this transformation cannot be run by update(gradient, state, params) alone ({error}); one that "
+            "needs the loss or a line search as well has no modified equation here"
+        )
+        raise ValueError(msg) from error
     if any(is_traced(leaf) for leaf in response):
         return
     size = sum(float(np.abs(np.asarray(leaf, np.float64)).sum()) for leaf in response)
