@@ -11,7 +11,7 @@ from implicit_adam.fields.select import exact_expansion
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.optax_rule import as_optimizer
 from implicit_adam.training import checked_training
-from implicit_adam.types import Batches, Loss, Params, Scalar
+from implicit_adam.types import Batches, Loss, Params
 
 
 class WithBiasState(NamedTuple):
@@ -24,7 +24,7 @@ class WithBiasState(NamedTuple):
 def with_bias(
     rule: AbstractOptimizer | optax.GradientTransformation,
     loss: Loss,
-    strength: float | Scalar,
+    strength: Any,
     *,
     batches: Batches = None,
     schedule: Any = None,

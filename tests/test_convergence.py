@@ -49,8 +49,17 @@ def test_a_study_compiles_once_and_tells_its_progress():
 
 
 def test_the_step_size_is_the_horizon_over_the_steps_whatever_the_rules_own():
-    np.testing.assert_allclose(study().h, 0.1 / np.array(COUNTS))
-    np.testing.assert_array_equal(study().error[1], study(rule=ia.Adam(0.3, 0.5, 0.6, 0.1)).error[1])
+    result = study()
+    np.testing.assert_allclose(result.h, 0.1 / np.array(COUNTS))
+    np.testing.assert_array_equal(result.error[1], study(rule=ia.Adam(0.3, 0.5, 0.6, 0.1)).error[1])
+
+
+def test_the_constant_is_that_of_the_theorem():
+    result = study(step_counts=(80, 160, 320))
+    for order in (0, 1):
+        np.testing.assert_allclose(
+            result.constant[order], result.error[order] / result.h ** (order + 1), rtol=0.1
+        )
 
 
 def test_only_the_asked_orders_are_studied():

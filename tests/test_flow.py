@@ -43,6 +43,11 @@ def test_the_step_error_bounds_what_heun_does_wrong_in_each_interval():
     wrong = float(jnp.max(jnp.abs(heun.params[1] - exact.params[1])))
     assert 0 < wrong < float(heun.step_error[1])
     assert float(heun.step_error[0]) == 0
+    # Heun's embedded Euler step differs by h (k2 - k1) / 2.
+    field = ia.vector_field(RULE, losses.batch_loss, batches=BATCHES)
+    k1 = field(0, losses.START)
+    k2 = field(0, losses.START + 0.02 * k1)
+    np.testing.assert_allclose(heun.step_error[1], 0.01 * jnp.max(jnp.abs(k2 - k1)), rtol=1e-9)
 
 
 def test_the_step_error_of_an_adaptive_solve_bounds_its_error_and_follows_the_tolerance():
@@ -52,6 +57,10 @@ def test_the_step_error_of_an_adaptive_solve_bounds_its_error_and_follows_the_to
         adaptive = run(solver=diffrax.Heun(), stepsize_controller=controller, steps=1)
         wrong = float(jnp.max(jnp.abs(adaptive.params[1] - exact.params[1])))
         assert wrong < float(adaptive.step_error[1]) < 100 * tolerance
+        one_step = tolerance * (1 + float(jnp.max(jnp.abs(adaptive.params[1]))))
+        steps = float(adaptive.step_error[1]) / one_step
+        assert steps == pytest.approx(round(steps))
+        assert tolerance == 1e-5 or steps > 1
 
 
 def test_a_solver_without_an_error_estimate_reports_nan():

@@ -44,6 +44,14 @@ def test_too_few_usable_errors_decide_nothing():
     assert np.isnan(law.slope)
 
 
+def test_only_an_unbroken_tail_is_fitted():
+    """An early slope that happens to agree, beyond one that does not, is no part of it."""
+    slopes = np.array([2.0, 2.0, 1.0, 2.0, 2.0])
+    error = np.exp(np.concatenate([[0.0], np.cumsum(slopes * np.diff(np.log(H[:6])))]))
+    law = fit_tail(H[:6], error, NO_FLOOR[:6], FAR[:6], expected=2)
+    np.testing.assert_allclose(law.slope, 2, rtol=1e-12)
+
+
 def test_zero_and_infinite_errors_give_nan_slopes_and_no_warning():
     error = np.array([np.inf, 1.0, 0.5, 0.0])
     assert np.isnan(local_slopes(H[:4], error)).tolist() == [True, False, True]
@@ -60,7 +68,7 @@ def test_the_standard_error_is_that_of_least_squares():
 
 def test_errors_of_the_size_of_the_way_travelled_are_left_out():
     """Far outside the regime the error is as large as the run, whatever h: a settled slope of nothing."""
-    nonsense = np.where(H > 0.02, 1.0, H**2)
-    assert not fit_tail(H[:3], np.ones(3), NO_FLOOR[:3], np.ones(3), expected=1).settled
+    nonsense = np.where(H > 0.02, 0.5, H**2)
+    assert not fit_tail(H[:3], np.full(3, 0.5), NO_FLOOR[:3], np.ones(3), expected=1).settled
     law = fit_tail(H, nonsense, NO_FLOOR, np.ones(7), expected=2)
     np.testing.assert_allclose(law.slope, 2, rtol=1e-9)

@@ -37,12 +37,14 @@ def minibatch(rule: AbstractRule, objective: Objective) -> Expansion:
 
     def weights(l: StepNumber) -> Weights:
         """w_i(l, b)."""
-        return jnp.stack([kernel.scale @ A(l) for kernel, A in zip(rule.kernels(l), visits, strict=True)])
+        return jnp.stack(
+            [_matmul(kernel.scale, A(l)) for kernel, A in zip(rule.kernels(l), visits, strict=True)]
+        )
 
     def partial_weights(n: StepNumber, l: StepNumber) -> Weights:
         """u_i(n, l, b): what step n remembers of the visits up to step l."""
         return jnp.stack(
-            [at_lag(kernel, n - l) @ A(l) for kernel, A in zip(rule.kernels(n), visits, strict=True)]
+            [_matmul(at_lag(kernel, n - l), A(l)) for kernel, A in zip(rule.kernels(n), visits, strict=True)]
         )
 
     def frozen_update(psi: Features, theta: Vector, l: StepNumber) -> Vector:
