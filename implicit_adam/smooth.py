@@ -31,6 +31,9 @@ def check_smooth(training: Training) -> None:
             f"such as ia.Adam; got m = {m} and {type(rule).__name__}"
         )
         raise ValueError(msg)
+    if training.theta.dtype.itemsize < 4:
+        msg = f"smooth=True needs float32 or float64 parameters, got {training.theta.dtype}: cast them"
+        raise ValueError(msg)
 
 
 def smooth_solution(

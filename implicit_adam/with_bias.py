@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from implicit_adam.checks import check_finite, check_rule
+from implicit_adam.checks import check_finite, check_rule, check_step_number
 from implicit_adam.fields.select import exact_expansion
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.optax_rule import as_optimizer
@@ -53,6 +53,7 @@ def with_bias(
             msg = "with_bias needs the parameters: call update(gradient, state, params)"
             raise ValueError(msg)
         training = checked_training(optimizer, loss, params, batches, schedule)
+        check_step_number(state.n, training.schedule)
         expansion = exact_expansion(training.rule, training.objective)
         _, DF = expansion.derivative(state.n, training.theta, 1 / 2)
         h = training.rule.h

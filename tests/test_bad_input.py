@@ -86,6 +86,16 @@ def test_an_eps_that_vanishes_in_the_dtype_of_the_parameters_is_refused(eps):
         ia.iterate(ia.Adam(0.1, eps=eps), lambda t: jnp.sum(t**2), START.astype(jnp.float32), 4)
 
 
+def test_a_decay_that_becomes_one_in_the_dtype_of_the_parameters_is_refused():
+    with pytest.raises(ValueError, match=r"rho = 1 .*bfloat16"):
+        ia.iterate(ia.Adam(0.1, rho=0.9999, eps=1e-3), lambda t: jnp.sum(t**2), START.astype(jnp.bfloat16), 4)
+
+
+def test_a_window_is_a_positive_count():
+    with pytest.raises(ValueError, match="window"):
+        ia.Optax(0.1, ia.Adam(1.0).transformation(), window=0)
+
+
 TYPES = """
 import jax.numpy as jnp
 import numpy as np

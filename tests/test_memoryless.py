@@ -133,6 +133,17 @@ def test_a_strength_is_one_finite_number(strength):
         ia.with_bias(ia.Adam(0.1), losses.full_loss, strength)
 
 
+def test_it_does_not_run_past_its_schedule():
+    kwargs = {"batches": BATCHES, "schedule": jnp.asarray([0, 1])}
+    tx = ia.with_bias(ia.Adam(0.1, 0.5, 0.6, 0.1), losses.batch_loss, -1.0, **kwargs)
+    state = tx.init(losses.START)
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(2):
+            _, state = tx.update(losses.START, state, losses.START)
+        with pytest.raises(ValueError, match=r"0 \.\. 1"):
+            tx.update(losses.START, state, losses.START)
+
+
 def test_with_bias_needs_the_parameters():
     tx = ia.with_bias(ia.Adam(0.1), losses.full_loss, -1.0)
     with pytest.raises(ValueError, match=r"update\(gradient, state, params\)"):

@@ -108,6 +108,12 @@ def test_a_field_that_is_not_in_closed_form_is_refused(rule):
         ia.flow(rule, losses.full_loss, losses.START, 4, smooth=True)
 
 
+def test_dtypes_too_narrow_for_its_tolerance_are_refused():
+    start = losses.START.astype(jnp.float16)
+    with pytest.raises(ValueError, match="float32 or float64"):
+        ia.flow(ia.Adam(0.1, 0.9, 0.95, 1e-2), lambda t: jnp.sum(t**2), start, 4, smooth=True)
+
+
 def test_mini_batches_are_refused():
     with pytest.raises(ValueError, match="one batch"):
         ia.flow(ia.Adam(0.1), losses.batch_loss, losses.START, 4, batches=losses.batches(), smooth=True)

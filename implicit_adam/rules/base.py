@@ -44,10 +44,7 @@ class AbstractOptimizer(eqx.Module):
     h: eqx.AbstractVar[Scalar]
 
     def __check_init__(self) -> None:
-        for field in fields(self):
-            if ALLOWED in field.metadata:
-                value, allowed = getattr(self, field.name), field.metadata[ALLOWED]
-                check_hyperparameter(type(self).__name__, field.name, value, allowed)
+        _check_hyperparameters(self)
 
     @abstractmethod
     def transformation(self) -> optax.GradientTransformation:
@@ -58,11 +55,21 @@ class AbstractOptimizer(eqx.Module):
         for field in fields(self):
             if field.name == "eps":
                 check_positive_in(dtype, type(self).__name__, field.name, getattr(self, field.name))
-        return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_array(x) else x, self)
+        rule = jax.tree.map(lambda x: x.astype(dtype) if eqx.is_array(x) else x, self)
+        # Once more: a decay close to 1 may have become 1.
+        _check_hyperparameters(rule)
+        return rule
 
     def with_step_size(self, h: Scalar) -> "AbstractOptimizer":
         """The same optimizer with another step size."""
         return eqx.tree_at(lambda rule: rule.h, self, h)
+
+
+def _check_hyperparameters(rule: AbstractOptimizer) -> None:
+    for field in fields(rule):
+        if ALLOWED in field.metadata:
+            value, allowed = getattr(rule, field.name), field.metadata[ALLOWED]
+            check_hyperparameter(type(rule).__name__, field.name, value, allowed)
 
 
 class AbstractRule(AbstractOptimizer):

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from implicit_adam.checks import POSITIVE, is_traced
+from implicit_adam.checks import POSITIVE, check_count, is_traced
 from implicit_adam.rules.base import AbstractOptimizer, scalar
 from implicit_adam.types import Params, Scalar, Vector
 
@@ -33,6 +33,10 @@ class Optax(AbstractOptimizer):
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
     tx: optax.GradientTransformation
     window: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.window is not None:
+            check_count("window", self.window)
 
     def transformation(self):
         return optax.chain(self.tx, optax.scale(self.h))
