@@ -162,7 +162,7 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_order(order: Any, highest: int) -> None:
-    """The order of the modified equation, counted as in DESIGN: 0 leading flow, 1 the paper's."""
+    """The order of the modified equation: 0 the leading (sign-type) flow, 1 the paper's correction."""
     if isinstance(order, bool) or not isinstance(order, int) or not 0 <= order <= highest:
         msg = f"order must be an integer from 0 (leading flow) to {highest}, got {order!r}"
         raise ValueError(msg)

@@ -4,7 +4,7 @@ Every kernel here is a sum of exponentials in the lag j = n - k,
 
     w(n, k) = sum_e scale_e(n) * decay_e^(n-k),        k = 0 .. n,
 
-so that all sums over the history have closed forms (DESIGN: features, kernels, readout). `decay = 0`
+so that all sums over the history have closed forms. `decay = 0`
 is the present gradient alone (0^0 = 1) and `decay = 1` a memory that never forgets.
 """
 
