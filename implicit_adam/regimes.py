@@ -39,7 +39,7 @@ class Regimes(NamedTuple):
     - `positive`: the share of coordinates where it is positive.
     - `alignment`: cosine of the bias and the gradient of the norm; at -1 its decrease is only hindered.
     - `eps_small`, `eps_between`, `eps_large`: shares of coordinates: g^2 > 100 eps, between, g^2 < eps/100.
-    - `cell`: index into `CELLS`, by where more than half of the coordinates are.
+    - `cell`: index into `CELLS`, where over half of the coordinates are, with the sign of brace it says.
     - `validity`: ||h DF[v]|| / ||F||, the size of the first correction relative to the leading flow. It is h
       times memory times curvature; the next term is about its square, so that the expansion is to be trusted
       below about 0.1 and says nothing above 1.
@@ -74,8 +74,8 @@ def regimes(rule: Adam | RMSProp, loss: Loss, params: Params) -> Regimes:
         eps inside:   (1+b)/(1-b) - (1+r)/(1-r) + (1+r)/(1-r) eps / (g^2 + eps)
         eps outside:  (1+b)/(1-b) - (1+r)/(1-r) |g| / (|g| + eps)
 
-    with b = beta (0 for RMSProp), r = rho, full batch and n to infinity. With eps outside, g^2 is compared
-    with eps^2. Can be jitted and vmapped. Raises `ValueError` for other optimizers and for bad arguments.
+    with b = beta (0 for RMSProp), r = rho, full batch and n to infinity. With eps outside, |g| is compared
+    with eps. Can be jitted and vmapped. Raises `ValueError` for other optimizers and for bad arguments.
     """
     check_kind("regimes", rule, Adam, RMSProp)
     training = checked_training(rule, loss, params)
@@ -92,9 +92,9 @@ def regimes(rule: Adam | RMSProp, loss: Loss, params: Params) -> Regimes:
     # The bias is (h/2) brace * grad of the norm; h/2 does not turn it.
     alignment = _cosine(brace * norm_gradient, norm_gradient)
 
-    ratio = g**2 / (rule.eps if rule.eps_in_sqrt else rule.eps**2)
-    small, large = jnp.mean(ratio > FACTOR), jnp.mean(ratio < 1 / FACTOR)
-    small, large = small.astype(theta.dtype), large.astype(theta.dtype)
+    ratio = g**2 / rule.eps if rule.eps_in_sqrt else jnp.abs(g) / rule.eps
+    is_small, is_large = ratio > FACTOR, ratio < 1 / FACTOR
+    small, large = (jnp.mean(here).astype(theta.dtype) for here in (is_small, is_large))
     return Regimes(
         brace=training.unraveled(brace),
         positive=jnp.mean(brace > 0).astype(theta.dtype),
@@ -102,7 +102,7 @@ def regimes(rule: Adam | RMSProp, loss: Loss, params: Params) -> Regimes:
         eps_small=small,
         eps_between=1 - small - large,
         eps_large=large,
-        cell=_cell(memories[0] >= memories[1], small, large),
+        cell=_cell(memories[0] >= memories[1], is_small, is_large, brace),
         validity=rule.h * jnp.linalg.norm(DF) / jnp.linalg.norm(F),
     )
 
@@ -128,7 +128,8 @@ def training_regime(trajectory: Trajectory, loss: Loss, *, batches: Batches = No
 
     E = jax.lax.map(mean_loss, trajectory.params)
     lowest = jax.lax.cummin(E)
-    rise = jnp.max(E - lowest) / (E[0] - lowest[-1])
+    highest_rise, gain = jnp.max(E - lowest), E[0] - lowest[-1]
+    rise = jnp.where(highest_rise > 0, highest_rise / gain, jnp.zeros_like(gain))
     last_tenth = E[-max(1, len(E) // 10) :]
     diverged = ~jnp.all(jnp.isfinite(E)) | (jnp.median(last_tenth) > E[0])
     regime = jnp.where(diverged, 2, jnp.where(rise > SPIKE, 1, 0))
@@ -139,6 +140,9 @@ def _cosine(x: Vector, y: Vector) -> Scalar:
     return x @ y / (jnp.linalg.norm(x) * jnp.linalg.norm(y))
 
 
-def _cell(beta_at_least_rho: Flag, small: Scalar, large: Scalar) -> Int[Array, ""]:
+def _cell(beta_at_least_rho: Flag, is_small: Any, is_large: Any, brace: Vector) -> Int[Array, ""]:
+    # With cr >> cb the brace can be negative well into "large eps": such a coordinate belongs to no cell.
     row = jnp.where(beta_at_least_rho, 0, 2)
+    small = jnp.mean(is_small & jnp.where(beta_at_least_rho, brace >= 0, brace < 0))
+    large = jnp.mean(is_large & (brace > 0))
     return jnp.where(small > 1 / 2, row, jnp.where(large > 1 / 2, row + 1, 4))

@@ -63,6 +63,17 @@ def test_every_cell_of_table_1_is_reached(setting, cell, inside):
     assert len(CELLS) == 5
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_cell_never_contradicts_the_sign_of_the_braces(inside):
+    """rho close to 1 keeps the brace negative although eps is a hundred times larger: neither extreme."""
+    size = float(jnp.max(jnp.abs(g)))
+    eps = 150 * size**2 if inside else 150 * size
+    found = ia.regimes(ia.Adam(0.1, 0.0, 0.9999, eps, eps_in_sqrt=inside), losses.full_loss, losses.START)
+    assert float(found.eps_large) == 1
+    assert float(found.positive) < 0.5
+    assert int(found.cell) == 4
+
+
 def test_the_validity_is_the_size_of_the_correction_relative_to_the_leading_flow():
     for h in (0.01, 0.02):
         rule = ia.Adam(h, 0.9, 0.95, 0.3)
@@ -128,6 +139,7 @@ def test_made_up_curves():
     spike = decay.copy()
     spike[120] = 0.3
     assert regime_of(spike) == "spikes"
+    assert regime_of(np.ones(50)) == "stable oscillation"
     assert regime_of(1e-6 * spike) == "spikes"
     assert regime_of(decay[::-1]) == "divergence"
     broken = decay.copy()
