@@ -31,6 +31,7 @@ class Convergence(NamedTuple):
     - `error`: (K,) sup over n of the 2-norm of the difference; `max_norm_error`: of its max-norm.
     - `local_slope`: (K-1,) between neighbouring step sizes.
     - `slope`, `slope_stderr`: the power of h fitted to the settled tail, with its standard error.
+    - `limiting_slope`: where the local slopes head as h goes to zero, by extrapolating the last two.
     - `constant`: C of error = C h^(order+1), on the same tail.
     - `asymptotic`: whether the local slopes have settled; if not, nothing is decided yet: go to smaller h.
     - `rounding_floor`: (K,) eps sqrt(steps) sup ||theta||, an upper estimate of what rounding alone adds;
@@ -45,6 +46,7 @@ class Convergence(NamedTuple):
     local_slope: dict[int, np.ndarray]
     slope: dict[int, float]
     slope_stderr: dict[int, float]
+    limiting_slope: dict[int, float]
     constant: dict[int, float]
     asymptotic: dict[int, bool]
     rounding_floor: np.ndarray
@@ -156,6 +158,7 @@ def _study(h: np.ndarray, steps: np.ndarray, orders: tuple[int, ...], suprema: l
         local_slope={q: local_slopes(h, error[q]) for q in orders},
         slope={q: law.slope for q, law in laws.items()},
         slope_stderr={q: law.stderr for q, law in laws.items()},
+        limiting_slope={q: law.limit for q, law in laws.items()},
         constant={q: law.constant for q, law in laws.items()},
         asymptotic={q: law.settled for q, law in laws.items()},
         rounding_floor=floor,

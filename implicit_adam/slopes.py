@@ -8,16 +8,23 @@ import numpy as np
 FLOOR_MARGIN = 10.0
 # Where the flow is further off than this share of the way travelled, h is in no sense small.
 CEILING = 0.1
-# As the local slopes approach their limit geometrically, what is left to go is about the last difference.
+# How far the local slopes of the tail may differ, and how much they may still have to go.
 SETTLED = 0.1
+# Step sizes closer together than this tell nothing of a power.
+SPAN = 3.0
 
 
 class PowerLaw(NamedTuple):
-    """error = constant h^expected near the fitted slope; NaN where fewer than three errors can be used."""
+    """error = constant h^expected near the fitted slope; NaN where fewer than three errors can be used.
+
+    `limit` is where the local slopes are heading as h goes to zero, `drift` how far that is from the last one.
+    """
 
     slope: float
     stderr: float
     constant: float
+    limit: float
+    drift: float
     settled: bool
 
 
@@ -39,13 +46,25 @@ def fit_tail(
     chosen = _usable(error, floor, travelled)
     h, error = h[chosen], error[chosen]
     if len(h) < 3:
-        return PowerLaw(np.nan, np.nan, np.nan, settled=False)
+        return PowerLaw(*[np.nan] * 5, settled=False)
     agrees = np.abs(local_slopes(h, error) - local_slopes(h, error)[-1]) <= SETTLED
     agreeing = len(agrees) if agrees.all() else int(np.argmin(agrees[::-1]))
     tail = slice(-max(agreeing, 2) - 1, None)
     slope, stderr = _regress(np.log(h[tail]), np.log(error[tail]))
     constant = np.exp(np.mean(np.log(error[tail]) - expected * np.log(h[tail])))
-    return PowerLaw(slope, stderr, float(constant), settled=agreeing >= 2)
+    last, drift = local_slopes(h, error)[-1], _drift(h, local_slopes(h, error))
+    settled = agreeing >= 2 and abs(drift) <= SETTLED and h[tail][0] >= SPAN * h[tail][-1]
+    return PowerLaw(slope, stderr, float(constant), float(last + drift), float(drift), bool(settled))
+
+
+def _drift(h: np.ndarray, slopes: np.ndarray) -> float:
+    """What the last local slope still has to go, if they approach their limit in proportion to h.
+
+    For halved h it is the last difference, for steps closer together a multiple of it.
+    """
+    middle = np.sqrt(h[1:] * h[:-1])
+    ratio = middle[-1] / middle[-2]
+    return (slopes[-1] - slopes[-2]) * ratio / (1 - ratio)
 
 
 def _usable(error: np.ndarray, floor: np.ndarray, travelled: np.ndarray) -> slice:

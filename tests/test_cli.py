@@ -79,6 +79,19 @@ def test_a_slope_that_contradicts_the_theorem_is_exit_status_1(tmp_path, capsys)
     del command.SOLVERS["euler"]
 
 
+STILL_BENDING = {
+    "bends-to-two": ["--rho", "0.9", "--eps", "1", "--horizon", "1", "--steps", "50,100,200,400"],
+    "close-together": ["--steps", "10,11,12,13"],
+}
+
+
+@pytest.mark.parametrize("options", STILL_BENDING.values(), ids=STILL_BENDING.keys())
+def test_slopes_on_their_way_to_the_theorems_do_not_contradict_it(options, tmp_path, capsys):
+    common = ["--problem", "bilinear", "--optimizer", "adam", "--eps-placement", "inside"]
+    assert verify(tmp_path, *common, *options) == 3
+    assert "contradicted" not in capsys.readouterr().out
+
+
 def test_options_reach_the_study(tmp_path):
     def slopes(*options):
         verify(tmp_path, *QUICK, "--optimizer", "adam", "--eps-placement", "inside", *options)

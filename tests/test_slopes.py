@@ -44,6 +44,22 @@ def test_too_few_usable_errors_decide_nothing():
     assert np.isnan(law.slope)
 
 
+@pytest.mark.parametrize("ratio", [2.0, 1.5, 1.1])
+def test_the_limit_is_extrapolated_whatever_the_ratio_of_the_steps(ratio):
+    h = 0.02 / ratio ** np.arange(14)
+    law = fit_tail(h, h**2 * (1 + 10 * h), np.zeros(14), np.full(14, 1e9), expected=2)
+    assert abs(law.limit - 2) < 0.02
+    assert abs(law.limit - 2) < abs(local_slopes(h, h**2 * (1 + 10 * h))[-1] - 2)
+
+
+def test_steps_close_together_do_not_settle_anything():
+    """Neighbouring slopes then agree whatever the law is."""
+    h = 1.0 / np.array([10, 11, 12, 13])
+    assert not fit_tail(h, h**2, np.zeros(4), np.full(4, 1e9), expected=2).settled
+    h = 1.0 / 1.3 ** np.arange(6)
+    assert not fit_tail(h, h * (1 + 3 * h), np.zeros(6), np.full(6, 1e9), expected=1).settled
+
+
 def test_only_an_unbroken_tail_is_fitted():
     """An early slope that happens to agree, beyond one that does not, is no part of it."""
     slopes = np.array([2.0, 2.0, 1.0, 2.0, 2.0])
