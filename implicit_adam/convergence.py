@@ -124,7 +124,7 @@ def convergence(
 
     Needs float64 parameters: in float32 the flow and the optimizer round alike for small h, and their
     difference vanishes where the true one does not. Raises `ValueError` for that and for bad arguments.
-    Compiles once.
+    Compiles once. It runs on the host and is not for jit or vmap; `supremum` is.
     """
     counts = check_step_counts(step_counts)
     check_horizon(horizon)

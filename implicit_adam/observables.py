@@ -39,7 +39,7 @@ def bias(rule: AbstractRule, loss: Loss, params: Params) -> Params:
     and with eps outside (R = |g| + eps) the last term of the brace is absent and the second multiplied by
     |g|/(|g|+eps). For any rule, bias = R h DF[v] with 1/R the derivative of the update in the remembered
     gradient (R = 1 for gradient descent, 1 - beta for heavy ball). A pytree like params, in units of
-    gradients.
+    gradients; not finite where the update no longer responds, as where the smooth sign of Lion saturates.
     """
     check_has_limit(rule)
     training = checked_training(rule, loss, params)

@@ -17,7 +17,7 @@ SPAN = 3.0
 class PowerLaw(NamedTuple):
     """error = constant h^expected near the fitted slope; NaN where fewer than three errors can be used.
 
-    `limit` is where the local slopes are heading as h goes to zero, `drift` how far that is from the last one.
+    `limit` is where the local slopes head as h goes to zero, `drift` how far that is from the last one.
     """
 
     slope: float

@@ -79,6 +79,18 @@ def test_the_field_is_the_derivative_of_the_optax_update_along_the_lagged_displa
             close(by_optax(n, losses.START), expected, 1e-12)
 
 
+@every_rule
+def test_the_full_batch_field_of_an_early_step_is_that_derivative_too(build):
+    """Early steps decide which rules have a closed form; slopes would not see them."""
+    h, one = 0.3, build(1.0).transformation()
+    batches = jax.tree.map(lambda x: x[:1], losses.batches())
+    for n in (0, 1, 4):
+        schedule = jnp.zeros(n + 1, int)
+        F, DF = frozen_update_and_derivative(one, losses.batch_loss, batches, schedule, n, losses.START)
+        for order, expected in enumerate((-F, -(F + h * DF))):
+            close(ia.vector_field(build(h), losses.full_loss, order=order)(n, losses.START), expected, 1e-12)
+
+
 @pytest.mark.parametrize("build", closed.values(), ids=closed.keys())
 @pytest.mark.parametrize("n", [0, 1, 7, 200])
 def test_the_closed_form_is_the_mini_batch_field_with_one_batch(build, n):

@@ -101,6 +101,12 @@ def test_the_limit_of_an_optax_transformation_is_refused_with_the_way_round(tx):
         check_has_limit(tx)
 
 
+def test_a_clipped_transformation_is_not_taken_for_a_sign():
+    tx = optax.chain(optax.clip(1e-2), optax.sgd(1.0))
+    field = ia.optax_vector_field(tx, lambda t: jnp.sum(t**2) / 1e3, 0.1)
+    assert bool(jnp.all(jnp.isfinite(field(3, losses.START))))
+
+
 def test_a_bare_transformation_counts_time_in_steps_and_follows_the_same_path():
     bare = ia.flow(optax.adam(0.01, **ADAM), losses.full_loss, losses.START, 8)
     timed = ia.flow(ia.Optax(0.01, optax.adam(1.0, **ADAM)), losses.full_loss, losses.START, 8)

@@ -17,11 +17,17 @@ def parse_optax(text: str) -> optax.GradientTransformation:
     """`optax:NAME(argument=value, ..)` as a transformation of learning rate 1; values are literals."""
     name, arguments = _name_and_arguments(text)
     factory = _find(name)
-    if "learning_rate" in inspect.signature(factory).parameters:
-        tx = factory(**{"learning_rate": 1.0, **arguments})
-    else:
-        # A scale_by_.. transformation: gradients in, directions of ascent out.
-        tx = optax.chain(factory(**arguments), optax.scale(-1.0))
+    has_rate = "learning_rate" in inspect.signature(factory).parameters
+    try:
+        tx = factory(**({"learning_rate": 1.0} if has_rate else {}), **arguments)
+    except TypeError as error:
+        msg = f"{text}: {error}"
+        raise ValueError(msg) from error
+    if not isinstance(tx, optax.GradientTransformation):
+        msg = f"{text} makes no optax transformation"
+        raise ValueError(msg)  # noqa: TRY004
+    # A scale_by_.. transformation takes gradients and gives directions of ascent.
+    tx = tx if has_rate else optax.chain(tx, optax.scale(-1.0))
     check_differentiable(tx, jnp.ones(3))
     return tx
 

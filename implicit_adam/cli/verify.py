@@ -121,6 +121,8 @@ def add_verify(commands: Any) -> None:
 def _verify(options: argparse.Namespace) -> int:
     config = _verify_config(options)
     plan = list(verify.cases(config))
+    for case in plan:
+        case.rule.astype(jnp.dtype(config.dtype))
     require("matplotlib", "tqdm", *(["sklearn"] if "digits" in config.problems else []))
     folder = writable_folder(options.out)
 
@@ -166,6 +168,8 @@ def _verify_config(options: argparse.Namespace) -> VerifyConfig:
             raise ValueError(msg)
     check_wide_dtype(jnp.dtype(options.dtype))
     check_step_counts(options.steps)
+    if options.seed is not None:
+        check_count("--seed", options.seed, least=0)
     if options.horizon is not None:
         check_horizon(options.horizon)
     given = {

@@ -154,7 +154,7 @@ def hyperparameter_values(case: Case) -> dict[str, float | bool]:
 
 
 def as_json(config: VerifyConfig, outcomes: list[Outcome]) -> dict[str, Any]:
-    """The config and everything measured, as plain numbers and strings (NaN and infinity as null)."""
+    """The steps, the seed and everything measured, as plain numbers and strings (NaN as null)."""
     return {
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
         "step_counts": list(config.step_counts),

@@ -68,10 +68,11 @@ def raveled(
 def check_differentiable(tx: optax.GradientTransformation, params: Params) -> None:
     """The update must respond to the gradient: a sign or a quantiser is flat wherever it is defined.
 
-    Decided by trying, not by names: the derivative of the third update along a random gradient.
+    Decided by trying, not by names: the derivative of the third update along random gradients, large and
+    small (a clipped update responds to small ones only).
     """
     try:
-        response = _response(tx, params)
+        response = [*_response(tx, params, 1.0), *_response(tx, params, 1e-4)]
     except TypeError as error:
         msg = (
             f"this transformation cannot be run by update(gradient, state, params) alone ({error}); one that "
@@ -83,7 +84,7 @@ def check_differentiable(tx: optax.GradientTransformation, params: Params) -> No
     size = sum(float(np.abs(np.asarray(leaf, np.float64)).sum()) for leaf in response)
     if size == 0:
         msg = (
-            "this transformation's update has derivative zero in the gradient (a sign or a quantiser?), so "
+            "this transformation's update has derivative zero in the gradient (a sign? a quantiser?), so "
             "that it has no modified equation; take a smooth one: ia.Lion or ia.Signum with a width eps, "
             "or optax.scale_by_lion(mode='smooth')"
         )
@@ -93,11 +94,11 @@ def check_differentiable(tx: optax.GradientTransformation, params: Params) -> No
         raise ValueError(msg)
 
 
-def _response(tx: optax.GradientTransformation, params: Params) -> list[Any]:
+def _response(tx: optax.GradientTransformation, params: Params, scale: float) -> list[Any]:
     rng = np.random.default_rng(0)
 
     def random() -> Params:
-        return jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), params)
+        return jax.tree.map(lambda x: jnp.asarray(scale * rng.standard_normal(x.shape), x.dtype), params)
 
     with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
         point = random()
