@@ -107,6 +107,7 @@ def convergence(
     orders: Sequence[int] = (0, 1),
     batches: Batches = None,
     schedule: Any = None,
+    shifted: bool = False,
     solver: diffrax.AbstractSolver | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
     callback: Callable[[int, int], None] | None = None,
@@ -119,7 +120,7 @@ def convergence(
     - `horizon`: the time T > 0.
     - `step_counts`: at least three increasing numbers of steps, e.g. `(50, 100, 200, 400)`.
     - `orders`: which flows; keep 0, the uncorrected flow, as contrast.
-    - `solver`, `stepsize_controller`: as in `flow`.
+    - `shifted`, `solver`, `stepsize_controller`: as in `flow`.
     - `callback`: called as `callback(done, total)` after each step count, in units of steps.
 
     Needs float64 parameters: in float32 the flow and the optimizer round alike for small h, and their
@@ -129,7 +130,7 @@ def convergence(
     counts = check_step_counts(step_counts)
     check_horizon(horizon)
     orders = check_orders(orders, HIGHEST_ORDER)
-    training = checked_training(rule, loss, params, batches, schedule, counts[-1])
+    training = checked_training(rule, loss, params, batches, schedule, counts[-1], shifted=shifted)
     check_wide_dtype(training.theta.dtype)
 
     suprema = []

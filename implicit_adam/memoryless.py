@@ -34,6 +34,7 @@ def memoryless(
     order: int = 1,
     batches: Batches = None,
     schedule: Any = None,
+    shifted: bool = False,
     save_every: int = 1,
 ) -> Trajectory:
     """Iterate theta <- theta - h G^(n)(theta), the map that sees only the present point.
@@ -45,9 +46,8 @@ def memoryless(
     """
     check_order(order, HIGHEST_ORDER)
     steps, save_every = check_saves(steps, save_every)
-    return _memoryless(
-        checked_training(rule, loss, params, batches, schedule, steps), steps, save_every, order
-    )
+    training = checked_training(rule, loss, params, batches, schedule, steps, shifted=shifted)
+    return _memoryless(training, steps, save_every, order)
 
 
 @eqx.filter_jit

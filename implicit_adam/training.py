@@ -26,11 +26,13 @@ class Training(NamedTuple):
     params: Params
     batches: Batches
     schedule: Schedule | None
+    shifted: bool = False
 
     @property
     def objective(self) -> Objective:
         """The mini-batch losses on flat vectors."""
-        return raveled(self.loss, self.params, self.batches, self.schedule)
+        objective = raveled(self.loss, self.params, self.batches, self.schedule)
+        return objective._replace(shift=self.rule.h) if self.shifted else objective
 
     @property
     def theta(self) -> Vector:
@@ -43,7 +45,14 @@ class Training(NamedTuple):
 
 
 def checked_training(
-    rule: Any, loss: Any, params: Any, batches: Any = None, schedule: Any = None, steps: int = 1
+    rule: Any,
+    loss: Any,
+    params: Any,
+    batches: Any = None,
+    schedule: Any = None,
+    steps: int = 1,
+    *,
+    shifted: bool = False,
 ) -> Training:
     """Refuse with a `ValueError` whatever cannot be run; the hyperparameters take the parameters' dtype."""
     rule = as_optimizer(rule)
@@ -55,4 +64,4 @@ def checked_training(
     if isinstance(rule, Optax):
         check_differentiable(rule.tx, params)
     dtype = jax.tree.leaves(params)[0].dtype
-    return Training(rule.astype(dtype), loss, params, batches, schedule)
+    return Training(rule.astype(dtype), loss, params, batches, schedule, shifted)

@@ -60,7 +60,7 @@ def differentiated(rule: Optax, objective: Objective) -> Expansion:
         F_n, total = frozen(n, theta, objective.gradients(theta))
 
         def tangent_step(k: StepNumber, state: State, state_dot: State, v: Vector) -> Any:
-            g, g_dot = jax.jvp(lambda theta: objective.step_gradient(theta, k), (theta,), (v,))
+            g, g_dot = objective.step_gradient_along(theta, k, v)
             return _jvp_of_step(step, state, state_dot, (g, theta), (g_dot, v))
 
         def advance(k: StepNumber, carry: Any) -> Any:

@@ -1,0 +1,124 @@
+"""What the past contributes to the lagged displacements: sum_{l<n} u(n, l) F^(l), row by row.
+
+A *row* is one update frozen at theta, F = phi(sum_b w(b) psi(g_b), theta), given by the weights w that its
+step gives to the mini-batches, together with the usage u that step n makes of it. Rows cost two matrix
+products with the elementwise readout between them, so they are taken many at a time on tiles of theta that
+stay in the cache; no (n, p) array exists.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Real
+
+from implicit_adam.fields.visits import Visits
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.kernels import Kernel, at_lag
+from implicit_adam.types import Scalar, StepNumber, Vector
+
+Weights = Float[Array, "r m"]
+Features = Float[Array, "r m p"]
+
+ROWS = 32
+TILE = 4096
+
+
+class Rows(NamedTuple):
+    """Weights, usages and step numbers of some rows."""
+
+    w: Float[Array, "rows r m"]
+    u: Float[Array, "rows r m"]
+    step: Real[Array, " rows"]
+
+
+class Memory(NamedTuple):
+    """What a rule's kernels hold of a schedule, given the discounted visits A_i(l) of each kernel."""
+
+    rule: AbstractRule
+    visits: list[Callable[[StepNumber], Visits]]
+
+    def weights(self, l: StepNumber) -> Weights:
+        """w_i(l, b)."""
+        kernels = self.rule.kernels(l)
+        return jnp.stack([matmul(kernel.scale, A(l)) for kernel, A in zip(kernels, self.visits, strict=True)])
+
+    def partial_weights(self, n: StepNumber, l: StepNumber) -> Weights:
+        """u_i(n, l, b): what step n remembers of the visits up to step l."""
+        kernels = self.rule.kernels(n)
+        return jnp.stack(
+            [matmul(at_lag(kernel, n - l), A(l)) for kernel, A in zip(kernels, self.visits, strict=True)]
+        )
+
+    def rows(self, n: StepNumber, first: StepNumber, last: StepNumber) -> Rows:
+        """The `ROWS` steps from `first` on, those from `last` on without use."""
+        l = first + jnp.arange(ROWS)
+        u = jax.vmap(self.partial_weights, (None, 0))(n, jnp.minimum(l, n))
+        u = jnp.where((l < last)[:, None, None], u, jnp.zeros_like(u))
+        return Rows(jax.vmap(self.weights)(jnp.minimum(l, n)), u, jnp.minimum(l, n))
+
+
+def every_step(memory: Memory, n: StepNumber, psi: Features, theta: Vector, a: Features) -> Features:
+    """`a` and all steps before n, or those of the memory's window: exact for every rule and schedule."""
+    return add_steps(memory, n, first_remembered(memory.rule, n), n, psi, theta, a)
+
+
+def add_steps(
+    memory: Memory,
+    n: StepNumber,
+    first: StepNumber,
+    last: StepNumber,
+    psi: Features,
+    theta: Vector,
+    a: Features,
+) -> Features:
+    """a + sum_{first<=l<last} u(n, l) F^(l)."""
+
+    def add(i: StepNumber, a: Features) -> Features:
+        return add_rows(memory.rule, memory.rows(n, first + i * ROWS, last), psi, theta, a)
+
+    return jax.lax.fori_loop(0, -(-(last - first) // ROWS), add, a)
+
+
+def first_remembered(rule: AbstractRule, n: StepNumber) -> StepNumber:
+    """The step before which everything has faded below rounding; 0 for a static n, to stay reversible."""
+    if isinstance(n, int):
+        return 0
+    start = jnp.asarray(n).astype(float) - _window(rule.kernels(n)).astype(float)
+    return jnp.maximum(start, jnp.zeros_like(start)).astype(jnp.asarray(n).dtype)
+
+
+def add_rows(rule: AbstractRule, rows: Rows, psi: Features, theta: Vector, a: Features) -> Features:
+    """a + sum_rows u F(w), tile by tile."""
+    p = theta.size
+    whole, rest = divmod(p, TILE)
+
+    def tile(start: StepNumber, size: int, a: Features) -> Features:
+        def cut(x: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(x, start, size, axis=-1)
+
+        here = cut(a) + _sum_of_rows(rule, rows, cut(psi), cut(theta))
+        return jax.lax.dynamic_update_slice_in_dim(a, here, start, axis=-1)
+
+    if whole:
+        a = jax.lax.fori_loop(0, whole, lambda i, a: tile(i * TILE, TILE, a), a)
+    return tile(p - rest, rest, a) if rest else a
+
+
+def _sum_of_rows(rule: AbstractRule, rows: Rows, psi: Features, theta: Vector) -> Features:
+    s = tuple(matmul(rows.w[:, i], psi_i) for i, psi_i in enumerate(psi))
+    F = jax.vmap(rule.readout, (0, None, 0))(s, theta, rows.step)
+    return matmul(rows.u.reshape(len(F), -1).T, F).reshape(psi.shape)
+
+
+def _window(kernels: tuple[Kernel, ...]) -> Scalar:
+    """The lag beyond which decay^lag < eps of the dtype: all of the tail is below rounding there."""
+    slowest = jnp.max(jnp.concatenate([kernel.decay for kernel in kernels]))
+    lag = jnp.log(jnp.finfo(slowest.dtype).eps) / jnp.log(slowest)
+    return jnp.where(slowest < 1, lag, jnp.inf)
+
+
+def matmul(x: Array, y: Array) -> Array:
+    """x y in full precision: TF32 or bfloat16 would be coarser than the correction itself."""
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)

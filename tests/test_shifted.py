@@ -1,0 +1,75 @@
+"""Shifted gradients in place of Hessian-vector products: cheaper, and of the same order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import implicit_adam as ia
+from implicit_adam.problems import digits
+from tests import losses
+
+RULES = {
+    "adam": lambda h: ia.Adam(h, 0.5, 0.6, 0.1),
+    "nesterov": lambda h: ia.Nesterov(h, 0.5),
+    "optax": lambda h: ia.Optax(h, ia.AdamW(1.0, 0.5, 0.6, 0.1, weight_decay=0.3).transformation()),
+}
+every_rule = pytest.mark.parametrize("build", RULES.values(), ids=RULES.keys())
+TRAININGS = {
+    "full batch": {"loss": losses.full_loss},
+    "mini-batches": {"loss": losses.batch_loss, "batches": losses.batches()},
+}
+every_training = pytest.mark.parametrize("training", TRAININGS.values(), ids=TRAININGS.keys())
+
+
+@every_rule
+@every_training
+def test_the_corrected_flow_stays_of_second_order(build, training):
+    study = ia.convergence(
+        build(1.0),
+        params=losses.START,
+        horizon=0.1,
+        step_counts=(40, 80, 160, 320),
+        shifted=True,
+        **training,
+    )
+    assert study.asymptotic[1]
+    assert abs(study.slope[1] - 2) < 0.1
+    assert abs(study.slope[0] - 1) < 0.15
+
+
+@every_rule
+@every_training
+def test_the_field_moves_by_the_square_of_h(build, training):
+    """Not at all at order 0, which has no products."""
+
+    def moved(h, order):
+        field, shifted = (
+            ia.vector_field(build(h), order=order, shifted=x, **training)(9, losses.START)
+            for x in (False, True)
+        )
+        return float(jnp.max(jnp.abs(field - shifted)))
+
+    assert moved(1e-2, 0) == 0
+    assert moved(1e-2, 1) > 1e-7
+    np.testing.assert_allclose(moved(1e-2, 1) / moved(5e-3, 1), 4, rtol=0.1)
+
+
+def test_it_saves_a_gradient_for_each_product():
+    problem = digits(batches=4, hidden=64)
+
+    def operations(shifted):
+        field = ia.vector_field(ia.Adam(0.1), problem.loss, batches=problem.batches, shifted=shifted)
+        compiled = jax.jit(field).lower(jnp.asarray(5), problem.params).compile()
+        return compiled.cost_analysis()["flops"]
+
+    assert operations(True) < 0.9 * operations(False)
+
+
+def test_flow_and_memoryless_take_it():
+    for run in (ia.flow, ia.memoryless):
+        exact, shifted = (
+            run(ia.Adam(0.05, 0.5, 0.6, 0.1), losses.full_loss, losses.START, 10, shifted=x).params[-1]
+            for x in (False, True)
+        )
+        assert 0 < float(jnp.max(jnp.abs(exact - shifted))) < 0.05**2
