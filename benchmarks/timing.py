@@ -14,21 +14,29 @@ class Timing(NamedTuple):
     first: float
     median: float
 
+    @property
+    def compilation(self) -> float:
+        """What the first call took more, tracing included."""
+        return max(self.first - self.median, 0.0)
 
-def measure(call: Callable[[], Any], *, repeats: int = 7) -> Timing:
-    """Run once to compile, then `repeats` times."""
-    first = _seconds(call)
-    return Timing(first, statistics.median(_seconds(call) for _ in range(repeats)))
 
+def alternate(
+    calls: dict[str, Callable[[], Any]], *, repeats: int = 7, inner: dict[str, int] | None = None
+) -> dict[str, Timing]:
+    """Several calls in turn, so that a slow moment of the machine meets them all.
 
-def alternate(calls: dict[str, Callable[[], Any]], *, repeats: int = 7) -> dict[str, Timing]:
-    """Several calls in turn, so that a slow moment of the machine meets them all."""
-    first = {name: _seconds(call) for name, call in calls.items()}
-    rounds = [{name: _seconds(call) for name, call in calls.items()} for _ in range(repeats)]
+    `inner` runs a short call so many times in each turn and counts the mean.
+    """
+    inner = inner or {}
+    first = {name: _seconds(call, 1) for name, call in calls.items()}
+    rounds = [
+        {name: _seconds(call, inner.get(name, 1)) for name, call in calls.items()} for _ in range(repeats)
+    ]
     return {name: Timing(first[name], statistics.median(x[name] for x in rounds)) for name in calls}
 
 
-def _seconds(call: Callable[[], Any]) -> float:
+def _seconds(call: Callable[[], Any], times: int) -> float:
     start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
+    for _ in range(times):
+        jax.block_until_ready(call())
+    return (time.perf_counter() - start) / times

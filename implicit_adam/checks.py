@@ -175,7 +175,8 @@ def check_step_number(n: Any, schedule: Any) -> None:
         raise ValueError(msg)
     if is_traced(n):
         return
-    if n < 0 or (schedule is not None and n >= len(schedule)):
+    known = int(np.asarray(n))
+    if known < 0 or (schedule is not None and known >= len(schedule)):
         allowed = ">= 0" if schedule is None else f"in 0 .. {len(schedule) - 1}, the steps of the schedule"
         msg = f"n, the step number, must be {allowed}; got {n}"
         raise ValueError(msg)

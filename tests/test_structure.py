@@ -15,6 +15,7 @@ PACKAGE = Path(implicit_adam.__file__).parent
 LAYERS = [
     {"types"},
     {"checks"},
+    {"sweeps"},
     {"accumulated_loss", "objective", "rules"},
     {"training", "trajectory", "slopes"},
     {"fields", "iterate"},

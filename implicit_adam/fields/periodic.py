@@ -116,7 +116,7 @@ def _moments(
 
     def moments(l: StepNumber) -> Float[Array, "2 nodes r"]:
         N = jnp.minimum(l, n) + 1
-        t = _share(decay, N) / jnp.where(decay > 0, _share(decay, L + 1), jnp.ones_like(decay))
+        t = power(decay, N - L - 1) * geometric_sum(decay, L + 1) / geometric_sum(decay, N)
         used = jnp.where(l < n, power(decay, n + 1 - N), jnp.zeros_like(decay))
         here = jnp.stack([used * geometric_sum(decay, N), used * power(decay, N)])
         return interpolation.lagrange(t)[None, :, None] * here[:, None]

@@ -1,0 +1,110 @@
+"""Predicting the end of a long run: the optax loop itself against the smooth flow, both under one jit."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+
+import implicit_adam as ia
+from benchmarks.measure import Measure, Measures, ratio
+from benchmarks.timing import alternate
+from implicit_adam.objective import ravel
+from implicit_adam.problems import Problem, bilinear, digits
+
+
+def _end(run, problem: Problem, steps: int, **kwargs):
+    """h -> the last point of a run of `steps` steps, compiled."""
+
+    def end(h, params, batches):
+        rule = ia.Adam(h, 0.9, 0.999, 1e-6)
+        saved = run(rule, problem.loss, params, steps, batches=batches, save_every=steps, **kwargs).params
+        return jax.tree.map(lambda x: x[-1], saved)
+
+    compiled = jax.jit(end)
+    return lambda h: compiled(h, problem.params, problem.batches)
+
+
+def _distance(x, y) -> float:
+    return float(jnp.linalg.norm(ravel(x) - ravel(y)))
+
+
+def million_steps() -> Measure:
+    """Bilinear, beta .9, rho .999, eps 1e-6, h 1e-6, T 1."""
+    problem, steps, h = bilinear(), 10**6, jnp.asarray(1e-6)
+    loop = _end(ia.iterate, problem, steps)
+    smooth = _end(ia.flow, problem, steps, smooth=True)
+    piecewise = _end(ia.flow, problem, steps)
+    timings = alternate(
+        {"optax loop": lambda: loop(h), "smooth flow": lambda: smooth(h)}, inner={"smooth flow": 200}
+    )
+    facts = {
+        "end-point error of the smooth flow": _distance(smooth(h), loop(h)),
+        "of the piecewise flow": _distance(piecewise(h), loop(h)),
+    }
+    return ratio("bilinear, 10^6 steps", timings, "optax loop", "smooth flow", ">=", 1000, facts)
+
+
+def digits_steps() -> Measure:
+    """The digits network in full batch, h 1e-5, T 1; order three suits it.
+
+    With these hyperparameters h times memory is not small against the sign layers (width sqrt(eps)): the facts
+    show how far both flows end from Adam.
+    """
+    problem, steps, h = digits(batches=1), 10**5, jnp.asarray(1e-5)
+    loop = _end(ia.iterate, problem, steps)
+    loose = {"solver": diffrax.Bosh3(), "stepsize_controller": diffrax.PIDController(rtol=1e-4, atol=1e-4)}
+    smooth = _end(ia.flow, problem, steps, smooth=True, shifted=True, **loose)
+    tight = _end(ia.flow, problem, steps, smooth=True)
+    plain = _end(ia.flow, problem, steps, smooth=True, order=0)
+    timings = alternate(
+        {"optax loop": lambda: loop(h), "smooth flow": lambda: smooth(h)},
+        repeats=1,
+        inner={"smooth flow": 20},
+    )
+    facts = {
+        "end-point error of the smooth flow (Bosh3, 1e-4, shifted)": _distance(smooth(h), loop(h)),
+        "of the smooth flow (Tsit5, 1e-9)": _distance(tight(h), loop(h)),
+        "of the same without the correction": _distance(plain(h), loop(h)),
+        "distance travelled": _distance(problem.params, loop(h)),
+    }
+    return ratio("digits network, 10^5 steps", timings, "optax loop", "smooth flow", ">=", 100, facts)
+
+
+def _python_loop(steps: int):
+    """What a training script does: one jitted step, called from Python."""
+    problem = bilinear()
+    optimizer = ia.Adam(1e-6, 0.9, 0.999, 1e-6).transformation()
+
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(jax.grad(problem.loss)(params), state, params)
+        return params + updates, state
+
+    def run():
+        params, state = problem.params, optimizer.init(problem.params)
+        for _ in range(steps):
+            params, state = step(params, state)
+        return params
+
+    return run
+
+
+def python_loop() -> Measure:
+    """The same steps called one by one, as in a training script."""
+    steps = 10**5
+    h = jnp.asarray(1e-6)
+    smooth = _end(ia.flow, bilinear(), steps, smooth=True)
+    timings = alternate(
+        {"loop in Python over a jitted step": _python_loop(steps), "smooth flow": lambda: smooth(h)},
+        repeats=1,
+        inner={"smooth flow": 200},
+    )
+    return ratio(
+        "bilinear, 10^5 steps", timings, "loop in Python over a jitted step", "smooth flow", ">=", 1000
+    )
+
+
+MEASURES: Measures = {
+    "million-steps": million_steps,
+    "digits-steps": digits_steps,
+    "python-loop": python_loop,
+}

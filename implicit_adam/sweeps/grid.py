@@ -1,0 +1,98 @@
+"""The points of a sweep: a product of axes, or a table of points taken as they are."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+POINT = "point"
+
+
+class Grid(NamedTuple):
+    """Named dimensions, coordinates along them, and the same points as N lanes.
+
+    - `dims`: one a swept name for a product; ("point",) for a table.
+    - `coords`: 1-D, along the dimension of its own name, or along "point".
+    - `points`: each name's values for all N lanes, in row-major order.
+    - `shape`: of the results.
+    """
+
+    dims: tuple[str, ...]
+    coords: dict[str, np.ndarray]
+    points: dict[str, np.ndarray]
+    shape: tuple[int, ...]
+
+    @property
+    def lanes(self) -> int:
+        """How many points."""
+        return int(np.prod(self.shape))
+
+
+def as_grid(grid: Any, fn: Callable[..., Any]) -> Grid:
+    """A mapping of 1-D arrays (product), or a sequence of mappings with the same keys (table), checked."""
+    if isinstance(grid, Mapping):
+        checked = _product({str(name): _axis(name, values) for name, values in grid.items()})
+    elif isinstance(grid, Sequence) and grid and all(isinstance(point, Mapping) for point in grid):
+        checked = _table(grid)
+    else:
+        msg = (
+            "grid must map names to 1-D arrays, {'beta': [0.5, 0.9], ..}, for their product, or be a list of "
+            f"points [{{'beta': 0.5, 'rho': 0.9}}, ..], got {type(grid).__name__}"
+        )
+        raise ValueError(msg)
+    _check_names(fn, tuple(checked.points))
+    return checked
+
+
+def _product(axes: dict[str, np.ndarray]) -> Grid:
+    if not axes:
+        msg = "grid is empty; name at least one argument of fn with its values"
+        raise ValueError(msg)
+    for name, values in axes.items():
+        if not (np.diff(values) > 0).all():
+            msg = f"grid: {name!r} must increase strictly, got {_few(values)}; sort its values, drop repeats"
+            raise ValueError(msg)
+    mesh = np.meshgrid(*axes.values(), indexing="ij")
+    points = {name: values.ravel() for name, values in zip(axes, mesh, strict=True)}
+    return Grid(tuple(axes), axes, points, tuple(len(values) for values in axes.values()))
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Grid:
+    names = set(rows[0])
+    if not names or any(set(row) != names for row in rows):
+        msg = f"grid: every point must name the same arguments; the first names {sorted(map(str, names))}"
+        raise ValueError(msg)
+    points = {str(name): _axis(name, [row[name] for row in rows]) for name in rows[0]}
+    if len({tuple(row[name] for name in rows[0]) for row in rows}) < len(rows):
+        msg = "grid: the table repeats a point; drop repeats"
+        raise ValueError(msg)
+    return Grid((POINT,), points, points, (len(rows),))
+
+
+def _axis(name: Any, values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iuf":
+        msg = (
+            f"grid: the values of {name!r} must be a non-empty 1-D array of numbers, "
+            f"got shape {array.shape} and dtype {array.dtype}"
+        )
+        raise ValueError(msg)
+    if not np.isfinite(array).all():
+        msg = f"grid: {name!r} holds NaN or infinity, {_few(array)}; only finite numbers are allowed"
+        raise ValueError(msg)
+    return array.astype(jnp.asarray(array).dtype)
+
+
+def _check_names(fn: Callable[..., Any], names: tuple[str, ...]) -> None:
+    try:
+        inspect.signature(fn).bind(**dict.fromkeys(names))
+    except TypeError as error:
+        msg = f"grid names {', '.join(names)}, which does not fit the arguments of fn: {error}"
+        raise ValueError(msg) from error
+
+
+def _few(values: np.ndarray) -> str:
+    shown = ", ".join(f"{x:g}" for x in values[:6])
+    return f"[{shown}, ..]" if len(values) > 6 else f"[{shown}]"

@@ -1,0 +1,135 @@
+"""`sweep`: one function, many points."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from implicit_adam.checks import check_count
+from implicit_adam.sweeps.checkpoint import Checkpoint, opened
+from implicit_adam.sweeps.grid import Grid, as_grid
+from implicit_adam.sweeps.lanes import Chunk, Lanes, automatic_size, compiled, device_mesh, traced
+from implicit_adam.sweeps.result import SweepResult
+
+Advance = Callable[[int, int], None]
+
+
+def sweep(
+    fn: Callable[..., Any],
+    grid: Any,
+    *,
+    chunk_size: Any = None,
+    checkpoint: Any = None,
+    progress: bool | Advance = True,
+    mesh: Mesh | None = None,
+    cost: Callable[..., Any] | None = None,
+) -> SweepResult:
+    """fn at every point of a grid, as one compiled program over all devices.
+
+    - `fn`: `fn(**point) -> pytree of arrays`, traced once and vmapped; what it closes over is fixed.
+    - `grid`: `{name: 1-D array, ..}` with increasing values, for their product (the axes of the result, in
+      this order), or a list of points `[{name: value, ..}, ..]` (one axis, "point").
+    - `chunk_size`: how many lanes run at a time, which bounds the memory: None all, "auto" as many as the
+      compiler's plan allows in half of the memory. Rounded up to a multiple of the devices.
+    - `checkpoint`: a folder that keeps every finished chunk. The same call goes on where it was interrupted,
+      and ends with the same bits; a different fn, grid, chunk size, dtype, version or set of devices never
+      finds the chunks of another. Broken files are computed again with a warning.
+    - `progress`: a bar with the time left (needs tqdm), nothing, or your own `progress(done, lanes)`.
+    - `mesh`: the devices; by default all, of all processes after `jax.distributed.initialize()`. Every
+      process gets the whole result.
+    - `cost`: `cost(**point) -> number`, the relative length of a lane, e.g. `lambda h, beta: 1 / h`. Lanes
+      of a chunk run until its longest ends; with costs, alike lanes share a chunk.
+
+    A lane that diverges is a False in `ok`; the others are not touched. Raises `ValueError` for a bad grid
+    (empty, not increasing, not finite, names that fn does not take), chunk size or folder, and `OSError` with
+    what to do when a chunk cannot be written.
+    """
+    points = as_grid(grid, fn)
+    if chunk_size is not None and chunk_size != "auto":
+        check_count("chunk_size", chunk_size)
+    mesh = device_mesh(mesh)
+    program = traced(fn, points.points)
+    size = points.lanes if chunk_size is None else chunk_size
+    if size == "auto":
+        size = automatic_size(program, points.points, points.lanes, mesh)
+    chunk = compiled(program, points.points, min(size, points.lanes), mesh)
+    order = _order(points, cost)
+    store = None
+    if checkpoint is not None:
+        store = opened(checkpoint, points, chunk.digest, chunk.size, order.tolist() if cost else None)
+    like = [jax.ShapeDtypeStruct((chunk.size, *x.shape), x.dtype) for x in jax.tree.leaves(program.shape)]
+    leaves = [np.empty((points.lanes, *x.shape[1:]), x.dtype) for x in like]
+    with _reporter(points.lanes, progress=progress) as advance:
+        for i, lanes in enumerate(_chunks(order, chunk.size)):
+            found = _load(store, i, like) if store else None
+            if found is None:
+                found = jax.tree.leaves(chunk(_padded(points, lanes, chunk)))
+                if store and jax.process_index() == 0:
+                    store.save(i, found)
+            for leaf, part in zip(leaves, found, strict=True):
+                leaf[lanes] = part[: len(lanes)]
+            advance(min((i + 1) * chunk.size, points.lanes), points.lanes)
+    return _result(points, jax.tree.structure(program.shape), leaves)
+
+
+def _order(grid: Grid, cost: Callable[..., Any] | None) -> np.ndarray:
+    """Lanes from short to long, in the order of the grid where they are alike."""
+    if cost is None:
+        return np.arange(grid.lanes)
+    costs = [
+        float(cost(**dict(zip(grid.points, point, strict=True))))
+        for point in zip(*grid.points.values(), strict=True)
+    ]
+    return np.argsort(costs, kind="stable")
+
+
+def _chunks(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _padded(grid: Grid, lanes: np.ndarray, chunk: Chunk) -> Lanes:
+    """A whole chunk: the last lane fills what is missing."""
+    filled = np.concatenate([lanes, np.full(chunk.size - len(lanes), lanes[-1])])
+    return {name: values[filled] for name, values in grid.points.items()}
+
+
+def _load(store: Checkpoint, i: int, like: list[jax.ShapeDtypeStruct]) -> list[np.ndarray] | None:
+    """The first process reads and tells the others, so that all of them agree on what is there."""
+    if jax.process_count() == 1:
+        return store.load(i, like)
+    found = store.load(i, like) if jax.process_index() == 0 else None
+    if not multihost_utils.broadcast_one_to_all(np.asarray(found is not None)):
+        return None
+    filled = found if found is not None else [np.zeros(x.shape, x.dtype) for x in like]
+    return [np.asarray(x) for x in multihost_utils.broadcast_one_to_all(filled)]
+
+
+def _result(grid: Grid, structure: Any, leaves: list[np.ndarray]) -> SweepResult:
+    ok = np.ones(grid.lanes, bool)
+    for leaf in leaves:
+        if np.issubdtype(leaf.dtype, np.inexact) or leaf.dtype.kind == "V":
+            ok &= np.isfinite(leaf.astype(np.float64)).reshape(grid.lanes, -1).all(axis=1)
+    shaped = [leaf.reshape(*grid.shape, *leaf.shape[1:]) for leaf in leaves]
+    values = jax.tree.unflatten(structure, shaped)
+    return SweepResult(grid.dims, grid.coords, values, ok.reshape(grid.shape))
+
+
+@contextlib.contextmanager
+def _reporter(lanes: int, *, progress: bool | Advance) -> Iterator[Advance]:
+    if callable(progress):
+        yield progress
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        progress = False
+    if not progress or jax.process_index() > 0:
+        yield lambda done, total: None
+        return
+    with tqdm(total=lanes, unit="lane", leave=False, mininterval=0.5) as bar:
+        yield lambda done, total: bar.update(done - bar.n) and None
