@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import accelerator, fields, memory, prediction, report, rivals, scaling, startup
+from benchmarks import accelerator, fields, memory, prediction, report, rivals, scaling, startup, sweeps
 from benchmarks.measure import Measure, Measures, Missing
 
 MEASURES: Measures = {
@@ -14,6 +14,7 @@ MEASURES: Measures = {
     **rivals.MEASURES,
     **memory.MEASURES,
     **startup.MEASURES,
+    **sweeps.MEASURES,
     **accelerator.MEASURES,
 }
 

@@ -7,7 +7,7 @@ import implicit_adam as ia
 from benchmarks.fields import field
 from benchmarks.measure import Measure, Measures
 from benchmarks.networks import dense_batches, dense_loss, dense_params, size
-from benchmarks.timing import Timing, alternate
+from benchmarks.timing import alternate
 
 WIDTHS = (1024, 4096, 1400, 10)
 
@@ -45,7 +45,7 @@ def micro_batches() -> Measure:
 
     facts = {"temporaries in megabytes": plan(16) / 1e6}
     what = "temporaries of a field over 16 micro-batches of 1024 / over 1"
-    return Measure(what, plan(16) / plan(1), "<=", 1.05, {"none": Timing(0.0, 0.0)}, facts)
+    return Measure(what, plan(16) / plan(1), "<=", 1.05, {}, facts)
 
 
 MEASURES: Measures = {"memory": full_batch, "memory-micro-batches": micro_batches}

@@ -46,8 +46,8 @@ def million_steps() -> Measure:
 def digits_steps() -> Measure:
     """The digits network in full batch, h 1e-5, T 1; order three suits it.
 
-    With these hyperparameters h times memory is not small against the sign layers (width sqrt(eps)): the facts
-    show how far both flows end from Adam.
+    With these hyperparameters h times memory is not small against the sign layers of width sqrt(eps): the
+    facts show how far both flows end from Adam.
     """
     problem, steps, h = digits(batches=1), 10**5, jnp.asarray(1e-5)
     loop = _end(ia.iterate, problem, steps)

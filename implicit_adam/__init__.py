@@ -15,6 +15,8 @@ from implicit_adam.iterate import iterate as iterate
 from implicit_adam.memoryless import memoryless as memoryless
 from implicit_adam.observables import bias as bias
 from implicit_adam.observables import perturbed_one_norm as perturbed_one_norm
+from implicit_adam.observed import Observed as Observed
+from implicit_adam.observed import observe as observe
 from implicit_adam.regimes import Regimes as Regimes
 from implicit_adam.regimes import TrainingRegime as TrainingRegime
 from implicit_adam.regimes import regimes as regimes

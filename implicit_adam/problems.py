@@ -79,9 +79,14 @@ def digits(*, batches: int = 4, hidden: int = 8, samples: int = 1796, seed: int 
     order = np.random.default_rng(seed).permutation(len(images))[:samples]
     inputs = jnp.asarray(images[order] / 16.0, float)
     targets = jax.nn.one_hot(labels[order], 10, dtype=inputs.dtype)
-    params = network_params(jax.random.key(seed), inputs.shape[1], hidden, 10)
+    params = digits_start(seed, hidden)
     split = jax.tree.map(lambda x: x.reshape(m, samples // m, -1), (inputs, targets))
     return Problem("digits", network_loss, params, split)
+
+
+def digits_start(seed, hidden: int = 8) -> Params:
+    """The weights that `digits` starts from; the seed may be traced."""
+    return network_params(jax.random.key(seed), 64, hidden, 10)
 
 
 def _load_digits() -> Any:

@@ -22,6 +22,7 @@ LAYERS = [
     {"smooth"},
     {"flow", "memoryless", "decomposition", "with_bias", "observables", "modified_losses", "regimes"},
     {"convergence", "penalties", "problems", "sharpness"},
+    {"observed"},
     {"experiments"},
     {"plotting"},
     {"cli"},

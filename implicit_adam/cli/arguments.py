@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+import numpy as np
+
 
 def names(known: Collection[str], *, prefix: str | None = None) -> Callable[[str], tuple[str, ...]]:
     """A comma-separated list of known names, or of anything that starts with the prefix."""
@@ -32,11 +34,33 @@ def integers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(msg) from None
 
 
-def require(*modules: str) -> None:
+def axis(text: str) -> np.ndarray:
+    """Values of one hyperparameter: START:STOP:COUNT, log:START:STOP:COUNT, a list, or one value."""
+    space, body = (np.geomspace, text[4:]) if text.startswith("log:") else (np.linspace, text)
+    try:
+        if ":" not in body:
+            return np.array([float(part) for part in body.split(",")])
+        start, stop, count = body.split(":")
+        return space(float(start), float(stop), int(count))
+    except ValueError:
+        msg = f"{text!r} is not of the form 0.5:0.99:16, log:1e-4:1e-2:8, 0.9,0.99 or 0.9"
+        raise argparse.ArgumentTypeError(msg) from None
+
+
+def setting(text: str) -> tuple[str, np.ndarray]:
+    """NAME=VALUES."""
+    name, equals, values = text.partition("=")
+    if not equals:
+        msg = f"{text!r} is not of the form NAME=VALUES, for example weight_decay=0,0.1,1"
+        raise argparse.ArgumentTypeError(msg)
+    return name.replace("-", "_"), axis(values)
+
+
+def require(*modules: str, extra: str = "cli") -> None:
     """Packages that only some commands need, missed before anything runs."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        msg = f"this command needs {', '.join(missing)}: pip install 'implicit-adam[cli]'"
+        msg = f"this command needs {', '.join(missing)}: pip install 'implicit-adam[{extra}]'"
         raise ImportError(msg)
 
 

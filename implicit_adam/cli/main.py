@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
+from implicit_adam.cli.sweep import add_sweep
 from implicit_adam.cli.verify import add_verify
 
 BAD_USAGE = 2
@@ -15,10 +16,20 @@ What does an optimizer implicitly do? Its iterates follow a modified differentia
 Theorem 3.1 of "On the Implicit Bias of Adam" to O(h^2). This program checks such claims by running them."""
 
 
+EPILOG = """\
+examples:
+  implicit-adam verify
+  implicit-adam sweep --beta 0:0.98:32 --rho 0:0.98:32 --eps 1e-6
+
+`implicit-adam COMMAND --help` says more."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     try:
-        options = _parser().parse_args(arguments)
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        options = _parser().parse_args(given)
+        options.given = given
     except SystemExit as stop:
         return int(stop.code or 0)
     # The program's own choice; the library never touches precision.
@@ -35,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="implicit-adam",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  implicit-adam verify\n\n`implicit-adam verify --help` says more.",
+        epilog=EPILOG,
     )
-    add_verify(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_verify(commands)
+    add_sweep(commands)
     return parser

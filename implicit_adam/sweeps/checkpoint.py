@@ -30,8 +30,8 @@ class Checkpoint(NamedTuple):
 
     def save(self, chunk: int, leaves: list[np.ndarray]) -> None:
         """Write beside, then rename: a reader sees all of a chunk or nothing, also with several writers."""
-        arrays = {str(i): leaf for i, leaf in enumerate(leaves)}
-        stamp = np.frombuffer(bytes.fromhex(self.key + _checksum(leaves)), np.uint8)
+        arrays: Any = {str(i): leaf for i, leaf in enumerate(leaves)}
+        stamp = np.frombuffer(bytes.fromhex(self.key + _checksum(chunk, leaves)), np.uint8)
         handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -58,7 +58,7 @@ class Checkpoint(NamedTuple):
             with path.open("rb") as opened_file, np.load(opened_file, allow_pickle=False) as file:
                 leaves = [file[str(i)] for i in range(len(like))]
                 stamp = bytes(file["stamp"]).hex()
-            whole = stamp == self.key + _checksum(leaves) and all(
+            whole = stamp == self.key + _checksum(chunk, leaves) and all(
                 leaf.shape == x.shape and leaf.dtype == x.dtype for leaf, x in zip(leaves, like, strict=True)
             )
         except Exception as error:
@@ -101,8 +101,8 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _checksum(leaves: list[np.ndarray]) -> str:
-    checksum = hashlib.sha256()
+def _checksum(chunk: int, leaves: list[np.ndarray]) -> str:
+    checksum = hashlib.sha256(str(chunk).encode())
     for leaf in leaves:
         checksum.update(f"{leaf.shape}{leaf.dtype}".encode() + np.ascontiguousarray(leaf).tobytes())
     return checksum.hexdigest()

@@ -57,7 +57,7 @@ def device_mesh(mesh: Mesh | None) -> Mesh:
 class Chunk(NamedTuple):
     """The compiled program for so many lanes at a time."""
 
-    run: Callable[[Lanes], Any]
+    run: Callable[[Any], Any]
     size: int
     sharding: NamedSharding
     digest: str

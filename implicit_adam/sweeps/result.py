@@ -47,7 +47,7 @@ class SweepResult:
         import pandas
 
         points = dict(self.coords)
-        if len(self.dims) > 1 or self.dims[0] in self.coords:
+        if set(self.dims) == set(self.coords):
             mesh = np.meshgrid(*(self.coords[name] for name in self.dims), indexing="ij")
             points = {name: values.ravel() for name, values in zip(self.dims, mesh, strict=True)}
         columns = {}
@@ -61,8 +61,8 @@ class SweepResult:
         """Write one npz file, without pickle. Dicts, lists and tuples come back; other pytrees as dicts."""
         leaves: list[np.ndarray] = []
         layout = {"dims": self.dims, "coords": list(self.coords), "values": _layout(self.values, leaves)}
-        arrays = {f"value {i}": leaf for i, leaf in enumerate(leaves)}
-        coords = {f"coord {name}": values for name, values in self.coords.items()}
+        arrays: Any = {f"value {i}": leaf for i, leaf in enumerate(leaves)}
+        coords: Any = {f"coord {name}": values for name, values in self.coords.items()}
         with Path(path).open("wb") as file:
             np.savez(file, layout=np.asarray(json.dumps(layout)), ok=self.ok, **arrays, **coords)
 

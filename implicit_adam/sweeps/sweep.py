@@ -124,12 +124,23 @@ def _reporter(lanes: int, *, progress: bool | Advance) -> Iterator[Advance]:
     if callable(progress):
         yield progress
         return
+    bar = _bar(lanes) if progress and jax.process_index() == 0 else None
+
+    def advance(done: int, _: int) -> None:
+        if bar is not None:
+            bar.update(done - bar.n)
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _bar(lanes: int) -> Any:
+    """A bar with the time left, where tqdm is installed."""
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        progress = False
-    if not progress or jax.process_index() > 0:
-        yield lambda done, total: None
-        return
-    with tqdm(total=lanes, unit="lane", leave=False, mininterval=0.5) as bar:
-        yield lambda done, total: bar.update(done - bar.n) and None
+        return None
+    return tqdm(total=lanes, unit="lane", leave=False, mininterval=0.5)

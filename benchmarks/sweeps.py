@@ -1,0 +1,153 @@
+"""Sweeps against a Python loop over the same compiled run; what checkpoints and more lanes cost."""
+
+import subprocess
+import sys
+import tempfile
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import implicit_adam as ia
+from benchmarks.measure import Measure, Measures, Missing, ratio
+from benchmarks.timing import alternate
+from implicit_adam.convergence import supremum
+from implicit_adam.problems import bilinear
+from implicit_adam.training import checked_training
+
+GRID = {"beta": np.linspace(0, 0.9, 64), "rho": np.linspace(0, 0.95, 64)}
+
+
+def study(beta, rho, steps: int = 100):
+    """The errors of both flows against Adam over T = .1."""
+    problem = bilinear()
+    training = checked_training(ia.Adam(0.1 / steps, beta, rho, 1e-3), problem.loss, problem.params)
+    return supremum(training, jnp.asarray(steps), (0, 1)).two_norm
+
+
+def _loop():
+    single = jax.jit(study)
+    points = [(beta, rho) for beta in GRID["beta"] for rho in GRID["rho"]]
+
+    def run():
+        # One after the other and every result wanted, as in a script.
+        return [jax.device_get(single(beta, rho)) for beta, rho in points]
+
+    return run
+
+
+def lanes() -> Measure:
+    """4096 convergence-type runs of the bilinear model, everything included but compilation."""
+    timings = alternate({"loop over the jitted run": _loop(), "sweep": lambda: _swept(study)}, repeats=3)
+    compile_once = _compiled_part()
+    return ratio("4096 runs", timings, "loop over the jitted run", "sweep", ">=", 50, compile_once)
+
+
+def _swept(fn, **kwargs):
+    return ia.sweep(fn, GRID, progress=False, **kwargs).values
+
+
+def _compiled_part() -> dict[str, float]:
+    """How long the same chunk takes once it is compiled: `sweep` traces and compiles at every call."""
+    from implicit_adam.sweeps.grid import as_grid
+    from implicit_adam.sweeps.lanes import compiled, device_mesh, traced
+
+    points = as_grid(GRID, study).points
+    chunk = compiled(traced(study, points), points, 4096, device_mesh(None))
+    timing = alternate({"chunk": lambda: chunk(points)})["chunk"]
+    single = alternate({"loop": _loop()}, repeats=1)["loop"]
+    return {
+        "seconds of the compiled chunk": timing.median,
+        "loop / compiled chunk": single.median / timing.median,
+    }
+
+
+def checkpoints() -> Measure:
+    """16 chunks with and without a folder, runs of 4000 steps."""
+    long = partial(study, steps=4000)
+
+    def with_folder():
+        with tempfile.TemporaryDirectory() as folder:
+            return _swept(long, chunk_size=256, checkpoint=folder)
+
+    timings = alternate(
+        {"with checkpoints": with_folder, "without": lambda: _swept(long, chunk_size=256)}, repeats=3
+    )
+    return ratio("sweep in 16 chunks", timings, "with checkpoints", "without", "<=", 1.03)
+
+
+PROGRAM = """
+import resource, jax, numpy as np
+jax.config.update("jax_enable_x64", True)
+from benchmarks.sweeps import study
+import implicit_adam as ia
+ia.sweep(study, {{"beta": np.linspace(0, .9, {lanes} // 64), "rho": np.linspace(0, .95, 64)}}, chunk_size=4096,
+         progress=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def memory() -> Measure:
+    """Peak memory of whole processes at a chunk of 4096 lanes."""
+
+    def megabytes(lanes: int) -> float:
+        command = [sys.executable, "-c", PROGRAM.format(lanes=lanes)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024
+
+    few, many = megabytes(4096), megabytes(4096 * 16)
+    facts = {"megabytes with 4096 lanes": few, "with 65536": many}
+    what = "peak memory of a sweep of 65536 lanes / of 4096, chunks of 4096"
+    return Measure(what, many / few, "<=", 1.1, {}, facts)
+
+
+def waste() -> Measure:
+    """Lanes of 10 .. 10^4 steps, half of the iterations of a chunk wasted or not: with and without costs."""
+    steps = np.random.default_rng(0).permutation(np.geomspace(10, 10_000, 1024).astype(int))
+    steps = np.unique(steps)
+    steps = np.random.default_rng(0).permutation(steps)
+    points = [{"n": int(n)} for n in steps]
+
+    def lane(n):
+        problem = bilinear()
+        rule = ia.Adam(0.1 / n.astype(float), 0.5, 0.7, 1e-3)
+        training = checked_training(rule, problem.loss, problem.params)
+        return supremum(training, n, (0, 1)).two_norm
+
+    def run(cost):
+        return ia.sweep(lane, points, chunk_size=64, progress=False, cost=cost).values
+
+    timings = alternate({"unordered": lambda: run(None), "with costs": lambda: run(lambda n: n)}, repeats=3)
+
+    def iterations(order):
+        return sum(order[i : i + 64].max() * 64 for i in range(0, len(order), 64)) / steps.sum()
+
+    facts = {
+        "iterations run / needed, unordered": float(iterations(steps)),
+        "with costs": float(iterations(np.sort(steps))),
+    }
+    return ratio("lanes of 10 .. 10^4 steps", timings, "unordered", "with costs", ">=", 1.5, facts)
+
+
+def accelerator_lanes() -> Measure | Missing:
+    """Lanes a second as their number grows."""
+    if jax.default_backend() == "cpu":
+        return Missing("an accelerator")
+    facts = {}
+    for count in (64, 1024, 16_384, 131_072):
+        grid = {"beta": np.linspace(0, 0.9, count // 64), "rho": GRID["rho"]}
+        timing = alternate(
+            {"sweep": lambda grid=grid: ia.sweep(study, grid, progress=False).values}, repeats=3
+        )
+        facts[f"lanes a second with {count}"] = count / timing["sweep"].median
+    first, *_, last = facts.values()
+    return Measure("lanes a second, 131072 lanes / 64", last / first, ">=", 1, {}, facts)
+
+
+MEASURES: Measures = {
+    "sweep-lanes": lanes,
+    "sweep-checkpoints": checkpoints,
+    "sweep-memory": memory,
+    "sweep-waste": waste,
+    "accelerator-lanes": accelerator_lanes,
+}

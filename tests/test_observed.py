@@ -1,0 +1,110 @@
+"""Streamed observables are those of the stored run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import implicit_adam as ia
+from tests import losses
+
+RULE = ia.Adam(0.02, 0.5, 0.6, 0.1)
+NAMES = ("loss", "one_norm", "perturbed_one_norm", "two_norm")
+KWARGS = {"batches": losses.batches()}
+
+
+def mean_loss(theta):
+    return jnp.mean(jax.vmap(losses.batch_loss, (None, 0))(theta, losses.batches()))
+
+
+def stored(steps):
+    points = ia.iterate(RULE, losses.batch_loss, losses.START, steps, **KWARGS).params
+    g = jax.vmap(jax.grad(mean_loss))(points)
+    return {
+        "loss": jax.vmap(mean_loss)(points),
+        "one_norm": jnp.sum(jnp.abs(g), axis=1),
+        "perturbed_one_norm": jnp.sum(jnp.sqrt(g**2 + 0.1), axis=1),
+        "two_norm": jnp.linalg.norm(g, axis=1),
+    }
+
+
+def test_statistics_and_record_are_those_of_the_stored_run():
+    seen = ia.observe(RULE, losses.batch_loss, losses.START, 23, NAMES, records=6, **KWARGS)
+    for name, values in stored(23).items():
+        for got, expected in (
+            (seen.least, jnp.min),
+            (seen.largest, jnp.max),
+            (seen.mean, jnp.mean),
+            (seen.last, lambda x: x[-1]),
+        ):
+            np.testing.assert_allclose(got[name], expected(values), rtol=1e-12)
+        np.testing.assert_array_equal(seen.n, [0, 4, 8, 12, 16, 20])
+        np.testing.assert_allclose(seen.record[name], values[seen.n], rtol=1e-12)
+    assert bool(seen.finite)
+
+
+def test_watching_every_few_steps_ends_with_the_last():
+    seen = ia.observe(RULE, losses.batch_loss, losses.START, 23, "loss", every=5, records=8, **KWARGS)
+    values = stored(23)["loss"]
+    at = np.array([0, 5, 10, 15, 20, 23])
+    np.testing.assert_allclose(seen.mean["loss"], np.mean(values[at]), rtol=1e-12)
+    np.testing.assert_allclose(seen.last["loss"], values[23], rtol=1e-12)
+    assert sorted(int(n) for n in seen.n if n >= 0) == list(at)
+    np.testing.assert_allclose(
+        seen.params, ia.iterate(RULE, losses.batch_loss, losses.START, 23, **KWARGS).params[-1]
+    )
+
+
+@pytest.mark.parametrize(("name", "order"), [("distance", 1), ("plain_distance", 0)])
+def test_the_distance_is_to_the_flow_of_its_order(name, order):
+    seen = ia.observe(RULE, losses.batch_loss, losses.START, 15, name, **KWARGS)
+    arguments = (RULE, losses.batch_loss, losses.START, 15)
+    gap = ia.iterate(*arguments, **KWARGS).params - ia.flow(*arguments, order=order, **KWARGS).params
+    np.testing.assert_allclose(seen.largest[name], jnp.max(jnp.linalg.norm(gap, axis=1)), rtol=1e-10)
+
+
+def test_sharpness_and_functions_of_ones_own():
+    seen = ia.observe(RULE, losses.full_loss, losses.START, 4, "sharpness", every=4)
+    top = jnp.max(jnp.linalg.eigvalsh(jax.hessian(losses.full_loss)(seen.params)))
+    np.testing.assert_allclose(seen.last["sharpness"], top, rtol=1e-8)
+    mine = ia.observe(RULE, losses.full_loss, losses.START, 4, {"first": lambda theta: theta[0]})
+    np.testing.assert_allclose(mine.last["first"], mine.params[0], rtol=1e-14)
+
+
+def test_runs_of_different_lengths_share_one_compilation():
+    traces = []
+
+    def counted(theta):
+        traces.append(theta)
+        return losses.full_loss(theta)
+
+    @jax.jit
+    def last(h):
+        steps = jnp.round(0.2 / h).astype(int)
+        return ia.observe(ia.Adam(h, 0.5, 0.6, 0.1), counted, losses.START, steps, "loss").last["loss"]
+
+    values = [last(h) for h in (0.1, 0.05, 0.01)]
+    once = len(traces)
+    last(0.02)
+    assert len(traces) == once
+    for h, value in zip((0.1, 0.05, 0.01), values, strict=True):
+        end = ia.iterate(ia.Adam(h, 0.5, 0.6, 0.1), losses.full_loss, losses.START, round(0.2 / h)).params[-1]
+        np.testing.assert_allclose(value, losses.full_loss(end), rtol=1e-12)
+    hs = jnp.asarray([0.1, 0.05, 0.01])
+    np.testing.assert_allclose(jax.vmap(last)(hs), values, rtol=1e-12)
+
+
+def test_bad_names_and_counts_are_refused():
+    for kwargs, words in (
+        ({"observables": "lost"}, "known are loss"),
+        ({"observables": ()}, "known are loss"),
+        ({"observables": ("distance", "plain_distance")}, "one of"),
+        ({"observables": "loss", "every": 0}, "every"),
+        ({"observables": "loss", "records": -1}, "records"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ia.observe(RULE, losses.full_loss, losses.START, 4, **kwargs)
+    with pytest.raises(ValueError, match="eps"):
+        ia.observe(ia.HeavyBall(0.1), losses.full_loss, losses.START, 4, "perturbed_one_norm")
+    with pytest.raises(ValueError, match="steps"):
+        ia.observe(RULE, losses.full_loss, losses.START, 0, "loss")
