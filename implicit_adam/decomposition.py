@@ -50,12 +50,12 @@ def decompose(
     rule, theta, objective = training.rule, training.theta, training.objective
     whole = objective.full_batch()
 
-    expansion = closed_form(rule, whole)
-    F, memory = expansion.derivative(jnp.inf, theta, 0.0)
-    _, both = expansion.derivative(jnp.inf, theta, 1 / 2)
-    limit = modified_field(rule, expansion, order=1)(jnp.inf, theta)
-    full_batch = raveled_field(rule, whole, order=1)(n, theta)
-    field = raveled_field(rule, objective, order=1)(n, theta)
+    expansions = closed_form(rule, whole)
+    F, memory = expansions(jnp.inf).derivative(theta, 0.0)
+    _, both = expansions(jnp.inf).derivative(theta, 1 / 2)
+    limit = modified_field(rule, expansions, order=1)(jnp.inf)(theta)
+    full_batch = raveled_field(rule, whole, order=1)(n)(theta)
+    field = raveled_field(rule, objective, order=1)(n)(theta)
 
     parts = (-F, -rule.h * (both - memory), -rule.h * memory, full_batch - limit, field - full_batch)
     return Decomposition(*(training.unraveled(part) for part in parts))

@@ -57,7 +57,8 @@ def _differentiable(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
 
 def _single_step(field: Field, h: Scalar, solver: diffrax.AbstractSolver) -> IntervalStep:
     def step(n: StepNumber, theta: Vector) -> tuple[Vector, Scalar]:
-        terms = diffrax.ODETerm(lambda t, y, args: field(n, y))
+        velocity = field(n)
+        terms = diffrax.ODETerm(lambda t, y, args: velocity(y))
         zero = jnp.zeros_like(h)
         # Fresh solver state: a first stage kept from the interval before belongs to another field.
         state = solver.init(terms, zero, h, theta, None)
@@ -75,8 +76,9 @@ def _adaptive_steps(
     controller: diffrax.AbstractStepSizeController,
 ) -> IntervalStep:
     def step(n: StepNumber, theta: Vector) -> tuple[Vector, Scalar]:
+        velocity = field(n)
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, y, args: field(n, y)),
+            diffrax.ODETerm(lambda t, y, args: velocity(y)),
             solver,
             jnp.zeros_like(h),
             h,

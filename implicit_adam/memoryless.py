@@ -7,22 +7,27 @@ import jax
 import optax
 
 from implicit_adam.checks import check_order, check_saves
-from implicit_adam.fields.expansion import Expansion
-from implicit_adam.fields.select import HIGHEST_ORDER, exact_expansion
+from implicit_adam.fields.expansion import Expansions
+from implicit_adam.fields.select import HIGHEST_ORDER, exact_expansions
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.training import Training, checked_training
 from implicit_adam.trajectory import Trajectory, all_finite, record, saved_times
-from implicit_adam.types import Batches, Field, Loss, Params, StepNumber, Vector
+from implicit_adam.types import Batches, Field, Loss, Params, StepNumber, Vector, Velocity
 
 
-def memoryless_update(optimizer: AbstractOptimizer, expansion: Expansion, order: int) -> Field:
+def memoryless_update(optimizer: AbstractOptimizer, expansions: Expansions, order: int) -> Field:
     """G^(n)(theta) = F^(n) at order 0, and F^(n) + h DF^(n)[u] at order 1, u_k = sum_{l=k}^{n-1} F^(l)."""
 
-    def corrected(n: StepNumber, theta: Vector) -> Vector:
-        F, DF = expansion.derivative(n, theta, 0.0)
-        return F + optimizer.h * DF
+    def at(n: StepNumber) -> Velocity:
+        expansion = expansions(n)
 
-    return (expansion.update, corrected)[order]
+        def corrected(theta: Vector) -> Vector:
+            F, DF = expansion.derivative(theta, 0.0)
+            return F + optimizer.h * DF
+
+        return (expansion.update, corrected)[order]
+
+    return at
 
 
 def memoryless(
@@ -53,9 +58,9 @@ def memoryless(
 @eqx.filter_jit
 def _memoryless(training: Training, steps: int, save_every: int, order: int) -> Trajectory:
     rule, theta = training.rule, training.theta
-    G = memoryless_update(rule, exact_expansion(rule, training.objective), order)
+    G = memoryless_update(rule, exact_expansions(rule, training.objective), order)
     thetas, no_error = record(
-        lambda n, theta: (theta - rule.h * G(n, theta), 0 * rule.h), theta, steps, save_every, theta.dtype
+        lambda n, theta: (theta - rule.h * G(n)(theta), 0 * rule.h), theta, steps, save_every, theta.dtype
     )
     saved = jax.vmap(training.unraveled)(thetas)
     return Trajectory(saved_times(rule.h, steps, save_every), saved, all_finite(thetas), no_error)

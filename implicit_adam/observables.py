@@ -44,7 +44,7 @@ def bias(rule: AbstractRule, loss: Loss, params: Params) -> Params:
     check_has_limit(rule)
     training = checked_training(rule, loss, params)
     rule, objective, theta = training.rule, training.objective, training.theta
-    _, DF = closed_form(rule, objective).derivative(jnp.inf, theta, 1 / 2)
+    _, DF = closed_form(rule, objective)(jnp.inf).derivative(theta, 1 / 2)
     return training.unraveled(denominator(rule, objective, theta) * rule.h * DF)
 
 

@@ -86,7 +86,7 @@ def regimes(rule: Adam | RMSProp, loss: Loss, params: Params) -> Regimes:
     share_of_rho = g**2 / (g**2 + rule.eps) if rule.eps_in_sqrt else jnp.abs(g) / (jnp.abs(g) + rule.eps)
     brace = cb - cr * share_of_rho
 
-    F, DF = closed_form(rule, training.objective).derivative(jnp.inf, theta, 1 / 2)
+    F, DF = closed_form(rule, training.objective)(jnp.inf).derivative(theta, 1 / 2)
     _, products = training.objective.linearize(theta)
     (norm_gradient,) = products(F[None])
     # The bias is (h/2) brace * grad of the norm; h/2 does not turn it.

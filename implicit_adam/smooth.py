@@ -50,7 +50,7 @@ def smooth_solution(
     controller = recommended_controller(theta.dtype) if controller is None else controller
     times = saved_times(rule.h, steps, save_every)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, args: field(t / rule.h - 1 / 2, y)),
+        diffrax.ODETerm(lambda t, y, args: field(t / rule.h - 1 / 2)(y)),
         diffrax.Tsit5() if solver is None else solver,
         jnp.zeros_like(rule.h),
         times[-1],

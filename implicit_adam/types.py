@@ -15,5 +15,7 @@ Params = PyTree[Array]
 Batches = PyTree[Array] | None
 Loss = Callable[..., Any]
 
-# n, theta -> d theta / dt on the n-th interval, on flat vectors.
-Field = Callable[[StepNumber, Vector], Vector]
+# theta -> d theta / dt, on flat vectors.
+Velocity = Callable[[Vector], Vector]
+# n -> the velocity on the n-th interval; what depends on n alone is computed once, outside a solver's stages.
+Field = Callable[[StepNumber], Velocity]

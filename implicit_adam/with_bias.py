@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Int
 
 from implicit_adam.checks import check_finite, check_rule, check_step_number
-from implicit_adam.fields.select import exact_expansion
+from implicit_adam.fields.select import exact_expansions
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.optax_rule import as_optimizer
 from implicit_adam.training import checked_training
@@ -54,8 +54,8 @@ def with_bias(
             raise ValueError(msg)
         training = checked_training(optimizer, loss, params, batches, schedule)
         check_step_number(state.n, training.schedule)
-        expansion = exact_expansion(training.rule, training.objective)
-        _, DF = expansion.derivative(state.n, training.theta, 1 / 2)
+        expansion = exact_expansions(training.rule, training.objective)(state.n)
+        _, DF = expansion.derivative(training.theta, 1 / 2)
         h = training.rule.h
         bias = training.unraveled(-jnp.asarray(strength, DF.dtype) * h * h * DF)
         updates, own_state = transformation.update(updates, state.optimizer, params)

@@ -96,8 +96,8 @@ def test_the_full_batch_field_of_an_early_step_is_that_derivative_too(build):
 def test_the_closed_form_is_the_mini_batch_field_with_one_batch(build, n):
     objective = raveled(losses.full_loss, losses.START)
     for present in (0.0, 1 / 2):
-        exact = closed_form(build(0.1), objective).derivative(n, losses.START, present)
-        summed = minibatch(build(0.1), objective).derivative(jnp.asarray(n), losses.START, present)
+        exact = closed_form(build(0.1), objective)(n).derivative(losses.START, present)
+        summed = minibatch(build(0.1), objective)(jnp.asarray(n)).derivative(losses.START, present)
         for x, y in zip(exact, summed, strict=True):
             close(x, y, 1e-12)
 

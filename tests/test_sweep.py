@@ -60,6 +60,8 @@ def test_fn_is_traced_once_for_all_chunks_and_sizes():
 
     quiet(counted, {"x": np.arange(100.0)}, chunk_size=8)
     assert len(traces) == 1
+    quiet(counted, {"x": np.arange(1.0, 101.0)}, chunk_size=8)
+    assert len(traces) == 1
     quiet(counted, {"x": np.arange(100.0)}, chunk_size="auto")
     assert len(traces) == 2
 

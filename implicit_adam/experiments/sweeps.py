@@ -78,7 +78,7 @@ def bias_at(build: Build, problem: Problem) -> Point:
         loss = mean_loss(problem)
         training = checked_training(rule, loss, problem.params)
         theta, objective = training.theta, training.objective
-        F = closed_form(training.rule, objective).update(jnp.inf, theta)
+        F = closed_form(training.rule, objective)(jnp.inf).update(theta)
         D = objective.linearize(theta)[1](F[None])[0]
         b = ravel(bias(training.rule, loss, problem.params))
         along, size = jnp.vdot(b, D), jnp.linalg.norm(b)

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from implicit_adam.checks import check_rule
-from implicit_adam.fields.expansion import Expansion
+from implicit_adam.fields.expansion import Expansion, Expansions
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import lag_moment, mass
@@ -47,27 +47,32 @@ def has_closed_form(rule: AbstractRule) -> bool:
     return all(kernel.unit_mass for kernel in rule.kernels(0))
 
 
-def closed_form(rule: AbstractRule, objective: Objective) -> Expansion:
+def closed_form(rule: AbstractRule, objective: Objective) -> Expansions:
     """One loss; n is exact for unit-mass rules, and `jnp.inf` gives the limit for every rule."""
 
-    def remembered(g: Vector, n: StepNumber) -> tuple[Vector, ...]:
-        features = zip(rule.kernels(n), rule.features(g), strict=True)
-        return tuple(mass(kernel, n) * psi for kernel, psi in features)
+    def at(n: StepNumber) -> Expansion:
+        kernels = rule.kernels(n)
+        masses = [mass(kernel, n) for kernel in kernels]
+        lags = [lag_moment(kernel, n) for kernel in kernels]
 
-    def update(n: StepNumber, theta: Vector) -> Vector:
-        (g,) = objective.gradients(theta)
-        return rule.readout(remembered(g, n), theta, n)
+        def remembered(g: Vector) -> tuple[Vector, ...]:
+            return tuple(mass * psi for mass, psi in zip(masses, rule.features(g), strict=True))
 
-    def derivative(n: StepNumber, theta: Vector, present: float) -> tuple[Vector, Vector]:
-        (g,), hessian_products = objective.linearize(theta)
-        s = remembered(g, n)
-        F = rule.readout(s, theta, n)
-        (D,) = hessian_products(F[None])
-        _, psi_dot = jax.jvp(rule.features, (g,), (D,))
-        s_dot = tuple(
-            (lag_moment(kernel, n) + present * mass(kernel, n)) * dot
-            for kernel, dot in zip(rule.kernels(n), psi_dot, strict=True)
-        )
-        return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, present * F))
+        def update(theta: Vector) -> Vector:
+            (g,) = objective.gradients(theta)
+            return rule.readout(remembered(g), theta, n)
 
-    return Expansion(update, derivative)
+        def derivative(theta: Vector, present: float) -> tuple[Vector, Vector]:
+            (g,), hessian_products = objective.linearize(theta)
+            s = remembered(g)
+            F = rule.readout(s, theta, n)
+            (D,) = hessian_products(F[None])
+            _, psi_dot = jax.jvp(rule.features, (g,), (D,))
+            s_dot = tuple(
+                (lag + present * mass) * dot for lag, mass, dot in zip(lags, masses, psi_dot, strict=True)
+            )
+            return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, present * F))
+
+        return Expansion(update, derivative)
+
+    return at

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.fields.expansion import Expansion
+from implicit_adam.fields.expansion import Expansion, Expansions
 from implicit_adam.objective import Gradients, Objective
 from implicit_adam.rules.optax_rule import Optax, raveled
 from implicit_adam.types import StepNumber, Vector
@@ -21,7 +21,7 @@ from implicit_adam.types import StepNumber, Vector
 State = Any
 
 
-def differentiated(rule: Optax, objective: Objective) -> Expansion:
+def differentiated(rule: Optax, objective: Objective) -> Expansions:
     """Exact for every differentiable transformation, but for the `window` of the rule."""
     tx = raveled(rule.tx, objective.unravel)
 
@@ -35,46 +35,51 @@ def differentiated(rule: Optax, objective: Objective) -> Expansion:
         updates, state = tx.update(g, state, theta)
         return -jnp.asarray(updates), state
 
-    def history(n: StepNumber) -> StepNumber:
-        """The first step that the window still sees."""
-        if rule.window is None:
-            return 0
-        return max(n - rule.window, 0) if isinstance(n, int) else jnp.maximum(n - rule.window, 0)
+    def at(n: StepNumber) -> Expansion:
+        first = _first_seen(rule, n)
 
-    def frozen(n: StepNumber, theta: Vector, G: Gradients) -> tuple[Vector, Vector]:
-        """F^(n), and the sum of the F^(l) before it."""
+        def frozen(theta: Vector, G: Gradients) -> tuple[Vector, Vector]:
+            """F^(n), and the sum of the F^(l) before it."""
 
-        def advance(k: StepNumber, carry: tuple[State, Vector]) -> tuple[State, Vector]:
-            state, total = carry
-            F, state = step(state, G[objective.visited(k)], theta)
-            return state, total + F
+            def advance(k: StepNumber, carry: tuple[State, Vector]) -> tuple[State, Vector]:
+                state, total = carry
+                F, state = step(state, G[objective.visited(k)], theta)
+                return state, total + F
 
-        first = history(n)
-        state, total = jax.lax.fori_loop(first, n, advance, (start(first, theta), jnp.zeros_like(theta)))
-        return step(state, G[objective.visited(n)], theta)[0], total
+            state, total = jax.lax.fori_loop(first, n, advance, (start(first, theta), jnp.zeros_like(theta)))
+            return step(state, G[objective.visited(n)], theta)[0], total
 
-    def update(n: StepNumber, theta: Vector) -> Vector:
-        return frozen(n, theta, objective.gradients(theta))[0]
+        def update(theta: Vector) -> Vector:
+            return frozen(theta, objective.gradients(theta))[0]
 
-    def derivative(n: StepNumber, theta: Vector, present: float) -> tuple[Vector, Vector]:
-        F_n, total = frozen(n, theta, objective.gradients(theta))
+        def derivative(theta: Vector, present: float) -> tuple[Vector, Vector]:
+            F_n, total = frozen(theta, objective.gradients(theta))
 
-        def tangent_step(k: StepNumber, state: State, state_dot: State, v: Vector) -> Any:
-            g, g_dot = objective.step_gradient_along(theta, k, v)
-            return _jvp_of_step(step, state, state_dot, (g, theta), (g_dot, v))
+            def tangent_step(k: StepNumber, state: State, state_dot: State, v: Vector) -> Any:
+                g, g_dot = objective.step_gradient_along(theta, k, v)
+                return _jvp_of_step(step, state, state_dot, (g, theta), (g_dot, v))
 
-        def advance(k: StepNumber, carry: Any) -> Any:
-            state, state_dot, v = carry
-            F, _, state, state_dot = tangent_step(k, state, state_dot, v)
-            return state, state_dot, v - F
+            def advance(k: StepNumber, carry: Any) -> Any:
+                state, state_dot, v = carry
+                F, _, state, state_dot = tangent_step(k, state, state_dot, v)
+                return state, state_dot, v - F
 
-        first, v = history(n), total + present * F_n
-        state, state_dot = _jvp_of_start(lambda theta: start(first, theta), theta, v)
-        state, state_dot, _ = jax.lax.fori_loop(first, n, advance, (state, state_dot, v))
-        F, DF, _, _ = tangent_step(n, state, state_dot, present * F_n)
-        return F, DF
+            v = total + present * F_n
+            state, state_dot = _jvp_of_start(lambda theta: start(first, theta), theta, v)
+            state, state_dot, _ = jax.lax.fori_loop(first, n, advance, (state, state_dot, v))
+            F, DF, _, _ = tangent_step(n, state, state_dot, present * F_n)
+            return F, DF
 
-    return Expansion(update, derivative)
+        return Expansion(update, derivative)
+
+    return at
+
+
+def _first_seen(rule: Optax, n: StepNumber) -> StepNumber:
+    """The first step that the window still sees."""
+    if rule.window is None:
+        return 0
+    return max(n - rule.window, 0) if isinstance(n, int) else jnp.maximum(n - rule.window, 0)
 
 
 def _is_counter(x: Any) -> bool:

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from implicit_adam.fields.closed_form import has_closed_form
-from implicit_adam.fields.expansion import Expansion
-from implicit_adam.fields.past import Features, Memory, Weights, every_step, matmul
+from implicit_adam.fields.expansion import Expansion, Expansions
+from implicit_adam.fields.past import Features, Memory, every_step, matmul
 from implicit_adam.fields.periodic import few_rows
 from implicit_adam.fields.visits import discounted_visits
 from implicit_adam.objective import Objective
@@ -26,39 +26,38 @@ from implicit_adam.rules.base import AbstractRule
 from implicit_adam.types import StepNumber, Vector
 
 
-def minibatch(rule: AbstractRule, objective: Objective) -> Expansion:
+def minibatch(rule: AbstractRule, objective: Objective) -> Expansions:
     """Any number of losses, any schedule."""
     memory = Memory(
         rule, [discounted_visits(objective.schedule, objective.m, kernel.decay) for kernel in rule.kernels(0)]
     )
     periodic = objective.schedule is None and has_closed_form(rule)
-    past = few_rows if periodic else every_step
 
-    def frozen_update(psi: Features, theta: Vector, n: StepNumber) -> Vector:
-        """F^(n)."""
-        return rule.readout(_contract(memory.weights(n), psi), theta, n)
+    def at(n: StepNumber) -> Expansion:
+        w = memory.weights(n)
+        add_past = few_rows(memory, n, objective.m) if periodic else every_step(memory, n)
 
-    def update(n: StepNumber, theta: Vector) -> Vector:
-        psi = jnp.stack(rule.features(objective.gradients(theta)))
-        return frozen_update(psi, theta, n)
+        def frozen(psi: Features, theta: Vector) -> tuple[tuple[Vector, ...], Vector]:
+            """What is remembered, and F^(n)."""
+            s = tuple(matmul(w_i, psi_i) for w_i, psi_i in zip(w, psi, strict=True))
+            return s, rule.readout(s, theta, n)
 
-    def derivative(n: StepNumber, theta: Vector, present: float) -> tuple[Vector, Vector]:
-        G, hessian_products = objective.linearize(theta)
-        psi = jnp.stack(rule.features(G))
-        w, F = memory.weights(n), frozen_update(psi, theta, n)
-        a = past(memory, n, psi, theta, present * w[..., None] * F[None, None])
-        every_batch = jnp.ones(objective.m, G.dtype)
-        # One feature after the other, and sums over the batches as products: both far faster on a CPU.
-        s_dot = tuple(
-            matmul(every_batch, jax.jvp(rule.features, (G,), (hessian_products(a_i),))[1][i])
-            for i, a_i in enumerate(a)
-        )
-        s = _contract(w, psi)
-        return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, present * F))
+        def update(theta: Vector) -> Vector:
+            return frozen(jnp.stack(rule.features(objective.gradients(theta))), theta)[1]
 
-    return Expansion(update, derivative)
+        def derivative(theta: Vector, present: float) -> tuple[Vector, Vector]:
+            G, hessian_products = objective.linearize(theta)
+            psi = jnp.stack(rule.features(G))
+            s, F = frozen(psi, theta)
+            a = add_past(psi, theta, present * w[..., None] * F[None, None])
+            every_batch = jnp.ones(objective.m, G.dtype)
+            # One feature after the other, and sums over the batches as products: both far faster on a CPU.
+            s_dot = tuple(
+                matmul(every_batch, jax.jvp(rule.features, (G,), (hessian_products(a_i),))[1][i])
+                for i, a_i in enumerate(a)
+            )
+            return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, present * F))
 
+        return Expansion(update, derivative)
 
-def _contract(w: Weights, psi: Features) -> tuple[Vector, ...]:
-    """s_i = sum_b w_i(b) psi_i(g_b)."""
-    return tuple(matmul(w_i, psi_i) for w_i, psi_i in zip(w, psi, strict=True))
+    return at

@@ -21,6 +21,9 @@ from implicit_adam.types import Scalar, StepNumber, Vector
 Weights = Float[Array, "r m"]
 Features = Float[Array, "r m p"]
 
+# psi, theta, a -> a + sum_{l<n} u(n, l) F^(l)
+AddPast = Callable[[Features, Vector, Features], Features]
+
 ROWS = 32
 TILE = 4096
 
@@ -59,9 +62,10 @@ class Memory(NamedTuple):
         return Rows(jax.vmap(self.weights)(jnp.minimum(l, n)), u, jnp.minimum(l, n))
 
 
-def every_step(memory: Memory, n: StepNumber, psi: Features, theta: Vector, a: Features) -> Features:
-    """`a` and all steps before n, or those of the memory's window: exact for every rule and schedule."""
-    return add_steps(memory, n, first_remembered(memory.rule, n), n, psi, theta, a)
+def every_step(memory: Memory, n: StepNumber) -> AddPast:
+    """All steps before n, or those of the memory's window: exact for every rule and schedule."""
+    first = first_remembered(memory.rule, n)
+    return lambda psi, theta, a: add_steps(memory, n, first, n, psi, theta, a)
 
 
 def add_steps(

@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from implicit_adam.fields.past import (
+    AddPast,
     Features,
     Memory,
     Rows,
@@ -56,20 +57,31 @@ def resolution(dtype: DTypeLike) -> Resolution:
     return Resolution(8, 4) if jnp.finfo(dtype).bits >= 64 else Resolution(4, 3)
 
 
-def few_rows(memory: Memory, n: StepNumber, psi: Features, theta: Vector, a: Features) -> Features:
-    """a + sum_{l<n} u(n, l) F^(l) for kernels of unit mass and the cyclic schedule."""
-    m = psi.shape[1]
-    L = m * resolution(theta.dtype).epochs
-
-    def add_late(a: Features) -> Features:
-        return add_rows(memory.rule, late_rows(memory, n, m, theta.dtype), psi, theta, a)
+def few_rows(memory: Memory, n: StepNumber, m: int) -> AddPast:
+    """All steps before n, for kernels of unit mass and the cyclic schedule."""
+    dtype = memory.rule.h.dtype
+    L = m * resolution(dtype).epochs
 
     # For a static n the number of early steps is static too, which keeps the sum reversible.
     if isinstance(n, int):
-        a = add_steps(memory, n, 0, min(n, L), psi, theta, a)
-        return add_late(a) if n > L else a
-    a = add_steps(memory, n, 0, jnp.minimum(n, L), psi, theta, a)
-    return jax.lax.cond(n > L, add_late, lambda a: a, a)
+        early, rows = min(n, L), late_rows(memory, n, m, dtype) if n > L else None
+    else:
+        early = jnp.minimum(n, L)
+        shapes = jax.eval_shape(lambda n: late_rows(memory, n, m, dtype), n)
+        none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        rows = jax.lax.cond(n > L, lambda: late_rows(memory, n, m, dtype), lambda: none)
+
+    def add_past(psi: Features, theta: Vector, a: Features) -> Features:
+        a = add_steps(memory, n, 0, early, psi, theta, a)
+        if rows is None:
+            return a
+
+        def add_late(a: Features, rows: Rows) -> Features:
+            return add_rows(memory.rule, rows, psi, theta, a)
+
+        return jax.lax.cond(n > L, add_late, lambda a, _: a, a, rows)
+
+    return add_past
 
 
 def late_rows(memory: Memory, n: StepNumber, m: int, dtype: DTypeLike) -> Rows:

@@ -9,7 +9,7 @@ import optax
 from implicit_adam.checks import check_batches, check_order, check_rule, check_schedule, check_step_number
 from implicit_adam.fields.closed_form import check_has_limit, closed_form, has_closed_form
 from implicit_adam.fields.differentiated import differentiated
-from implicit_adam.fields.expansion import Expansion, modified_field
+from implicit_adam.fields.expansion import Expansions, modified_field
 from implicit_adam.fields.minibatch import minibatch
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
@@ -20,7 +20,7 @@ from implicit_adam.types import Batches, Field, Loss, Params, StepNumber
 HIGHEST_ORDER = 1
 
 
-def exact_expansion(optimizer: Any, objective: Objective) -> Expansion:
+def exact_expansions(optimizer: Any, objective: Objective) -> Expansions:
     """The cheapest exact one: in closed form, as a sum over the past, or through optax's own update."""
     if isinstance(optimizer, Optax):
         return differentiated(optimizer, objective)
@@ -31,7 +31,7 @@ def exact_expansion(optimizer: Any, objective: Objective) -> Expansion:
 
 def raveled_field(optimizer: AbstractOptimizer, objective: Objective, order: int) -> Field:
     """The modified field on flat vectors."""
-    return modified_field(optimizer, exact_expansion(optimizer, objective), order)
+    return modified_field(optimizer, exact_expansions(optimizer, objective), order)
 
 
 def vector_field(
@@ -72,7 +72,7 @@ def vector_field(
     def field(n: StepNumber, params: Params) -> Params:
         training = checked_training(rule, loss, params, batches, schedule, shifted=shifted)
         check_step_number(n, schedule)
-        velocity = raveled_field(training.rule, training.objective, order)(n, training.theta)
+        velocity = raveled_field(training.rule, training.objective, order)(n)(training.theta)
         return training.unraveled(velocity)
 
     return field
@@ -115,8 +115,8 @@ def limiting_field(rule: AbstractRule, loss: Loss, *, order: int = 1) -> Callabl
 
     def field(params: Params) -> Params:
         training = checked_training(rule, loss, params)
-        expansion = closed_form(training.rule, training.objective)
-        velocity = modified_field(training.rule, expansion, order)(jnp.inf, training.theta)
+        expansions = closed_form(training.rule, training.objective)
+        velocity = modified_field(training.rule, expansions, order)(jnp.inf)(training.theta)
         return training.unraveled(velocity)
 
     return field

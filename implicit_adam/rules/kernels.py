@@ -18,9 +18,9 @@ from implicit_adam.types import Scalar, StepNumber
 class Kernel(eqx.Module):
     """One memory kernel at one step n: w(n, k) = sum_e scale_e decay_e^(n-k).
 
-    Kernels add and scale as functions of k. `unit_mass` says that the weights sum to one at *every* step,
-    which makes the update frozen at one point the same at every step and so opens the closed forms of
-    Remark 3.2; `forgets` that old gradients fade, so that the limit n to infinity exists.
+    Kernels add and scale as functions of k. `unit_mass` says of one exponential that its weights sum to one
+    at *every* step, which makes the update frozen at one point the same at every step and so opens the
+    closed forms of Remark 3.2; `forgets` that old gradients fade, so that the limit n to infinity exists.
     """
 
     scale: Float[Array, " terms"]
@@ -78,6 +78,8 @@ def mass(kernel: Kernel, n: StepNumber) -> Scalar:
 
 def lag_moment(kernel: Kernel, n: StepNumber) -> Scalar:
     """sum_{k<=n} w(n, k) (n-k); for `average` the bracket of Remark 3.2. `n` may be `jnp.inf`."""
+    if kernel.unit_mass:
+        return jnp.sum(mean_lag(kernel.decay, n + 1))
     weight = kernel.scale * geometric_sum(kernel.decay, n + 1)
     return jnp.sum(weight * mean_lag(kernel.decay, n + 1))
 

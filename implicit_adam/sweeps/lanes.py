@@ -1,5 +1,6 @@
 """One compiled program for a chunk of lanes, spread over all devices."""
 
+import functools
 import hashlib
 import os
 import re
@@ -55,8 +56,9 @@ def device_mesh(mesh: Mesh | None) -> Mesh:
 
 
 class Chunk(NamedTuple):
-    """The compiled program for so many lanes at a time."""
+    """The traced and compiled program for so many lanes at a time."""
 
+    program: Program
     run: Callable[[Any], Any]
     size: int
     sharding: NamedSharding
@@ -87,7 +89,30 @@ def compiled(program: Program, points: Lanes, size: int, mesh: Mesh) -> Chunk:
     executable = lowered.compile()
     plan = executable.memory_analysis()
     used = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes if plan else 0
-    return Chunk(executable, size, sharding, _digest(program, lowered.as_text()), used)
+    return Chunk(program, executable, size, sharding, _digest(program, lowered.as_text()), used)
+
+
+def prepared(fn: Callable[..., Any], points: Lanes, size: Any, mesh: Mesh) -> Chunk:
+    """The program for chunks of `size` lanes (None: all, "auto": what fits), kept for later sweeps of fn."""
+    lanes = len(next(iter(points.values())))
+    dtypes = tuple((name, values.dtype.name) for name, values in points.items())
+    try:
+        return _prepared(fn, dtypes, lanes, size, mesh)
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+        return _prepared.__wrapped__(fn, dtypes, lanes, size, mesh)
+
+
+@functools.lru_cache(maxsize=32)
+def _prepared(
+    fn: Callable[..., Any], dtypes: tuple[tuple[str, str], ...], lanes: int, size: Any, mesh: Mesh
+) -> Chunk:
+    points = {name: np.zeros((), dtype) for name, dtype in dtypes}
+    program = traced(fn, points)
+    if size == "auto":
+        size = automatic_size(program, points, lanes, mesh)
+    return compiled(program, points, lanes if size is None else min(size, lanes), mesh)
 
 
 def automatic_size(program: Program, points: Lanes, lanes: int, mesh: Mesh) -> int:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from implicit_adam.checks import check_count
 from implicit_adam.sweeps.checkpoint import Checkpoint, opened
 from implicit_adam.sweeps.grid import Grid, as_grid
-from implicit_adam.sweeps.lanes import Chunk, Lanes, automatic_size, compiled, device_mesh, traced
+from implicit_adam.sweeps.lanes import Chunk, Lanes, device_mesh, prepared
 from implicit_adam.sweeps.result import SweepResult
 
 Advance = Callable[[int, int], None]
@@ -30,7 +30,8 @@ def sweep(
 ) -> SweepResult:
     """fn at every point of a grid, as one compiled program over all devices.
 
-    - `fn`: `fn(**point) -> pytree of arrays`, traced once and vmapped; what it closes over is fixed.
+    - `fn`: `fn(**point) -> pytree of arrays`, traced once and vmapped; what it closes over is fixed. As with
+      `jax.jit`, the same function (not a new lambda) is neither traced nor compiled again.
     - `grid`: `{name: 1-D array, ..}` with increasing values, for their product (the axes of the result, in
       this order), or a list of points `[{name: value, ..}, ..]` (one axis, "point").
     - `chunk_size`: how many lanes run at a time, which bounds the memory: None all, "auto" as many as the
@@ -52,16 +53,13 @@ def sweep(
     if chunk_size is not None and chunk_size != "auto":
         check_count("chunk_size", chunk_size)
     mesh = device_mesh(mesh)
-    program = traced(fn, points.points)
-    size = points.lanes if chunk_size is None else chunk_size
-    if size == "auto":
-        size = automatic_size(program, points.points, points.lanes, mesh)
-    chunk = compiled(program, points.points, min(size, points.lanes), mesh)
+    chunk = prepared(fn, points.points, chunk_size, mesh)
     order = _order(points, cost)
     store = None
     if checkpoint is not None:
         store = opened(checkpoint, points, chunk.digest, chunk.size, order.tolist() if cost else None)
-    like = [jax.ShapeDtypeStruct((chunk.size, *x.shape), x.dtype) for x in jax.tree.leaves(program.shape)]
+    shape = chunk.program.shape
+    like = [jax.ShapeDtypeStruct((chunk.size, *x.shape), x.dtype) for x in jax.tree.leaves(shape)]
     leaves = [np.empty((points.lanes, *x.shape[1:]), x.dtype) for x in like]
     with _reporter(points.lanes, progress=progress) as advance:
         for i, lanes in enumerate(_chunks(order, chunk.size)):
@@ -73,7 +71,7 @@ def sweep(
             for leaf, part in zip(leaves, found, strict=True):
                 leaf[lanes] = part[: len(lanes)]
             advance(min((i + 1) * chunk.size, points.lanes), points.lanes)
-    return _result(points, jax.tree.structure(program.shape), leaves)
+    return _result(points, jax.tree.structure(shape), leaves)
 
 
 def _order(grid: Grid, cost: Callable[..., Any] | None) -> np.ndarray:
