@@ -11,8 +11,6 @@ from benchmarks.networks import dense_batches, dense_loss, dense_params, size
 from benchmarks.timing import alternate
 from implicit_adam.types import Params
 
-RULE = ia.Adam(1e-3, 0.9, 0.999, 1e-8)
-
 
 def gradients(params: Params, batches):
     """All batch gradients."""
@@ -21,7 +19,8 @@ def gradients(params: Params, batches):
 
 def field(n, params: Params, batches, **kwargs) -> Params:
     """Adam's field at step n, exact or shifted."""
-    return ia.vector_field(RULE, dense_loss, batches=batches, **kwargs)(n, params)
+    rule = ia.Adam(1e-3, 0.9, 0.999, 1e-8)
+    return ia.vector_field(rule, dense_loss, batches=batches, **kwargs)(n, params)
 
 
 def operations(function, *arguments) -> float:

@@ -66,8 +66,8 @@ import resource, jax, numpy as np
 jax.config.update("jax_enable_x64", True)
 from benchmarks.sweeps import study
 import implicit_adam as ia
-ia.sweep(study, {{"beta": np.linspace(0, .9, {lanes} // 64), "rho": np.linspace(0, .95, 64)}}, chunk_size=4096,
-         progress=False)
+grid = {{"beta": np.linspace(0, .9, {lanes} // 64), "rho": np.linspace(0, .95, 64)}}
+ia.sweep(study, grid, chunk_size=4096, progress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
