@@ -117,8 +117,9 @@ def mean_lag(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]
     N = jnp.asarray(N).astype(x.dtype)
     N_finite = jnp.where(jnp.isfinite(N), N, jnp.ones_like(N))
     x_away = jnp.where(x > 0.5, jnp.zeros_like(x), x)
-    tail = N_finite * power(x_away, N_finite) / one_minus_power(x_away, N_finite)
-    away = x_away / (1 - x_away) - tail
+    faded = power(x_away, N_finite)
+    # N = 0, an empty sum, has no mean; the lag 0 is as good as any.
+    away = x_away / (1 - x_away) - N_finite * faded / jnp.where(N_finite > 0, 1 - faded, jnp.ones_like(x))
     u = -jnp.log(jnp.where(x > 0.5, x, jnp.ones_like(x)))
     near = _inverse_expm1_regular(u) - N_finite * _inverse_expm1_regular(N_finite * u)
     x_below = jnp.where(x < 1, x, jnp.zeros_like(x))
