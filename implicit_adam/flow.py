@@ -133,9 +133,12 @@ def flow(
       whose root finder needs a tolerance, get a tight PIDController by default.
     - `smooth`: make the step number continuous, n = t/h - 1/2, and cross all steps in one adaptive solve, at
       a cost that does not depend on h: milliseconds for a million steps. For full-batch training with
-      bias-corrected memory, refused otherwise. Moves the solution by far less than a tenth of its distance to
-      the optimizer (tested) at the default tolerance of 1e-9; `step_error` is then what that tolerance allows
-      each solver step. An implicit `solver` crosses the stiff sign layers of a small eps.
+      bias-corrected memory. Moves the solution by far less than a tenth of its distance to the optimizer
+      (tested) at the default tolerance of 1e-9; `step_error` is then what that tolerance allows each solver
+      step. An implicit `solver` crosses the stiff sign layers of a small eps. For cyclic mini-batches and a
+      memory that fades: interval by interval until the memory has settled to the tolerance, then one field
+      for whole epochs, which meets the flow at the ends of epochs up to O(h^2); `save_every` is a multiple of
+      the number of mini-batches. Other trainings are refused.
     - `shifted`: shifted gradients in place of Hessian-vector products, cheaper at the same order; see
       `vector_field`.
 
@@ -149,7 +152,7 @@ def flow(
     steps, save_every = check_saves(steps, save_every)
     training = checked_training(rule, loss, params, batches, schedule, steps, shifted=shifted)
     if smooth:
-        check_smooth(training)
+        check_smooth(training, save_every)
     return _flow(training, steps, save_every, order, solver, stepsize_controller, smooth=smooth)
 
 
@@ -165,10 +168,11 @@ def _flow(
     smooth: bool,
 ) -> Trajectory:
     rule, theta = training.rule, training.theta
+    field = raveled_field(rule, training.objective, order)
     if smooth:
-        thetas, errors = smooth_solution(training, steps, save_every, order, solver, controller)
+        step = interval_step(field, rule.h)
+        thetas, errors = smooth_solution(training, steps, save_every, order, step, solver, controller)
     else:
-        field = raveled_field(rule, training.objective, order)
         step = interval_step(field, rule.h, solver, controller)
         thetas, errors = record(step, theta, steps, save_every, theta.dtype)
     saved = jax.vmap(training.unraveled)(thetas)

@@ -1,36 +1,55 @@
-"""The modified equation in one sweep: full-batch training with the step number as a continuous variable.
+"""The modified equation in one sweep: steps of a solver that cross many steps of the optimizer.
 
-In closed form the field depends on n only through the mean lags of Remark 3.2, smooth functions of n. With
+Full batch: in closed form the field depends on n only through the mean lags of Remark 3.2, smooth functions
+of n. With n = t/h - 1/2 in them (the middle of the interval stands for the whole of it) the field is smooth in
+t, and the solution moves by far less than the theorem's own error.
 
-    n = t/h - 1/2
+Cyclic mini-batches: interval by interval until the memory has settled, then along one field for all phases of
+an epoch, which meets the settled flow at the ends of epochs up to O(h^2).
 
-in them (the middle of the interval stands for the whole of it) the field is smooth in t, and the solution
-moves by far less than the theorem's own error. One adaptive solve then crosses thousands of optimizer steps
-at once, and its cost no longer depends on h.
+One adaptive solve then crosses thousands of optimizer steps at once, at a cost that does not depend on h.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from implicit_adam.fields.closed_form import closed_form, has_closed_form
+from implicit_adam.fields.closed_form import check_has_limit, closed_form, has_closed_form
+from implicit_adam.fields.epoch import epoch_velocity, settling_steps
 from implicit_adam.fields.expansion import modified_field
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.training import Training
 from implicit_adam.trajectory import saved_times
-from implicit_adam.types import Vector
+from implicit_adam.types import Scalar, StepNumber, Vector
+
+Saved = Float[Array, "saves p"]
+IntervalStep = Callable[[StepNumber, Vector], tuple[Vector, Scalar]]
 
 
-def check_smooth(training: Training) -> None:
-    """The step number can be continuous where a closed form holds for every n."""
+def check_smooth(training: Training, save_every: int) -> None:
+    """Full batch needs a closed form for every n; mini-batches the cyclic schedule and a fading memory."""
     rule, m = training.rule, training.objective.m
-    if m > 1 or not isinstance(rule, AbstractRule) or not has_closed_form(rule):
+    if m == 1 and not (isinstance(rule, AbstractRule) and has_closed_form(rule)):
         msg = (
-            "smooth=True needs full-batch training (one batch) and a rule whose memory is bias-corrected, "
-            f"such as ia.Adam; got m = {m} and {type(rule).__name__}"
+            "smooth=True in full batch needs a rule whose memory is bias-corrected, such as ia.Adam; "
+            f"got {type(rule).__name__}"
         )
         raise ValueError(msg)
+    if m > 1:
+        check_has_limit(rule)
+        if training.schedule is not None:
+            msg = "smooth=True in mini-batches needs the cyclic schedule; leave schedule out"
+            raise ValueError(msg)
+        if save_every % m:
+            msg = (
+                "smooth=True meets the flow at the ends of epochs: save_every must be a multiple of "
+                f"m = {m}, got {save_every}"
+            )
+            raise ValueError(msg)
     if training.theta.dtype.itemsize < 4:
         msg = f"smooth=True needs float32 or float64 parameters, got {training.theta.dtype}: cast them"
         raise ValueError(msg)
@@ -41,21 +60,60 @@ def smooth_solution(
     steps: int,
     save_every: int,
     order: int,
+    step: IntervalStep,
     solver: diffrax.AbstractSolver | None,
     controller: diffrax.AbstractStepSizeController | None,
-) -> tuple[Float[Array, "saves p"], Float[Array, " saves"]]:
+) -> tuple[Saved, Float[Array, " saves"]]:
     """The points at the saved times, and what the controller allowed each of its steps to be wrong by."""
     rule, theta = training.rule, training.theta
-    field = modified_field(rule, closed_form(rule, training.objective), order)
-    controller = recommended_controller(theta.dtype) if controller is None else controller
+    tolerance = max(1e-9, 10 * float(jnp.finfo(theta.dtype).eps))
+    if controller is None:
+        controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
     times = saved_times(rule.h, steps, save_every)
+    if training.objective.m == 1:
+        field = modified_field(rule, closed_form(rule, training.objective), order)
+        points = _solve(lambda t, y: field(t / rule.h - 1 / 2)(y), theta, times, solver, controller)
+        return points, _allowed(controller, points)
+
+    first = jnp.minimum(settling_steps(rule, training.objective.m, tolerance), steps)
+    settled, early = _interval_by_interval(step, theta, first, steps, save_every)
+    velocity = epoch_velocity(rule, training.objective, order)
+    # Times before the start of the solve are met at its start, and taken from the other part.
+    start = first.astype(times.dtype) * rule.h
+    late = _solve(lambda t, y: velocity(y), settled, jnp.maximum(times - start, 0), solver, controller)
+    points = jnp.where((times <= start)[:, None], early, late)
+    return points, _allowed(controller, points)
+
+
+def _interval_by_interval(
+    step: IntervalStep, theta: Vector, first: StepNumber, steps: int, save_every: int
+) -> tuple[Vector, Saved]:
+    """The point after `first` steps, and the saved ones before."""
+    saved = jnp.zeros((steps // save_every + 1, theta.size), theta.dtype).at[0].set(theta)
+
+    def advance(n: StepNumber, carry: tuple[Vector, Saved]) -> tuple[Vector, Saved]:
+        point, saved = carry
+        point, _ = step(n, point)
+        # Overwritten until the step that is to be kept.
+        return point, saved.at[(n + save_every) // save_every].set(point, mode="drop")
+
+    return jax.lax.fori_loop(0, first, advance, (theta, saved))
+
+
+def _solve(
+    velocity: Callable[[Any, Vector], Vector],
+    start: Vector,
+    times: Float[Array, " saves"],
+    solver: diffrax.AbstractSolver | None,
+    controller: diffrax.AbstractStepSizeController,
+) -> Saved:
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, args: field(t / rule.h - 1 / 2)(y)),
+        diffrax.ODETerm(lambda t, y, args: velocity(t, y)),
         diffrax.Tsit5() if solver is None else solver,
-        jnp.zeros_like(rule.h),
+        jnp.zeros_like(times[0]),
         times[-1],
         None,
-        theta,
+        start,
         saveat=diffrax.SaveAt(ts=times),
         stepsize_controller=controller,
         adjoint=diffrax.ForwardMode(),
@@ -63,21 +121,9 @@ def smooth_solution(
         throw=False,
     )
     solved = solution.result == diffrax.RESULTS.successful
-    points = jnp.where(solved, jnp.asarray(solution.ys), jnp.full_like(theta, jnp.nan)[None])
-    return points, _allowed(controller, points)
+    return jnp.where(solved, jnp.asarray(solution.ys), jnp.full_like(start, jnp.nan)[None])
 
 
-def recommended_controller(dtype: jnp.dtype) -> diffrax.AbstractStepSizeController:
-    """Tolerance 1e-9, or ten roundings of a narrower dtype."""
-    tolerance = max(1e-9, 10 * float(jnp.finfo(dtype).eps))
-    return diffrax.PIDController(rtol=tolerance, atol=tolerance)
-
-
-def _allowed(
-    controller: diffrax.AbstractStepSizeController, points: Float[Array, "saves p"]
-) -> Float[Array, " saves"]:
-    def allowed(theta: Vector) -> Float[Array, ""]:
-        rtol, atol = getattr(controller, "rtol", jnp.nan), getattr(controller, "atol", jnp.nan)
-        return jnp.asarray(atol + rtol * jnp.max(jnp.abs(theta)))
-
-    return jax.vmap(allowed)(points)
+def _allowed(controller: diffrax.AbstractStepSizeController, points: Saved) -> Float[Array, " saves"]:
+    rtol, atol = getattr(controller, "rtol", jnp.nan), getattr(controller, "atol", jnp.nan)
+    return atol + rtol * jnp.max(jnp.abs(points), axis=-1)

@@ -19,11 +19,12 @@ def run(program):
 
 def test_the_examples_run_in_a_newcomers_session_and_the_corrected_flow_is_closer():
     program = "\n".join(block for block in blocks() if "# float64" not in block)
-    compared, own, validity = run(program).splitlines()
+    compared, own, validity, swept = run(program).splitlines()
     corrected, plain = compared.split("<")
     assert 0 < 5 * float(corrected) < float(plain)
     assert 0 < float(own) < 1e-3
     assert 0 < float(validity.split()[0]) < 0.1
+    assert swept == "(10, 4) True"
 
 
 def test_the_study_of_the_readme_finds_the_orders():
@@ -43,4 +44,5 @@ def test_the_readme_names_the_public_api():
     named = set(re.findall(r"`(\w+)`", README.read_text()))
     functions = {name for name in dir(ia) if not name.startswith("_") and callable(getattr(ia, name))}
     results = {"Trajectory", "Convergence", "Decomposition", "Regimes", "TrainingRegime", "TopEigenvalue"}
+    results |= {"SweepResult", "Observed"}
     assert functions - results <= named

@@ -114,9 +114,57 @@ def test_dtypes_too_narrow_for_its_tolerance_are_refused():
         ia.flow(ia.Adam(0.1, 0.9, 0.95, 1e-2), lambda t: jnp.sum(t**2), start, 4, smooth=True)
 
 
-def test_mini_batches_are_refused():
-    with pytest.raises(ValueError, match="one batch"):
-        ia.flow(ia.Adam(0.1), losses.batch_loss, losses.START, 4, batches=losses.batches(), smooth=True)
+MINI_BATCHES = {
+    "adam": lambda h: ia.Adam(h, 0.5, 0.7, 0.05),
+    "rmsprop": lambda h: ia.RMSProp(h, 0.6, 0.1),
+    "nesterov": lambda h: ia.Nesterov(h, 0.5),
+    "adamw": lambda h: ia.AdamW(h, 0.5, 0.6, 0.1, weight_decay=0.3),
+}
+
+
+@pytest.mark.parametrize("build", MINI_BATCHES.values(), ids=MINI_BATCHES.keys())
+def test_in_mini_batches_it_keeps_the_order_of_the_flow(build):
+    """Distance to the optimizer over all saves, the early interval-by-interval ones included."""
+
+    def distance(steps, order):
+        arguments = (build(0.6 / steps), losses.batch_loss, losses.START, steps)
+        kwargs = {"batches": losses.batches(), "save_every": steps // 8}
+        smooth = ia.flow(*arguments, order=order, smooth=True, **kwargs)
+        return sup(smooth, ia.iterate(*arguments, **kwargs))
+
+    for order in (0, 1):
+        few, more, most = (distance(steps, order) for steps in (240, 480, 960))
+        np.testing.assert_allclose(np.log2([few / more, more / most]), order + 1, atol=0.15)
+
+
+def test_in_mini_batches_it_begins_as_the_piecewise_flow_and_stays_near_it():
+    arguments = (ia.Adam(1e-3, 0.5, 0.7, 0.05), losses.batch_loss, losses.START, 600)
+    kwargs = {"batches": losses.batches(), "save_every": 30}
+    piecewise, smooth = (ia.flow(*arguments, smooth=x, **kwargs) for x in (False, True))
+    # 0.7^60 < 1e-9: the memory has settled after 60 steps.
+    np.testing.assert_allclose(smooth.params[:3], piecewise.params[:3], rtol=1e-12)
+    assert 1e-9 < sup(smooth, piecewise) < sup(piecewise, ia.iterate(*arguments, **kwargs)) / 5
+    np.testing.assert_array_equal(smooth.t, piecewise.t)
+    short = {**kwargs, "save_every": 15}
+    np.testing.assert_allclose(
+        ia.flow(*arguments[:3], 30, smooth=True, **short).params,
+        ia.flow(*arguments[:3], 30, **short).params,
+        rtol=1e-12,
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "kwargs", "words"),
+    [
+        (ia.Adam(0.1), {"schedule": jnp.arange(6) % 3}, "cyclic schedule"),
+        (ia.Adam(0.1), {"save_every": 2}, "multiple of"),
+        (ia.Adagrad(0.1), {"save_every": 3}, "no limit"),
+        (ia.Optax(0.1, ia.Adam(1.0).transformation()), {"save_every": 3}, "vector_field at a late step"),
+    ],
+)
+def test_mini_batches_without_a_settled_epoch_are_refused(rule, kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        ia.flow(rule, losses.batch_loss, losses.START, 6, batches=losses.batches(), smooth=True, **kwargs)
 
 
 def test_divergence_is_a_flag():
