@@ -1,91 +1,113 @@
 """Under the cyclic schedule a few rows stand for the whole past."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.past import Memory
-from implicit_adam.fields.periodic import late_rows, resolution
+from implicit_adam.fields.past import TILE, Memory, every_step
+from implicit_adam.fields.periodic import few_rows, late_rows, resolution
 from implicit_adam.fields.visits import discounted_visits
-from implicit_adam.objective import ravel
-from implicit_adam.problems import digits
 from tests import losses
 
+M = 4
 MEMORIES = [(0.9, 0.999), (0.99, 0.9), (0.5, 0.7), (0.0, 0.99), (0.999, 0.9999)]
 
 
-def corrections(rule, problem, n, schedule):
-    """The first-order part of the field, by a few rows and by every step."""
-    params = problem.params
-
-    def field(schedule, order):
-        return ia.vector_field(rule, problem.loss, batches=problem.batches, schedule=schedule, order=order)
-
-    velocities = [
-        ravel(jax.jit(field(s, order))(jnp.asarray(n), params))
-        for s, order in ((None, 1), (schedule, 1), (schedule, 0))
-    ]
-    return velocities[0] - velocities[2], velocities[1] - velocities[2]
+def memory(rule, schedule=None, m=M):
+    return Memory(rule, [discounted_visits(schedule, m, kernel.decay) for kernel in rule.kernels(0)])
 
 
+@functools.partial(jax.jit, static_argnames="m")
+def both_pasts(rule, n, g, schedule, m=M):
+    """sum_{l<n} u(n, l) F^(l) by a few rows, and by every step."""
+    psi, theta = jnp.stack(rule.features(g)), jnp.zeros_like(g[0])
+    zero = jnp.zeros_like(psi)
+    few = few_rows(memory(rule, m=m), n, m)(psi, theta, zero)
+    return few, every_step(memory(rule, schedule, m), n)(psi, theta, zero)
+
+
+def gradients(spread, m=M, p=50, dtype=float):
+    """Mini-batch gradients around a common one; of very different size for a large spread."""
+    rng = np.random.default_rng(1)
+    sizes = np.geomspace(1, spread, m)[:, None] if spread > 1 else 1.0
+    return jnp.asarray(rng.normal(size=p)[None] + sizes * rng.normal(size=(m, p)), dtype)
+
+
+def relative(few, every):
+    """For each feature, since they differ in size; a memory of the present alone has no past."""
+    sizes = [max(float(jnp.max(jnp.abs(y))), 1e-300) for y in every]
+    return max(float(jnp.max(jnp.abs(x - y))) / size for x, y, size in zip(few, every, sizes, strict=True))
+
+
+@pytest.mark.parametrize("spread", [1.0, 100.0])
 @pytest.mark.parametrize(("beta", "rho"), MEMORIES)
-def test_the_interpolated_past_is_the_summed_past(beta, rho):
-    """To 1e-9 of the correction from the first epochs on, and to rounding before."""
-    problem = digits(batches=4, samples=200)
-    schedule = jnp.arange(2000) % 4
-    rule = ia.Adam(1.0, beta, rho, 1e-3)
-    for n, rtol in ((0, 1e-12), (31, 1e-12), (33, 1e-9), (60, 1e-9), (1999, 1e-9)):
-        few, every = corrections(rule, problem, n, schedule)
-        np.testing.assert_allclose(few, every, rtol=0, atol=rtol * float(jnp.max(jnp.abs(every))))
-
-
-def test_it_holds_where_the_mini_batches_disagree_completely():
-    """Gradients of mixed sign and very different size, where the readout is least smooth."""
-    rng = np.random.default_rng(3)
-    A = jnp.asarray(rng.normal(size=(5, 3, 3)) * np.array([10, 1, 0.1, 1, 5])[:, None, None])
-    batches = (A, jnp.asarray(rng.normal(size=(5, 3))))
-    kwargs = {"batches": batches, "order": 1}
-    rule = ia.Adam(1.0, 0.9, 0.99, 1e-6)
-    for n in (41, 200, 1000):
-        few = ia.vector_field(rule, losses.batch_loss, **kwargs)(n, losses.START)
-        every = ia.vector_field(rule, losses.batch_loss, schedule=jnp.arange(1001) % 5, **kwargs)(
-            n, losses.START
-        )
-        np.testing.assert_allclose(few, every, rtol=1e-8)
+def test_the_interpolated_past_is_the_summed_past(beta, rho, spread):
+    """To 1e-8 from the first epochs on, and to rounding before."""
+    rule, g, schedule = ia.Adam(1.0, beta, rho, 1e-6), gradients(spread), jnp.arange(5000) % M
+    first = M * resolution(jnp.float64).epochs
+    for n, rtol in ((1, 1e-13), (first, 1e-12), (first + 1, 1e-8), (60, 1e-8), (500, 1e-8), (4999, 1e-8)):
+        assert relative(*both_pasts(rule, jnp.asarray(n), g, schedule)) < rtol
 
 
 def test_float32_keeps_its_own_accuracy():
-    problem = digits(batches=4, samples=200)
-    params, batches = jax.tree.map(lambda x: x.astype(jnp.float32), (problem.params, problem.batches))
-    narrow = problem._replace(params=params, batches=batches)
+    schedule = jnp.arange(500) % M
     rule = ia.Adam(1.0, 0.9, 0.99, 1e-3)
-    for n in (17, 40, 300):
-        _, exact = corrections(rule, problem, n, jnp.arange(301) % 4)
-        few, _ = corrections(rule, narrow, n, jnp.arange(301) % 4)
-        np.testing.assert_allclose(few, exact, rtol=0, atol=1e-5 * float(jnp.max(jnp.abs(exact))))
+    narrow = rule.astype(jnp.float32)
+    for n in (17, 40, 499):
+        few, _ = both_pasts(narrow, jnp.asarray(n), gradients(1.0, dtype=jnp.float32), schedule)
+        _, every = both_pasts(rule, jnp.asarray(n), gradients(1.0), schedule)
+        assert few.dtype == jnp.float32
+        assert relative(few.astype(float), every) < 1e-5
+
+
+def test_many_parameters_go_tile_by_tile():
+    """Whole tiles and a rest; the same numbers as coordinate by coordinate."""
+    g = gradients(1.0, p=2 * TILE + 7)
+    rule, schedule = ia.Adam(1.0, 0.9, 0.99, 1e-3), jnp.arange(50) % M
+    few, every = both_pasts(rule, jnp.asarray(40), g, schedule)
+    assert relative(few, every) < 1e-8
+    alone, _ = both_pasts(rule, jnp.asarray(40), g[:, -3:], schedule)
+    np.testing.assert_allclose(few[..., -3:], alone, rtol=1e-12)
 
 
 def test_the_number_of_rows_does_not_depend_on_n():
-    rule, m = ia.Adam(1.0, 0.9, 0.999, 1e-3), 4
-    memory = Memory(rule, [discounted_visits(None, m, kernel.decay) for kernel in rule.kernels(0)])
+    rule = ia.Adam(1.0, 0.9, 0.999, 1e-3)
     for n in (100, 10_000):
-        assert len(late_rows(memory, n, m, jnp.float64).w) == m * 15
+        assert len(late_rows(memory(rule), n, M, jnp.dtype(float)).w) == M * 15
     assert resolution(jnp.float32).degree < resolution(jnp.float64).degree
 
 
 def test_it_differentiates_in_both_modes_and_vmaps():
-    problem = digits(batches=2, samples=20, hidden=2)
+    g = gradients(1.0, m=2, p=3)
+    psi = jnp.stack([g, g**2])
 
-    def velocity(beta, n=50):
+    def past(beta, n):
         rule = ia.Adam(0.1, beta, 0.95, 1e-3)
-        return ravel(ia.vector_field(rule, problem.loss, batches=problem.batches)(n, problem.params))[7]
+        return jnp.sum(few_rows(memory(rule, m=2), n, 2)(psi, g[0], jnp.zeros_like(psi)))
 
-    difference = (velocity(0.9 + 1e-6) - velocity(0.9 - 1e-6)) / 2e-6
-    np.testing.assert_allclose(jax.grad(velocity)(0.9), difference, rtol=1e-6)
-    traced = jax.jit(lambda beta: velocity(beta, jnp.asarray(50)))
-    np.testing.assert_allclose(jax.jacfwd(traced)(0.9), difference, rtol=1e-6)
+    traced = jax.jit(lambda beta: past(beta, jnp.asarray(50)))
+    difference = (traced(0.9 + 1e-6) - traced(0.9 - 1e-6)) / 2e-6
+    np.testing.assert_allclose(jax.jit(jax.grad(lambda beta: past(beta, 50)))(0.9), difference, rtol=1e-6)
+    slope = jax.jit(jax.jacfwd(traced))
+    np.testing.assert_allclose(slope(0.9), difference, rtol=1e-6)
+    assert np.isfinite(slope(0.0))
     betas = jnp.asarray([0.0, 0.9, 0.99])
-    np.testing.assert_allclose(jax.vmap(traced)(betas), [velocity(beta) for beta in betas], rtol=1e-10)
-    assert np.isfinite(jax.jacfwd(traced)(0.0))
+    np.testing.assert_allclose(jax.vmap(traced)(betas), [traced(beta) for beta in betas], rtol=1e-10)
+
+
+def test_the_field_uses_it():
+    """Of the cyclic default and the same schedule spelled out."""
+    rule = ia.Adam(1.0, 0.9, 0.99, 1e-2)
+    n = jnp.asarray(60)
+    few, every = (
+        jax.jit(ia.vector_field(rule, losses.batch_loss, batches=losses.batches(), schedule=schedule))(
+            n, losses.START
+        )
+        for schedule in (None, jnp.arange(61) % losses.M)
+    )
+    np.testing.assert_allclose(few, every, rtol=1e-8)
+    assert bool(jnp.any(few != every))
