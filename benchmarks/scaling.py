@@ -110,7 +110,6 @@ def picture(curves: dict[str, Curve]):
         for (name, seconds), colour in zip(curve.seconds.items(), colours, strict=False):
             axes.loglog(curve.x, np.array(seconds) * 1e3, "o-", color=colour, label=name)
         axes.set(title=curve.title, xlabel=curve.x_label, ylabel="milliseconds")
-        axes.yaxis.set_minor_formatter("")
         axes.grid(visible=True, which="major", alpha=0.3)
         axes.legend(frameon=False)
     return figure
