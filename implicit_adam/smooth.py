@@ -1,8 +1,8 @@
 """The modified equation in one sweep: steps of a solver that cross many steps of the optimizer.
 
-Full batch: in closed form the field depends on n only through the mean lags of Remark 3.2, which are smooth
-functions of n. With n = t/h - 1/2 in them, the middle of the interval for the whole of it, the field is smooth
-in t, and the solution moves by far less than the theorem's own error.
+Full batch: in closed form the field depends on n only through the mean lags of Remark 3.2, smooth in n. With
+n = t/h - 1/2 in them, the middle of the interval for the whole of it, the field is smooth in t, and the
+solution moves by far less than the theorem's own error.
 
 Cyclic mini-batches: interval by interval until the memory has settled, then along one field for all phases of
 an epoch, which meets the settled flow at the ends of epochs up to O(h^2).
