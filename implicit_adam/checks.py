@@ -184,8 +184,8 @@ def check_step_number(n: Any, schedule: Any) -> None:
 
 def check_orders(orders: Any, highest: int) -> tuple[int, ...]:
     """At least one order."""
-    if len(orders) == 0:
-        msg = "orders is empty; name the flows to study, for example (0, 1)"
+    if not isinstance(orders, tuple | list) or len(orders) == 0:
+        msg = f"orders must name the flows to study, for example (0, 1); got {orders!r}"
         raise ValueError(msg)
     for order in orders:
         check_order(order, highest)

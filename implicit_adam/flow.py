@@ -34,6 +34,9 @@ def interval_step(
 
     One solver step, unless a step size controller asks for as many as its tolerance needs.
     """
+    if not isinstance(solver, diffrax.AbstractSolver | None):
+        msg = f"solver must be a diffrax solver such as diffrax.Heun(), got {solver!r}"
+        raise ValueError(msg)  # noqa: TRY004
     solver = _differentiable(diffrax.Tsit5() if solver is None else solver)
     if controller is None and isinstance(solver, diffrax.AbstractImplicitSolver):
         controller = default_controller(h.dtype)

@@ -32,16 +32,21 @@ class Objective(NamedTuple):
     shift: Scalar | None = None
 
     def visited(self, n: StepNumber) -> Int[Array, ""]:
-        """The index b of the mini-batch of step n."""
+        """The index b of the mini-batch of step n; m where a traced schedule does not know it."""
         if self.schedule is None:
             return jnp.asarray(n) % self.m
-        return self.schedule[n]
+        b = self.schedule.at[n].get(mode="fill", fill_value=self.m)
+        return jnp.where((b >= 0) & (b < self.m), b, jnp.full_like(b, self.m))
 
     def step_gradient(self, theta: Vector, n: StepNumber) -> Vector:
         """grad E_b at theta for the mini-batch of step n."""
         b = self.visited(n)
-        batch = jax.tree.map(lambda x: x[b], self.batches)
-        return jax.grad(self.loss)(theta, batch)
+        g = jax.grad(self.loss)(theta, jax.tree.map(lambda x: x[b], self.batches))
+        return g if self.schedule is None else jnp.where(b < self.m, g, jnp.full_like(g, jnp.nan))
+
+    def of_step(self, G: Gradients, n: StepNumber) -> Vector:
+        """The row of step n's mini-batch, NaN where there is none."""
+        return G.at[self.visited(n)].get(mode="fill", fill_value=jnp.nan)
 
     def step_gradient_along(self, theta: Vector, n: StepNumber, v: Vector) -> tuple[Vector, Vector]:
         """grad E_b and Hess E_b v for the mini-batch of step n."""

@@ -91,6 +91,30 @@ def test_a_decay_that_becomes_one_in_the_dtype_of_the_parameters_is_refused():
         ia.iterate(ia.Adam(0.1, rho=0.9999, eps=1e-3), lambda t: jnp.sum(t**2), START.astype(jnp.bfloat16), 4)
 
 
+@pytest.mark.parametrize("twin", [False, True], ids=["rule", "optax"])
+@pytest.mark.parametrize("bad", [[0, 1, 3, 0], [0, -1, 1, 0]], ids=["too large", "negative"])
+def test_a_traced_schedule_out_of_range_is_flagged(bad, twin):
+    """It cannot be looked at; it must not pass for another mini-batch."""
+    rule = ia.Optax(0.1, ia.Adam(1.0, 0.5, 0.6, 0.1).transformation()) if twin else RULE
+
+    @jax.jit
+    def finite(schedule):
+        kwargs = {"batches": losses.batches(), "schedule": schedule}
+        runs = [run(rule, losses.batch_loss, START, 4, **kwargs) for run in (ia.iterate, ia.flow)]
+        return [run.finite for run in runs]
+
+    assert all(finite(jnp.asarray([0, 1, 2, 0])))
+    assert not any(finite(jnp.asarray(bad)))
+
+
+@pytest.mark.parametrize("twin", [False, True], ids=["rule", "optax"])
+def test_a_traced_step_beyond_the_schedule_gives_nan(twin):
+    rule = ia.Optax(0.1, ia.Adam(1.0, 0.5, 0.6, 0.1).transformation()) if twin else RULE
+    field = ia.vector_field(rule, losses.batch_loss, batches=losses.batches(), schedule=jnp.arange(3))
+    assert jnp.isfinite(jax.jit(field)(jnp.asarray(2), START)).all()
+    assert jnp.isnan(jax.jit(field)(jnp.asarray(3), START)).all()
+
+
 def test_a_window_is_a_positive_count():
     with pytest.raises(ValueError, match="window"):
         ia.Optax(0.1, ia.Adam(1.0).transformation(), window=0)
@@ -111,6 +135,11 @@ CALLS = [
     (lambda: ia.vector_field(rule, loss, order=True), "order"),
     (lambda: ia.flow(rule, loss, {"a": "one"}, 4), "str"),
     (lambda: ia.convergence(rule, loss, start, horizon=1.0, step_counts=(10.0, 20.0, 30.0)), "integer"),
+    (lambda: ia.convergence(rule, loss, start, horizon=1.0, step_counts=(10, 20, 30), orders=1), "orders"),
+    (lambda: ia.flow(rule, loss, start, 4, solver="heun"), "diffrax.Heun()"),
+    (lambda: ia.Scheduled(rule, 0.5), "function of the step number"),
+    (lambda: ia.Scheduled(ia.Optax(0.1, rule.transformation()), abs), "ia.Adam"),
+    (lambda: ia.Adam(abs), "ia.Scheduled"),
 ]
 for call, words in CALLS:
     try:

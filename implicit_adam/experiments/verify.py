@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import diffrax
 import jax
-import numpy as np
 import optax
 
 from implicit_adam.convergence import Convergence, convergence
@@ -29,6 +29,7 @@ OWN: dict[str, dict[str, float]] = {
 # How far a settled slope may lie from order + 1: the leading order bends more at the same step sizes.
 TOLERANCE = {0: 0.15}
 DEFAULT_TOLERANCE = 0.1
+PACKAGES = ("jax", "numpy", "optax", "diffrax", "equinox")
 # How little local slopes may still move where they contradict the theorem.
 STILL = 0.03
 
@@ -156,7 +157,10 @@ def hyperparameter_values(case: Case) -> dict[str, float | bool]:
 def as_json(config: VerifyConfig, outcomes: list[Outcome]) -> dict[str, Any]:
     """The steps, the seed and everything measured, as plain numbers and strings (NaN as null)."""
     return {
-        "versions": {"jax": jax.__version__, "numpy": np.__version__},
+        "versions": {package: version(package) for package in PACKAGES},
+        "solver": "Tsit5" if config.solver is None else type(config.solver).__name__,
+        "dtype": config.dtype,
+        "window": config.window,
         "step_counts": list(config.step_counts),
         "seed": config.seed,
         "cases": [_outcome_as_json(outcome) for outcome in outcomes],

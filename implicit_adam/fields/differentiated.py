@@ -43,11 +43,11 @@ def differentiated(rule: Optax, objective: Objective) -> Expansions:
 
             def advance(k: StepNumber, carry: tuple[State, Vector]) -> tuple[State, Vector]:
                 state, total = carry
-                F, state = step(state, G[objective.visited(k)], theta)
+                F, state = step(state, objective.of_step(G, k), theta)
                 return state, total + F
 
             state, total = jax.lax.fori_loop(first, n, advance, (start(first, theta), jnp.zeros_like(theta)))
-            return step(state, G[objective.visited(n)], theta)[0], total
+            return step(state, objective.of_step(G, n), theta)[0], total
 
         def update(theta: Vector) -> Vector:
             return frozen(theta, objective.gradients(theta))[0]

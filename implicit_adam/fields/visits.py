@@ -25,7 +25,7 @@ def discounted_visits(schedule: Schedule | None, m: int, decay: Decays) -> Calla
     if schedule is None:
         return lambda step: _cyclic(step, m, decay)
     table = _table(schedule, m, decay)
-    return lambda step: table[step]
+    return lambda step: table.at[step].get(mode="fill", fill_value=jnp.nan)
 
 
 def _cyclic(step: StepNumber, m: int, decay: Decays) -> Visits:
@@ -41,7 +41,9 @@ def _table(schedule: Schedule, m: int, decay: Decays) -> Float[Array, "steps ter
     """A(l) = decay A(l-1) + [schedule[l] = b]."""
 
     def visit(A: Visits, b: Int[Array, ""]) -> tuple[Visits, Visits]:
-        A = decay[:, None] * A + jax.nn.one_hot(b, m, dtype=decay.dtype)[None]
+        known = (b >= 0) & (b < m)
+        visited = jnp.where(known, jax.nn.one_hot(b, m, dtype=decay.dtype), jnp.full(m, jnp.nan, decay.dtype))
+        A = decay[:, None] * A + visited[None]
         return A, A
 
     return jax.lax.scan(visit, jnp.zeros((decay.size, m), decay.dtype), schedule)[1]

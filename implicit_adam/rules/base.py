@@ -12,6 +12,7 @@ from these three and the optax twin.
 
 from abc import abstractmethod
 from dataclasses import fields
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -24,11 +25,17 @@ from implicit_adam.rules.kernels import Kernel
 from implicit_adam.types import Scalar, StepNumber, Vector
 
 
-def scalar(x: float | Array) -> Array:
+def scalar(x: Any) -> Array:
     """Make a hyperparameter an array leaf, so that sweeping it never recompiles.
 
     Its own typed function, since a bare `jnp.asarray` as converter switches jaxtyping's check off.
     """
+    if callable(x):
+        msg = (
+            f"a hyperparameter must be a number, got the function {x!r}; for a learning-rate schedule wrap "
+            "the rule: ia.Scheduled(ia.Adam(1.0), schedule)"
+        )
+        raise ValueError(msg)  # noqa: TRY004
     array = jnp.asarray(x)
     dtype = array.dtype if jnp.issubdtype(array.dtype, jnp.floating) else float
     return array.astype(dtype)

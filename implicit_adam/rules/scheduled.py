@@ -8,6 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import optax
 
+from implicit_adam.checks import check_rule
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.types import Scalar
 
@@ -27,6 +28,12 @@ class Scheduled(AbstractRule):
     schedule: Callable = eqx.field(static=True)
 
     def __init__(self, rule: AbstractRule, schedule: Callable):
+        check_rule(rule, AbstractRule)
+        if not callable(schedule):
+            msg = (
+                f"schedule must be a function of the step number, got {schedule!r}; optax.constant_schedule?"
+            )
+            raise ValueError(msg)  # noqa: TRY004
         self.h, self.rule, self.schedule = rule.h, rule, schedule
 
     def features(self, g):
