@@ -140,8 +140,8 @@ def flow(
       (tested) at the default tolerance of 1e-9; `step_error` is then what that tolerance allows each solver
       step. An implicit `solver` crosses the stiff sign layers of a small eps. For cyclic mini-batches and a
       memory that fades: interval by interval until the memory has settled to the tolerance, then one field
-      for whole epochs, which meets the flow at the ends of epochs up to O(h^2); `save_every` is a multiple of
-      the number of mini-batches. Other trainings are refused.
+      for whole epochs, which meets the flow at the ends of epochs up to O(h^2) (at order 0 to O(h), the error
+      of that flow itself); `save_every` is a multiple of the number of mini-batches. Others are refused.
     - `shifted`: shifted gradients in place of Hessian-vector products, cheaper at the same order; see
       `vector_field`.
 

@@ -29,7 +29,7 @@ class Observed(NamedTuple):
     """What was seen at steps 0, every, 2 every, .. and the last; dictionaries are keyed by the observable.
 
     - `least`, `largest`, `mean`, `last`: over what was seen.
-    - `n`: (records,) the steps of the record, -1 where there were fewer than that.
+    - `n`: (records,) the steps of the record, -1 at its end where there were fewer looks than that.
     - `record`: (records,) the values there, NaN where there were fewer.
     - `params`: the last point.
     - `finite`: whether all of this is finite; False marks a run that diverged.
@@ -67,10 +67,12 @@ def observe(
     - `every`: watch only every so many steps, for costly observables.
     - `records`: how many values to keep, evenly spread over the run.
 
-    Jit and vmap it. Raises `ValueError` for bad arguments and unknown names.
+    Jit, vmap and differentiate it in forward mode. Raises `ValueError` for bad arguments and unknown names.
     """
     every, records = check_count("every", every), check_count("records", records, 0)
-    known = None if is_traced(steps) else check_count("steps", steps)
+    known = (
+        None if is_traced(steps) else check_count("steps", steps.item() if hasattr(steps, "item") else steps)
+    )
     training = checked_training(rule, loss, params, batches, schedule, known or 1)
     watch = _observables(observables, training)
     order = 0 if "plain_distance" in watch else 1 if "distance" in watch else None
@@ -78,11 +80,8 @@ def observe(
 
 
 def _observables(observables: Any, training: Training) -> dict[str, Observable]:
-    if isinstance(observables, Mapping):
-        return {
-            str(name): lambda theta, _, f=f: jnp.asarray(f(training.unraveled(theta)), theta.dtype)
-            for name, f in observables.items()
-        }
+    if isinstance(observables, Mapping) and observables:
+        return {str(name): _own(str(name), f, training) for name, f in observables.items()}
     names = (observables,) if isinstance(observables, str) else tuple(observables)
     unknown = [name for name in names if name not in OBSERVABLES]
     if unknown or not names:
@@ -123,54 +122,63 @@ def _observed(
         run, seen = carry
         last = jnp.minimum(i * every, steps)
         run = jax.lax.fori_loop((i - 1) * every, last, advance, run)
-        return run, _updated(seen, look(run), i, last, looks)
+        return run, _updated(seen, look(run), last, looks)
 
     run = (start(theta), theta)
     first = look(run)
-    seen = _first(first, records, theta.dtype)
-    seen = _updated(seen, first, jnp.zeros_like(looks), jnp.zeros_like(looks), looks)
+    seen = _updated(_first(first, records, looks, theta.dtype), first, jnp.zeros_like(looks), looks)
     run, seen = jax.lax.fori_loop(1, looks, block, (run, seen))
-    mean = {name: total / looks.astype(total.dtype) for name, total in seen.mean.items()}
+    mean = {name: total / looks.astype(total.dtype) for name, total in seen.total.items()}
     summary = (seen.least, seen.largest, mean, seen.last)
     point = run[0][0]
-    finite = all_finite((summary, point))
+    # A traced number of steps below one cannot be refused.
+    finite = all_finite((summary, point)) & (steps >= 1)
     return Observed(*summary, seen.n, seen.record, training.unraveled(point), finite)
 
 
 class _Seen(NamedTuple):
     least: dict[str, Scalar]
     largest: dict[str, Scalar]
-    mean: dict[str, Scalar]
+    total: dict[str, Scalar]
+    # What rounding has cost the total so far (Kahan): many looks would make a plain sum drift.
+    lost: dict[str, Scalar]
     last: dict[str, Scalar]
     n: Int[Array, " records"]
     record: dict[str, Float[Array, " records"]]
+    # The slot that is filled next, and how far the looks have come towards it.
+    slot: Count
+    progress: Count
 
 
-def _first(values: dict[str, Scalar], records: int, dtype: Any) -> _Seen:
+def _first(values: dict[str, Scalar], records: int, looks: Count, dtype: Any) -> _Seen:
     zero = jax.tree.map(jnp.zeros_like, values)
     empty = {name: jnp.full(records, jnp.nan, dtype) for name in values}
-    return _Seen(values, values, zero, values, jnp.full(records, -1), empty)
+    n = jnp.full(records, -1, looks.dtype)
+    return _Seen(values, values, zero, zero, values, n, empty, jnp.zeros_like(looks), looks)
 
 
-def _updated(seen: _Seen, values: dict[str, Scalar], i: Count, n: Count, looks: Count) -> _Seen:
-    return _Seen(
-        jax.tree.map(jnp.minimum, seen.least, values),
-        jax.tree.map(jnp.maximum, seen.largest, values),
-        jax.tree.map(jnp.add, seen.mean, values),
-        values,
-        _recorded(seen.n, n, i, looks),
-        {name: _recorded(seen.record[name], value, i, looks) for name, value in values.items()},
+def _updated(seen: _Seen, values: dict[str, Scalar], n: Count, looks: Count) -> _Seen:
+    records = len(seen.n)
+    corrected = jax.tree.map(jnp.subtract, values, seen.lost)
+    total = jax.tree.map(jnp.add, seen.total, corrected)
+    seen = seen._replace(
+        least=jax.tree.map(jnp.minimum, seen.least, values),
+        largest=jax.tree.map(jnp.maximum, seen.largest, values),
+        total=total,
+        lost=jax.tree.map(lambda new, old, added: (new - old) - added, total, seen.total, corrected),
+        last=values,
     )
-
-
-def _recorded(record: Array, value: Array, i: Count, looks: Count) -> Array:
-    """The first look that falls into a slot fills it."""
-    slots = len(record)
-    if slots == 0:
-        return record
-    slot = i * slots // looks
-    fresh = slot > (i - 1) * slots // looks
-    return record.at[slot].set(jnp.where(fresh, value.astype(record.dtype), record[slot]))
+    if records == 0:
+        return seen
+    # The slots are due every looks / records looks, counted without the overflow of a product.
+    due = seen.progress >= looks
+    slot = jnp.where(due, seen.slot, records)
+    return seen._replace(
+        n=seen.n.at[slot].set(n.astype(seen.n.dtype), mode="drop"),
+        record={name: seen.record[name].at[slot].set(x, mode="drop") for name, x in values.items()},
+        slot=seen.slot + due.astype(seen.slot.dtype),
+        progress=jnp.where(due, seen.progress - looks, seen.progress) + jnp.minimum(looks, records),
+    )
 
 
 def _gradient(f: Callable[[Training, Vector], Scalar]) -> Callable[[Training, Objective], Observable]:
@@ -184,6 +192,14 @@ def _perturbed(training: Training, g: Vector) -> Scalar:
         raise ValueError(msg)
     inside = getattr(training.rule, "eps_in_sqrt", True)
     return perturbed_one_norm(g, training.rule.eps, eps_in_sqrt=inside)
+
+
+def _own(name: str, f: Callable[[Params], Any], training: Training) -> Observable:
+    value = jax.eval_shape(f, training.params)
+    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        msg = f"the observable {name!r} must return one real floating number, got {value}"
+        raise ValueError(msg)
+    return lambda theta, _: jnp.asarray(f(training.unraveled(theta)), theta.dtype)
 
 
 def _distance(_training: Training, _whole: Objective) -> Observable:

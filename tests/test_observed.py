@@ -38,7 +38,7 @@ def test_statistics_and_record_are_those_of_the_stored_run():
             (seen.last, lambda x: x[-1]),
         ):
             np.testing.assert_allclose(got[name], expected(values), rtol=1e-12)
-        np.testing.assert_array_equal(seen.n, [0, 4, 8, 12, 16, 20])
+        assert list(seen.n) == [0, 4, 8, 12, 16, 20]
         np.testing.assert_allclose(seen.record[name], values[seen.n], rtol=1e-12)
     assert bool(seen.finite)
 
@@ -49,7 +49,7 @@ def test_watching_every_few_steps_ends_with_the_last():
     at = np.array([0, 5, 10, 15, 20, 23])
     np.testing.assert_allclose(seen.mean["loss"], np.mean(values[at]), rtol=1e-12)
     np.testing.assert_allclose(seen.last["loss"], values[23], rtol=1e-12)
-    assert sorted(int(n) for n in seen.n if n >= 0) == list(at)
+    assert list(seen.n) == [*at, -1, -1]
     np.testing.assert_allclose(
         seen.params, ia.iterate(RULE, losses.batch_loss, losses.START, 23, **KWARGS).params[-1]
     )
@@ -94,10 +94,44 @@ def test_runs_of_different_lengths_share_one_compilation():
     np.testing.assert_allclose(jax.vmap(last)(hs), values, rtol=1e-12)
 
 
+def test_long_runs_neither_overflow_the_record_nor_drift_in_the_mean():
+    """In the 32 bits that JAX has by default: looks times records would overflow, a plain sum would drift."""
+    with jax.numpy_dtype_promotion("standard"):
+        seen = ia.observe(
+            ia.GradientDescent(1e-7),
+            lambda x: x**2,
+            jnp.asarray(1.0, jnp.float32),
+            jnp.asarray(300_000, jnp.int32),
+            {"tenth": lambda x: jnp.float32(0.1) + 0 * x},
+            records=10_000,
+        )
+    assert seen.n.dtype == jnp.int32
+    np.testing.assert_array_equal(np.diff(seen.n) > 0, True)
+    assert seen.n[0] == 0
+    assert 300_000 - 40 < seen.n[-1] <= 300_000
+    np.testing.assert_allclose(seen.mean["tenth"], 0.1, rtol=1e-6)
+
+
+def test_a_traced_number_of_steps_below_one_is_flagged():
+    run = jax.jit(lambda steps: ia.observe(RULE, losses.full_loss, losses.START, steps, "loss").finite)
+    assert bool(run(1))
+    assert not bool(run(0))
+    assert not bool(run(-3))
+
+
+@pytest.mark.parametrize(
+    "own", [lambda x: x, lambda x: x[0].astype(complex), lambda x: 1], ids=["vector", "complex", "int"]
+)
+def test_an_observable_is_one_real_number(own):
+    with pytest.raises(ValueError, match="'own' must return one real"):
+        ia.observe(RULE, losses.full_loss, losses.START, 4, {"own": own})
+
+
 def test_bad_names_and_counts_are_refused():
     for kwargs, words in (
         ({"observables": "lost"}, "known are loss"),
         ({"observables": ()}, "known are loss"),
+        ({"observables": {}}, "known are loss"),
         ({"observables": ("distance", "plain_distance")}, "one of"),
         ({"observables": "loss", "every": 0}, "every"),
         ({"observables": "loss", "records": -1}, "records"),

@@ -144,7 +144,32 @@ BAD = {
     "ragged table": ([{"x": 1.0}, {"y": 1.0}], "same arguments"),
     "repeating table": ([{"x": 1.0}, {"x": 1.0}], "repeats a point"),
     "not a grid": (3, "grid must map"),
+    "wrapped around": ({"x": np.array([5, 3, 200], np.uint8)}, "increase strictly"),
+    "too wide": ({"x": np.array([1, 2**63], np.uint64)}, "grid: 'x'"),
 }
+
+
+def test_narrow_integers_increase_without_wrapping_around():
+    np.testing.assert_array_equal(quiet(quick, {"x": np.array([-100, 100], np.int8)}).ok, True)
+
+
+def test_complex_and_narrow_results_are_kept_and_looked_at_whole():
+    result = quiet(lambda x: jax.lax.complex(x, jnp.where(x > 1, jnp.nan, x)), {"x": [1.0, 2.0]})
+    np.testing.assert_array_equal(result.ok, [True, False])
+    narrow = quiet(lambda x: x.astype(jnp.bfloat16), {"x": [1.0, 2.0]})
+    assert narrow.values.dtype == np.float32
+    np.testing.assert_array_equal(narrow.values, [1.0, 2.0])
+
+
+def test_a_new_function_over_a_changed_array_is_computed_anew():
+    w = np.array([1.0, 2.0])
+
+    def total():
+        return quiet(lambda x: x * jnp.sum(jnp.asarray(w)), {"x": [1.0, 2.0]}).values
+
+    np.testing.assert_array_equal(total(), [3.0, 6.0])
+    w[0] = 5.0
+    np.testing.assert_array_equal(total(), [7.0, 14.0])
 
 
 @pytest.mark.parametrize(("grid", "words"), BAD.values(), ids=BAD.keys())

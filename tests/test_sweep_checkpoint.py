@@ -63,6 +63,11 @@ def test_finished_chunks_are_found_again(tmp_path, monkeypatch):
     same(first, run(tmp_path))
 
 
+def test_narrow_results_resume_too(tmp_path):
+    narrow = lambda x: x.astype(jnp.bfloat16)
+    same(run(tmp_path, fn=narrow), run(tmp_path, fn=narrow))
+
+
 def test_another_configuration_never_finds_them(tmp_path):
     """Its function, a constant inside or closed over, its grid, dtype or chunks: each makes other files."""
     weights, others = np.arange(1000.0), np.arange(1000.0)

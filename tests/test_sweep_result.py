@@ -62,6 +62,16 @@ def test_named_tuples_come_back_as_dicts(tmp_path):
     np.testing.assert_array_equal(back.values["max_norm"][0], [2.0, 4.0])
 
 
+def test_names_that_clash_are_refused():
+    for fn in (
+        lambda x: {"x": 2 * x},
+        lambda x: {"ok": x},
+        lambda x: {"a": {"b": x}, "a.b": x},
+    ):
+        with pytest.raises(ValueError, match="clash"):
+            ia.sweep(fn, {"x": [1.0, 2.0]}, progress=False).to_pandas()
+
+
 def test_another_file_is_refused(tmp_path):
     np.savez(tmp_path / "other.npz", a=np.arange(3))
     with pytest.raises(ValueError, match=r"not a result written by SweepResult\.save"):

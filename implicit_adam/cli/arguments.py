@@ -36,15 +36,24 @@ def integers(text: str) -> tuple[int, ...]:
 
 def axis(text: str) -> np.ndarray:
     """Values of one hyperparameter: START:STOP:COUNT, log:START:STOP:COUNT, a list, or one value."""
-    space, body = (np.geomspace, text[4:]) if text.startswith("log:") else (np.linspace, text)
     try:
-        if ":" not in body:
-            return np.array([float(part) for part in body.split(",")])
-        start, stop, count = body.split(":")
-        return space(float(start), float(stop), int(count))
+        values = _values(text)
     except ValueError:
-        msg = f"{text!r} is not of the form 0.5:0.99:16, log:1e-4:1e-2:8, 0.9,0.99 or 0.9"
-        raise argparse.ArgumentTypeError(msg) from None
+        values = np.array([])
+    if len(values) == 0 or not np.isfinite(values).all():
+        msg = f"{text!r} is not of the form 0.5:0.99:16, log:1e-4:1e-2:8 (both > 0), 0.9,0.99 or 0.9"
+        raise argparse.ArgumentTypeError(msg)
+    return values
+
+
+def _values(text: str) -> np.ndarray:
+    if ":" not in text:
+        return np.array([float(part) for part in text.split(",")])
+    start, stop, count = text.removeprefix("log:").split(":")
+    if not text.startswith("log:"):
+        return np.linspace(float(start), float(stop), int(count))
+    with np.errstate(all="ignore"):
+        return np.exp(np.linspace(np.log(float(start)), np.log(float(stop)), int(count)))
 
 
 def setting(text: str) -> tuple[str, np.ndarray]:

@@ -163,7 +163,7 @@ def _split(options: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str
             msg = f"--set {name}: given twice"
             raise ValueError(msg)
         given[name] = values
-    known = [field.name for field in fields(RULES[options.optimizer]) if field.type != "bool"]
+    known = [field.name for field in fields(RULES[options.optimizer]) if field.type not in (bool, "bool")]
     for name in given:
         if name not in known:
             msg = f"{options.optimizer} has no hyperparameter {name}; it has {', '.join(known)}"
@@ -212,6 +212,10 @@ def _study(
     check_horizon(options.horizon)
     if alone and ("seed" in axes or "seed" in fixed):
         msg = f"--seed has no effect on --observable {alone.pop()}; leave it out"
+        raise ValueError(msg)
+    longest = max(axes.get("h", [fixed.get("h", 0.0)]))
+    if not alone and options.horizon < longest / 2:
+        msg = f"--horizon {options.horizon:g} is less than one step of h = {longest:g}"
         raise ValueError(msg)
     problem = PROBLEMS[options.problem]()
     if "bias" in alone:

@@ -34,7 +34,7 @@ from implicit_adam.types import Scalar, Vector, Velocity
 
 
 def epoch_velocity(rule: AbstractRule, objective: Objective, order: int) -> Velocity:
-    """theta -> f(theta), whose flow meets the settled flow at the ends of epochs up to O(h^2)."""
+    """theta -> f(theta), whose flow meets the settled flow at ends of epochs to O(h^(order+1))."""
     m = objective.m
     kernels = rule.kernels(jnp.inf)
     phases = jnp.arange(m)

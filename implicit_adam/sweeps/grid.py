@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 POINT = "point"
@@ -51,7 +51,7 @@ def _product(axes: dict[str, np.ndarray]) -> Grid:
         msg = "grid is empty; name at least one argument of fn with its values"
         raise ValueError(msg)
     for name, values in axes.items():
-        if not (np.diff(values) > 0).all():
+        if not (values[1:] > values[:-1]).all():
             msg = f"grid: {name!r} must increase strictly, got {_few(values)}; sort its values, drop repeats"
             raise ValueError(msg)
     mesh = np.meshgrid(*axes.values(), indexing="ij")
@@ -65,7 +65,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Grid:
         msg = f"grid: every point must name the same arguments; the first names {sorted(map(str, names))}"
         raise ValueError(msg)
     points = {str(name): _axis(name, [row[name] for row in rows]) for name in rows[0]}
-    if len({tuple(row[name] for name in rows[0]) for row in rows}) < len(rows):
+    if len(set(zip(*(values.tolist() for values in points.values()), strict=True))) < len(rows):
         msg = "grid: the table repeats a point; drop repeats"
         raise ValueError(msg)
     return Grid((POINT,), points, points, (len(rows),))
@@ -82,7 +82,12 @@ def _axis(name: Any, values: Any) -> np.ndarray:
     if not np.isfinite(array).all():
         msg = f"grid: {name!r} holds NaN or infinity, {_few(array)}; only finite numbers are allowed"
         raise ValueError(msg)
-    return array.astype(jnp.asarray(array).dtype)
+    with np.errstate(over="ignore"):
+        cast = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+    if not np.isfinite(cast).all() or (array.dtype.kind in "iu" and (cast != array).any()):
+        msg = f"grid: {name!r} does not fit into {cast.dtype}, {_few(array)}; enable float64 and int64 in JAX"
+        raise ValueError(msg)
+    return cast
 
 
 def _check_names(fn: Callable[..., Any], names: tuple[str, ...]) -> None:

@@ -56,9 +56,12 @@ def device_mesh(mesh: Mesh | None) -> Mesh:
 
 
 class Chunk(NamedTuple):
-    """The traced and compiled program for so many lanes at a time."""
+    """The compiled program for so many lanes at a time, and the shape of what one lane returns.
 
-    program: Program
+    It keeps no jaxpr: JAX would take a constant inside for unchanged as long as that lives.
+    """
+
+    shape: Any
     run: Callable[[Any], Any]
     size: int
     sharding: NamedSharding
@@ -73,8 +76,8 @@ class Chunk(NamedTuple):
         }
         result = self.run(arrays)
         if jax.process_count() > 1:
-            return multihost_utils.process_allgather(result, tiled=True)
-        return jax.device_get(result)
+            result = multihost_utils.process_allgather(result, tiled=True)
+        return jax.tree.map(_portable, jax.device_get(result))
 
 
 def compiled(program: Program, points: Lanes, size: int, mesh: Mesh) -> Chunk:
@@ -89,7 +92,17 @@ def compiled(program: Program, points: Lanes, size: int, mesh: Mesh) -> Chunk:
     executable = lowered.compile()
     plan = executable.memory_analysis()
     used = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes if plan else 0
-    return Chunk(program, executable, size, sharding, _digest(program, lowered.as_text()), used)
+    shape = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _portable_dtype(x.dtype)), program.shape)
+    return Chunk(shape, executable, size, sharding, _digest(program, lowered.as_text()), used)
+
+
+def _portable(x: Any) -> np.ndarray:
+    return np.asarray(x).astype(_portable_dtype(np.asarray(x).dtype))
+
+
+def _portable_dtype(dtype: Any) -> Any:
+    """Files know the dtypes of numpy: bfloat16 and narrower ones become float32."""
+    return np.dtype(np.float32) if np.dtype(dtype).kind == "V" else dtype
 
 
 def prepared(fn: Callable[..., Any], points: Lanes, size: Any, mesh: Mesh) -> Chunk:

@@ -25,9 +25,18 @@ class SweepResult:
     ok: np.ndarray
 
     def variables(self) -> dict[str, np.ndarray]:
-        """Leaves of `values` by name: their path in the pytree, joined by dots; "value" for a bare array."""
+        """Leaves of `values` by name: their path in the pytree, joined by dots; "value" for a bare array.
+
+        Raises `ValueError` where two paths read alike, or like a coordinate or "ok".
+        """
         paths, _ = jax.tree_util.tree_flatten_with_path(self.values)
-        return {".".join(map(_key, path)) or "value": leaf for path, leaf in paths}
+        named = [(".".join(map(_key, path)) or "value", leaf) for path, leaf in paths]
+        taken = [*self.coords, *self.dims, "ok"]
+        clashes = [name for i, (name, _) in enumerate(named) if name in taken + [x for x, _ in named[:i]]]
+        if clashes:
+            msg = f"results named {', '.join(clashes)} clash with an axis, with ok or each other; rename them"
+            raise ValueError(msg)
+        return dict(named)
 
     def to_xarray(self) -> Any:
         """An `xarray.Dataset` (needs xarray), to select from with its `sel`; further axes are NAME_0, .."""

@@ -58,7 +58,7 @@ def sweep(
     store = None
     if checkpoint is not None:
         store = opened(checkpoint, points, chunk.digest, chunk.size, order.tolist() if cost else None)
-    shape = chunk.program.shape
+    shape = chunk.shape
     like = [jax.ShapeDtypeStruct((chunk.size, *x.shape), x.dtype) for x in jax.tree.leaves(shape)]
     leaves = [np.empty((points.lanes, *x.shape[1:]), x.dtype) for x in like]
     with _reporter(points.lanes, progress=progress) as advance:
@@ -110,8 +110,8 @@ def _load(store: Checkpoint, i: int, like: list[jax.ShapeDtypeStruct]) -> list[n
 def _result(grid: Grid, structure: Any, leaves: list[np.ndarray]) -> SweepResult:
     ok = np.ones(grid.lanes, bool)
     for leaf in leaves:
-        if np.issubdtype(leaf.dtype, np.inexact) or leaf.dtype.kind == "V":
-            ok &= np.isfinite(leaf.astype(np.float64)).reshape(grid.lanes, -1).all(axis=1)
+        if np.issubdtype(leaf.dtype, np.inexact):
+            ok &= np.isfinite(leaf).reshape(grid.lanes, -1).all(axis=1)
     shaped = [leaf.reshape(*grid.shape, *leaf.shape[1:]) for leaf in leaves]
     values = jax.tree.unflatten(structure, shaped)
     return SweepResult(grid.dims, grid.coords, values, ok.reshape(grid.shape))
