@@ -70,13 +70,15 @@ def observe(
     Jit, vmap and differentiate it in forward mode. Raises `ValueError` for bad arguments and unknown names.
     """
     every, records = check_count("every", every), check_count("records", records, 0)
-    known = (
-        None if is_traced(steps) else check_count("steps", steps.item() if hasattr(steps, "item") else steps)
-    )
-    training = checked_training(rule, loss, params, batches, schedule, known or 1)
+    known = 1 if is_traced(steps) else _known_count(steps)
+    training = checked_training(rule, loss, params, batches, schedule, known)
     watch = _observables(observables, training)
     order = 0 if "plain_distance" in watch else 1 if "distance" in watch else None
     return _observed(training, jnp.asarray(steps), watch, order, every, records)
+
+
+def _known_count(steps: Any) -> int:
+    return check_count("steps", steps.item() if isinstance(steps, jax.Array) else steps)
 
 
 def _observables(observables: Any, training: Training) -> dict[str, Observable]:

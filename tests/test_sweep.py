@@ -1,5 +1,8 @@
 """A sweep is the loop over its points: compiled once, on all devices, with every lane on its own."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,7 +148,6 @@ BAD = {
     "repeating table": ([{"x": 1.0}, {"x": 1.0}], "repeats a point"),
     "not a grid": (3, "grid must map"),
     "wrapped around": ({"x": np.array([5, 3, 200], np.uint8)}, "increase strictly"),
-    "too wide": ({"x": np.array([1, 2**63], np.uint64)}, "grid: 'x'"),
 }
 
 
@@ -176,6 +178,21 @@ def test_a_new_function_over_a_changed_array_is_computed_anew():
 def test_bad_grids_are_refused_with_words(grid, words):
     with pytest.raises(ValueError, match=words):
         quiet(quick, grid)
+
+
+def test_numbers_that_do_not_fit_into_32_bits_are_refused():
+    """In a session of its own, without float64."""
+    program = """
+import implicit_adam as ia
+for values in ([1, 2**33], [1.0, 1e39]):
+    try:
+        ia.sweep(lambda x: x, {"x": values}, progress=False)
+    except ValueError as error:
+        assert "does not fit into" in str(error), error
+    else:
+        raise AssertionError(values)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_bad_chunk_sizes_and_empty_results_are_refused():

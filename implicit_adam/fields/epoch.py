@@ -30,7 +30,7 @@ from implicit_adam.fields.past import Features, matmul
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import Kernel, one_minus_power, power
-from implicit_adam.types import Scalar, Vector, Velocity
+from implicit_adam.types import Scalar, StepNumber, Vector, Velocity
 
 
 def epoch_velocity(rule: AbstractRule, objective: Objective, order: int) -> Velocity:
@@ -77,7 +77,7 @@ def epoch_velocity(rule: AbstractRule, objective: Objective, order: int) -> Velo
     return (leading, corrected)[order]
 
 
-def settling_steps(rule: AbstractRule, m: int, tolerance: float) -> Scalar:
+def settling_steps(rule: AbstractRule, m: int, tolerance: float) -> StepNumber:
     """The first end of an epoch at which every memory has forgotten its start but for the tolerance."""
     decay = jnp.concatenate([kernel.decay for kernel in rule.kernels(jnp.inf)])
     slowest = jnp.maximum(jnp.max(decay), jnp.asarray(0.5, decay.dtype))
