@@ -7,7 +7,9 @@ are looked at with numpy: under an outer jit, jax.numpy would trace even these, 
 """
 
 import math
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -245,6 +247,19 @@ def check_step_counts(step_counts: Any) -> list[int]:
         )
         raise ValueError(msg)
     return counts
+
+
+def check_writable(name: str, folder: Any) -> Path:
+    """A folder to write to, made and tried before anything runs."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        msg = f"{name} {folder} cannot be written to ({error.strerror}); name a folder that can"
+        raise ValueError(msg) from error
+    return folder
 
 
 def check_horizon(horizon: Any) -> None:

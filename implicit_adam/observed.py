@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from implicit_adam.checks import check_count, check_params, is_traced
+from implicit_adam.checks import check_count, is_traced
 from implicit_adam.fields.select import raveled_field
 from implicit_adam.flow import interval_step
 from implicit_adam.iterate import optimizer_step
@@ -105,15 +105,13 @@ def _observed(
 ) -> Observed:
     start, optimizer = optimizer_step(training.rule, training.objective)
     theta = training.theta
-    if order is None:
-        flow = lambda n, point: point  # noqa: E731
-    else:
-        step = interval_step(raveled_field(training.rule, training.objective, order), training.rule.h)
-        flow = lambda n, point: step(n, point)[0]  # noqa: E731
+    flow = None
+    if order is not None:
+        flow = interval_step(raveled_field(training.rule, training.objective, order), training.rule.h)
 
     def advance(n: StepNumber, carry: Any) -> Any:
         state, point = carry
-        return optimizer(n, state), flow(n, point)
+        return optimizer(n, state), point if flow is None else flow(n, point)[0]
 
     def look(carry: Any) -> dict[str, Scalar]:
         return {name: f(carry[0][0], carry[1]) for name, f in watch.items()}
@@ -208,11 +206,10 @@ def _distance(_training: Training, _whole: Objective) -> Observable:
     return lambda theta, flow: jnp.linalg.norm(theta - flow)
 
 
-def _sharpness(training: Training, whole: Objective) -> Observable:
+def _sharpness(_training: Training, whole: Objective) -> Observable:
     def mean_loss(theta: Vector) -> Scalar:
         return whole.loss(theta, None)
 
-    check_params(training.params)
     return lambda theta, _: sharpness(mean_loss, theta).value
 
 

@@ -6,6 +6,7 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -124,6 +125,23 @@ def test_a_full_disk_leaves_earlier_chunks_intact(tmp_path, monkeypatch):
     assert "chunks before are intact" in caught.value.__notes__[0]
     assert len(files(tmp_path)) == 1
     monkeypatch.setattr(os, "fsync", real)
+    same(run(tmp_path), run(None))
+
+
+def test_a_folder_that_becomes_read_only_leaves_earlier_chunks_intact(tmp_path, monkeypatch):
+    real, calls = tempfile.mkstemp, []
+
+    def read_only(**kwargs):
+        calls.append(kwargs)
+        if len(calls) == 2:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(**kwargs)
+
+    monkeypatch.setattr(tempfile, "mkstemp", read_only)
+    with pytest.raises(OSError, match="Read-only") as caught:
+        run(tmp_path)
+    assert "chunks before are intact" in caught.value.__notes__[0]
+    assert len(files(tmp_path)) == 1
     same(run(tmp_path), run(None))
 
 

@@ -3,9 +3,7 @@
 import argparse
 import importlib.util
 import re
-import tempfile
 from collections.abc import Callable, Collection
-from pathlib import Path
 
 import numpy as np
 
@@ -71,15 +69,3 @@ def require(*modules: str, extra: str = "cli") -> None:
     if missing:
         msg = f"this command needs {', '.join(missing)}: pip install 'implicit-adam[{extra}]'"
         raise ImportError(msg)
-
-
-def writable_folder(folder: Path) -> Path:
-    """The output folder, made and tried before anything runs."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        msg = f"--out {folder} cannot be written to ({error.strerror}); name a folder that can"
-        raise ValueError(msg) from error
-    return folder

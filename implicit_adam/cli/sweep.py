@@ -12,16 +12,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
-from implicit_adam.checks import check_count, check_horizon
-from implicit_adam.cli.arguments import axis, integers, names, require, setting, writable_folder
+from implicit_adam.checks import check_count, check_horizon, check_writable
+from implicit_adam.cli.arguments import axis, integers, names, require, setting
 from implicit_adam.experiments import sweeps
 from implicit_adam.observed import OBSERVABLES
 from implicit_adam.plotting import plot_sweep
 from implicit_adam.problems import PROBLEMS, digits_start
 from implicit_adam.rules import RULES
 from implicit_adam.sweeps import SweepResult, sweep
+from implicit_adam.sweeps.lanes import device_mesh
 
 INTERRUPTED = 130
 HYPERPARAMETERS = ("h", "beta", "rho", "eps")
@@ -106,7 +107,7 @@ def _sweep(options: argparse.Namespace) -> int:
     require(*(["xarray"] if options.netcdf else []), extra="sweeps")
     lanes = int(np.prod([len(values) for values in axes.values()]))
     size = -(-lanes // CHUNKS) if options.chunk is None else check_count("--chunk", options.chunk)
-    folder = writable_folder(options.out)
+    folder = check_writable("--out", options.out)
     chunks = folder / "chunks"
     if not options.resume:
         for old in chunks.glob("*.npz"):
@@ -242,7 +243,7 @@ def _mesh(count: int | None) -> Mesh | None:
     if len(jax.devices()) < count:
         msg = f"--devices {count}: there are only {len(jax.devices())}"
         raise ValueError(msg)
-    return jax.make_mesh((count,), ("lanes",), devices=jax.devices()[:count], axis_types=(AxisType.Auto,))
+    return device_mesh(devices=jax.devices()[:count])
 
 
 def _arguments(options: argparse.Namespace) -> Sequence[str]:

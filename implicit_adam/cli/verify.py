@@ -12,8 +12,14 @@ from typing import Any
 import diffrax
 import jax.numpy as jnp
 
-from implicit_adam.checks import check_count, check_horizon, check_step_counts, check_wide_dtype
-from implicit_adam.cli.arguments import integers, names, require, writable_folder
+from implicit_adam.checks import (
+    check_count,
+    check_horizon,
+    check_step_counts,
+    check_wide_dtype,
+    check_writable,
+)
+from implicit_adam.cli.arguments import integers, names, require
 from implicit_adam.cli.optax_names import PREFIX, parse_optax
 from implicit_adam.experiments import verify
 from implicit_adam.experiments.verify import Case, Outcome, VerifyConfig
@@ -124,7 +130,7 @@ def _verify(options: argparse.Namespace) -> int:
     for case in plan:
         case.rule.astype(jnp.dtype(config.dtype))
     require("matplotlib", "tqdm", *(["sklearn"] if "digits" in config.problems else []))
-    folder = writable_folder(options.out)
+    folder = check_writable("--out", options.out)
 
     from tqdm.auto import tqdm
 

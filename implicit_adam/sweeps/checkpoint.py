@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from implicit_adam.checks import check_writable
 from implicit_adam.sweeps.grid import Grid
 
 PACKAGES = ("implicit-adam", "jax", "jaxlib", "numpy", "optax", "diffrax", "equinox")
@@ -32,16 +33,17 @@ class Checkpoint(NamedTuple):
         """Write beside, then rename: a reader sees all of a chunk or nothing, also with several writers."""
         arrays: Any = {str(i): leaf for i, leaf in enumerate(leaves)}
         stamp = np.frombuffer(bytes.fromhex(self.key + _checksum(chunk, leaves)), np.uint8)
-        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
+        name = None
         try:
+            handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
             with os.fdopen(handle, "wb") as file:
                 np.savez(file, stamp=stamp, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).replace(self.path(chunk))
         except BaseException as error:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
+            if name is not None:
+                Path(name).unlink(missing_ok=True)
             if isinstance(error, OSError):
                 error.add_note(
                     f"implicit_adam: chunk {chunk} could not be written to {self.folder}; the chunks before "
@@ -73,15 +75,7 @@ class Checkpoint(NamedTuple):
 
 def opened(folder: Any, grid: Grid, digest: str, *details: Any) -> Checkpoint:
     """The folder, made and tried before anything runs, and the key of this configuration."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        msg = f"checkpoint {folder} cannot be written to ({error.strerror}); name a folder that can"
-        raise ValueError(msg) from error
-    return Checkpoint(folder, _key(grid, digest, *details))
+    return Checkpoint(check_writable("checkpoint", folder), _key(grid, digest, *details))
 
 
 def _key(grid: Grid, digest: str, *details: Any) -> str:

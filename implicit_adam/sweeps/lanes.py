@@ -48,11 +48,12 @@ def traced(fn: Callable[..., Any], points: Lanes) -> Program:
     return Program(jaxpr, shape, names)
 
 
-def device_mesh(mesh: Mesh | None) -> Mesh:
-    """The given mesh, or one axis over all devices of all processes."""
+def device_mesh(mesh: Mesh | None = None, devices: Any = None) -> Mesh:
+    """The given mesh, or one axis over the devices, by default all of all processes."""
     if mesh is not None:
         return mesh
-    return jax.make_mesh((len(jax.devices()),), ("lanes",), axis_types=(AxisType.Auto,))
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ("lanes",), devices=devices, axis_types=(AxisType.Auto,))
 
 
 class Chunk(NamedTuple):
