@@ -237,6 +237,15 @@ def check_saves(steps: Any, save_every: Any) -> tuple[int, int]:
     return steps, save_every
 
 
+def check_steps(save_at: Any, steps: int) -> np.ndarray:
+    """Increasing step numbers up to the last, to save at; returned with the start, 0, in front."""
+    saved = (0, *(check_count("save_at", n) for n in save_at))
+    if len(saved) < 2 or list(saved) != sorted(set(saved)) or saved[-1] > steps:
+        msg = f"save_at must be increasing integers in 1 .. {steps} = steps, got {list(save_at)}"
+        raise ValueError(msg)
+    return np.array(saved)
+
+
 def check_step_counts(step_counts: Any) -> list[int]:
     """At least three increasing step counts: a slope and a sign that it has settled."""
     counts = [check_count("step_counts", count) for count in step_counts]

@@ -11,9 +11,11 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array, Int
 
-from implicit_adam.checks import check_order, check_saves
+from implicit_adam.checks import check_order, check_saves, check_steps
 from implicit_adam.fields.select import HIGHEST_ORDER, raveled_field
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.smooth import check_smooth, smooth_solution
@@ -121,6 +123,7 @@ def flow(
     smooth: bool = False,
     shifted: bool = False,
     save_every: int = 1,
+    save_at: Any = None,
 ) -> Trajectory:
     """The solution of the modified equation d theta / dt = f^(n)(theta) on [nh, (n+1)h], from the same start.
 
@@ -142,6 +145,8 @@ def flow(
       memory that fades: interval by interval until the memory has settled to the tolerance, then one field
       for whole epochs, which meets the flow at the ends of epochs up to O(h^2) (at order 0 to O(h), the error
       of that flow itself); `save_every` is a multiple of the number of mini-batches. Others are refused.
+    - `save_at`: with `smooth`, increasing step numbers up to `steps` to save at, beside the start, in place
+      of every `save_every`-th; the run ends with the last.
     - `shifted`: shifted gradients in place of Hessian-vector products, cheaper at the same order; see
       `vector_field`.
 
@@ -155,8 +160,13 @@ def flow(
     steps, save_every = check_saves(steps, save_every)
     training = checked_training(rule, loss, params, batches, schedule, steps, shifted=shifted)
     if smooth:
-        check_smooth(training, save_every)
-    return _flow(training, steps, save_every, order, solver, stepsize_controller, smooth=smooth)
+        saved = np.arange(0, steps + 1, save_every) if save_at is None else check_steps(save_at, steps)
+        check_smooth(training, saved)
+        return _smooth_flow(training, jnp.asarray(saved), order, solver, stepsize_controller)
+    if save_at is not None:
+        msg = "save_at needs smooth=True; a flow interval by interval saves every save_every-th step"
+        raise ValueError(msg)
+    return _flow(training, steps, save_every, order, solver, stepsize_controller)
 
 
 @eqx.filter_jit
@@ -167,16 +177,24 @@ def _flow(
     order: int,
     solver: diffrax.AbstractSolver | None,
     controller: diffrax.AbstractStepSizeController | None,
-    *,
-    smooth: bool,
 ) -> Trajectory:
     rule, theta = training.rule, training.theta
-    field = raveled_field(rule, training.objective, order)
-    if smooth:
-        step = interval_step(field, rule.h)
-        thetas, errors = smooth_solution(training, steps, save_every, order, step, solver, controller)
-    else:
-        step = interval_step(field, rule.h, solver, controller)
-        thetas, errors = record(step, theta, steps, save_every, theta.dtype)
-    saved = jax.vmap(training.unraveled)(thetas)
-    return Trajectory(saved_times(rule.h, steps, save_every), saved, all_finite(thetas), errors)
+    step = interval_step(raveled_field(rule, training.objective, order), rule.h, solver, controller)
+    thetas, errors = record(step, theta, steps, save_every, theta.dtype)
+    points = jax.vmap(training.unraveled)(thetas)
+    return Trajectory(saved_times(rule.h, steps, save_every), points, all_finite(thetas), errors)
+
+
+@eqx.filter_jit
+def _smooth_flow(
+    training: Training,
+    saved: Int[Array, " saves"],
+    order: int,
+    solver: diffrax.AbstractSolver | None,
+    controller: diffrax.AbstractStepSizeController | None,
+) -> Trajectory:
+    rule = training.rule
+    early = interval_step(raveled_field(rule, training.objective, order), rule.h)
+    thetas, errors = smooth_solution(training, saved, order, early, solver, controller)
+    points = jax.vmap(training.unraveled)(thetas)
+    return Trajectory(saved.astype(rule.h.dtype) * rule.h, points, all_finite(thetas), errors)

@@ -16,21 +16,21 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from implicit_adam.fields.closed_form import check_has_limit, closed_form, has_closed_form
 from implicit_adam.fields.epoch import epoch_velocity, settling_steps
 from implicit_adam.fields.expansion import modified_field
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.training import Training
-from implicit_adam.trajectory import saved_times
 from implicit_adam.types import Scalar, StepNumber, Vector
 
 Saved = Float[Array, "saves p"]
 IntervalStep = Callable[[StepNumber, Vector], tuple[Vector, Scalar]]
 
 
-def check_smooth(training: Training, save_every: int) -> None:
+def check_smooth(training: Training, saved: np.ndarray) -> None:
     """Full batch needs a closed form for every n; mini-batches the cyclic schedule and a fading memory."""
     rule, m = training.rule, training.objective.m
     if m == 1 and not (isinstance(rule, AbstractRule) and has_closed_form(rule)):
@@ -44,10 +44,10 @@ def check_smooth(training: Training, save_every: int) -> None:
         if training.schedule is not None:
             msg = "smooth=True in mini-batches needs the cyclic schedule; leave schedule out"
             raise ValueError(msg)
-        if save_every % m:
+        if (saved % m).any():
             msg = (
-                "smooth=True meets the flow at the ends of epochs: save_every must be a multiple of "
-                f"m = {m}, got {save_every}"
+                "smooth=True meets the flow at the ends of epochs: the saved steps (save_every, save_at) "
+                f"must be multiples of m = {m}, got {saved[1]}, .."
             )
             raise ValueError(msg)
     if training.theta.dtype.itemsize < 4:
@@ -57,26 +57,25 @@ def check_smooth(training: Training, save_every: int) -> None:
 
 def smooth_solution(
     training: Training,
-    steps: int,
-    save_every: int,
+    saved: Int[Array, " saves"],
     order: int,
     step: IntervalStep,
     solver: diffrax.AbstractSolver | None,
     controller: diffrax.AbstractStepSizeController | None,
 ) -> tuple[Saved, Float[Array, " saves"]]:
-    """The points at the saved times, and what the controller allowed each of its steps to be wrong by."""
+    """The points after the saved numbers of steps, 0 first, and the error allowed to each solver step."""
     rule, theta = training.rule, training.theta
     tolerance = max(1e-9, 10 * float(jnp.finfo(theta.dtype).eps))
     if controller is None:
         controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
-    times = saved_times(rule.h, steps, save_every)
+    times = saved.astype(theta.dtype) * rule.h
     if training.objective.m == 1:
         field = modified_field(rule, closed_form(rule, training.objective), order)
         points = _solve(lambda t, y: field(t / rule.h - 1 / 2)(y), theta, times, solver, controller)
         return points, _allowed(controller, points)
 
-    first = jnp.minimum(settling_steps(rule, training.objective.m, tolerance), steps)
-    settled, early = _interval_by_interval(step, theta, first, steps, save_every)
+    first = jnp.minimum(settling_steps(rule, training.objective.m, tolerance), saved[-1])
+    settled, early = _interval_by_interval(step, theta, first, saved)
     velocity = epoch_velocity(rule, training.objective, order)
     # Times before the start of the solve are met at its start, and taken from the other part.
     start = first.astype(times.dtype) * rule.h
@@ -86,18 +85,18 @@ def smooth_solution(
 
 
 def _interval_by_interval(
-    step: IntervalStep, theta: Vector, first: StepNumber, steps: int, save_every: int
+    step: IntervalStep, theta: Vector, first: StepNumber, saved: Int[Array, " saves"]
 ) -> tuple[Vector, Saved]:
     """The point after `first` steps, and the saved ones before."""
-    saved = jnp.zeros((steps // save_every + 1, theta.size), theta.dtype).at[0].set(theta)
+    points = jnp.zeros((len(saved), theta.size), theta.dtype).at[0].set(theta)
 
     def advance(n: StepNumber, carry: tuple[Vector, Saved]) -> tuple[Vector, Saved]:
-        point, saved = carry
+        point, points = carry
         point, _ = step(n, point)
         # Overwritten until the step that is to be kept.
-        return point, saved.at[(n + save_every) // save_every].set(point, mode="drop")
+        return point, points.at[jnp.searchsorted(saved, n + 1)].set(point, mode="drop")
 
-    return jax.lax.fori_loop(0, first, advance, (theta, saved))
+    return jax.lax.fori_loop(0, first, advance, (theta, points))
 
 
 def _solve(

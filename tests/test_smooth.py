@@ -114,6 +114,32 @@ def test_dtypes_too_narrow_for_its_tolerance_are_refused():
         ia.flow(ia.Adam(0.1, 0.9, 0.95, 1e-2), lambda t: jnp.sum(t**2), start, 4, smooth=True)
 
 
+def test_it_saves_at_chosen_steps():
+    for arguments, kwargs, at in (
+        ((ia.Adam(1e-3, 0.9, 0.95, 1e-2), BILINEAR.loss, BILINEAR.params, 500), {}, (7, 100, 333)),
+        (
+            (ia.Adam(1e-3, 0.5, 0.7, 0.05), losses.batch_loss, losses.START, 300),
+            {"batches": losses.batches()},
+            (9, 48, 60, 63, 240),
+        ),
+    ):
+        chosen = ia.flow(*arguments, smooth=True, save_at=at, **kwargs)
+        every = ia.flow(*arguments, smooth=True, save_every=len(kwargs) * 2 + 1, **kwargs)
+        index = np.array([0, *at]) // (len(kwargs) * 2 + 1)
+        np.testing.assert_allclose(chosen.t, every.t[index], rtol=1e-14)
+        np.testing.assert_allclose(chosen.params, every.params[index], rtol=1e-7)
+        assert chosen.step_error.shape == chosen.t.shape
+
+
+@pytest.mark.parametrize("at", [(), (0, 5), (5, 3), (5, 5), (5, 600), (1.5,)])
+def test_bad_choices_of_steps_are_refused(at):
+    arguments = (ia.Adam(1e-3, 0.9, 0.95, 1e-2), BILINEAR.loss, BILINEAR.params, 500)
+    with pytest.raises(ValueError, match="save_at must be"):
+        ia.flow(*arguments, smooth=True, save_at=at)
+    with pytest.raises(ValueError, match="smooth=True"):
+        ia.flow(*arguments, save_at=(5,))
+
+
 MINI_BATCHES = {
     "adam": lambda h: ia.Adam(h, 0.5, 0.7, 0.05),
     "rmsprop": lambda h: ia.RMSProp(h, 0.6, 0.1),
@@ -157,7 +183,7 @@ def test_in_mini_batches_it_begins_as_the_piecewise_flow_and_stays_near_it():
     ("rule", "kwargs", "words"),
     [
         (ia.Adam(0.1), {"schedule": jnp.arange(6) % 3}, "cyclic schedule"),
-        (ia.Adam(0.1), {"save_every": 2}, "multiple of"),
+        (ia.Adam(0.1), {"save_every": 2}, "multiples of"),
         (ia.Adagrad(0.1), {"save_every": 3}, "no limit"),
         (ia.Optax(0.1, ia.Adam(1.0).transformation()), {"save_every": 3}, "vector_field at a late step"),
     ],
