@@ -68,7 +68,7 @@ def digits(*, batches: int = 4, hidden: int = 8, samples: int = 1796, seed: int 
     `batches` equal mini-batches of `samples` images, drawn and ordered by `seed` as are the weights;
     `batches=1` is full-batch training.
     """
-    images, labels = _load_digits()
+    images, labels = load_digits()
     if not 0 < check_count("samples", samples) <= len(images):
         msg = f"samples must lie in 1 .. {len(images)}, got {samples}"
         raise ValueError(msg)
@@ -89,13 +89,14 @@ def digits_start(seed, hidden: int = 8) -> Params:
     return network_params(jax.random.key(seed), 64, hidden, 10)
 
 
-def _load_digits() -> Any:
+def load_digits() -> Any:
+    """Scikit-learn's 1797 handwritten digits: images (1797, 64) with values 0 .. 16, and labels."""
     try:
-        from sklearn.datasets import load_digits
+        from sklearn import datasets
     except ImportError as error:
         msg = "the digits data come with scikit-learn: pip install 'implicit-adam[cli]'"
         raise ImportError(msg) from error
-    return load_digits(return_X_y=True)
+    return datasets.load_digits(return_X_y=True)
 
 
 PROBLEMS: dict[str, Callable[..., Problem]] = {

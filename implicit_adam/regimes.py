@@ -126,7 +126,11 @@ def training_regime(trajectory: Trajectory, loss: Loss, *, batches: Batches = No
             return loss(params)
         return jnp.mean(jax.vmap(loss, (None, 0))(params, batches))
 
-    E = jax.lax.map(mean_loss, trajectory.params)
+    return regime_of_losses(jax.lax.map(mean_loss, trajectory.params))
+
+
+def regime_of_losses(E: Float[Array, " saves"]) -> TrainingRegime:
+    """The criterion of `training_regime` on the losses of a run."""
     lowest = jax.lax.cummin(E)
     highest_rise, gain = jnp.max(E - lowest), E[0] - lowest[-1]
     rise = jnp.where(highest_rise > 0, highest_rise / gain, jnp.zeros_like(gain))

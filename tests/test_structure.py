@@ -21,7 +21,7 @@ LAYERS = [
     {"fields", "iterate"},
     {"smooth"},
     {"flow", "memoryless", "decomposition", "with_bias", "observables", "modified_losses", "regimes"},
-    {"convergence", "penalties", "problems", "sharpness"},
+    {"convergence", "networks", "penalties", "problems", "sharpness"},
     {"observed"},
     {"experiments"},
     {"plotting"},

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
+from implicit_adam.cli.reproduce import add_reproduce
 from implicit_adam.cli.sweep import add_sweep
 from implicit_adam.cli.verify import add_verify
 
@@ -19,6 +20,7 @@ Theorem 3.1 of "On the Implicit Bias of Adam" to O(h^2). This program checks suc
 EPILOG = """\
 examples:
   implicit-adam verify
+  implicit-adam reproduce --quick
   implicit-adam sweep --beta 0:0.98:32 --rho 0:0.98:32 --eps 1e-6
 
 `implicit-adam COMMAND --help` says more."""
@@ -51,4 +53,5 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_verify(commands)
     add_sweep(commands)
+    add_reproduce(commands)
     return parser

@@ -108,6 +108,11 @@ def add_verify(commands: Any) -> None:
         default="tsit5",
         help="diffrax solver, one step an interval; kvaerno5 is implicit and adapts in it (default: tsit5)",
     )
+    add(
+        "--schedule",
+        choices=verify.SCHEDULES,
+        help="the mini-batches of digits in turn, or in a new order every epoch (default: cyclic)",
+    )
     add("--seed", type=int, help="draws the network's weights and the order of the digits (default: 0)")
     add(
         "--dtype",
@@ -163,9 +168,10 @@ def _verify_config(options: argparse.Namespace) -> VerifyConfig:
         if getattr(options, name) is not None and needs not in known:
             msg = f"--{name.replace('_', '-')} has no effect on {', '.join(options.optimizer)}; leave it out"
             raise ValueError(msg)
-    if options.seed is not None and "digits" not in options.problem:
-        msg = f"--seed has no effect on {', '.join(options.problem)}; leave it out"
-        raise ValueError(msg)
+    for name in ("seed", "schedule"):
+        if getattr(options, name) is not None and "digits" not in options.problem:
+            msg = f"--{name} has no effect on {', '.join(options.problem)}; leave it out"
+            raise ValueError(msg)
     transformations = {name: parse_optax(name) for name in options.optimizer if name.startswith(PREFIX)}
     if options.window is not None:
         check_count("--window", options.window)
@@ -180,7 +186,7 @@ def _verify_config(options: argparse.Namespace) -> VerifyConfig:
         check_horizon(options.horizon)
     given = {
         name: getattr(options, name)
-        for name in ("beta", "rho", "eps", "horizon", "seed")
+        for name in ("beta", "rho", "eps", "horizon", "seed", "schedule")
         if getattr(options, name) is not None
     }
     placements = ("inside", "outside")

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import diffrax
 import jax
+import numpy as np
 import optax
 
+from implicit_adam.checks import check_batches
 from implicit_adam.convergence import Convergence, convergence
 from implicit_adam.problems import PROBLEMS, Problem
 from implicit_adam.rules import RULES, AbstractOptimizer, AbstractRule, Optax
@@ -29,6 +31,7 @@ OWN: dict[str, dict[str, float]] = {
 # How far a settled slope may lie from order + 1: the leading order bends more at the same step sizes.
 TOLERANCE = {0: 0.15}
 DEFAULT_TOLERANCE = 0.1
+SCHEDULES = ("cyclic", "shuffled")
 PACKAGES = ("jax", "numpy", "optax", "diffrax", "equinox")
 # How little local slopes may still move where they contradict the theorem.
 STILL = 0.03
@@ -55,6 +58,8 @@ class VerifyConfig:
     orders: tuple[int, ...] = (0, 1)
     # None: Tsit5, one step an interval.
     solver: diffrax.AbstractSolver | None = None
+    # The order of the mini-batches: one of SCHEDULES. It means nothing to a problem of one loss.
+    schedule: str = "cyclic"
     seed: int = 0
     dtype: str = "float64"
     # Optax transformations of learning rate 1, and how many past steps their fields look back (None: all).
@@ -117,10 +122,21 @@ def run(config: VerifyConfig, callback: Callable[[Case, int], None] | None = Non
             step_counts=config.step_counts,
             orders=config.orders,
             batches=problem.batches,
+            schedule=_schedule(config, problem),
             solver=config.solver,
             callback=advance,
         )
         yield Outcome(case, study, {order: verdict(case.rule, study, order) for order in config.orders})
+
+
+def _schedule(config: VerifyConfig, problem: Problem) -> np.ndarray | None:
+    """None for cyclic; else every epoch in an order of its own, drawn by the seed."""
+    m = check_batches(problem.batches)
+    if config.schedule == "cyclic" or m == 1:
+        return None
+    epochs = -(-max(config.step_counts) // m)
+    rng = np.random.default_rng(config.seed)
+    return rng.permuted(np.tile(np.arange(m), (epochs, 1)), axis=1).ravel()
 
 
 def verdict(rule: AbstractOptimizer, study: Convergence, order: int) -> str:
@@ -162,6 +178,7 @@ def as_json(config: VerifyConfig, outcomes: list[Outcome]) -> dict[str, Any]:
         "dtype": config.dtype,
         "window": config.window,
         "step_counts": list(config.step_counts),
+        "schedule": config.schedule,
         "seed": config.seed,
         "cases": [_outcome_as_json(outcome) for outcome in outcomes],
     }

@@ -1,0 +1,56 @@
+"""A claim of the paper, what was measured of it, and the verdict that a stated criterion gives."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+HELD, DID_NOT_HOLD, UNDECIDED = "held", "did not hold", "not decided here"
+
+# Told the share of an item's work that is done, from 0 to 1.
+Advance = Callable[[float], None]
+
+
+class Claim(NamedTuple):
+    """Where the paper says what, by which criterion it is judged, what was measured, and the verdict."""
+
+    source: str
+    statement: str
+    criterion: str
+    measured: str
+    verdict: str
+
+
+class Item(NamedTuple):
+    """A figure, table or statement: `run(config, advance)` gives arrays, `claims(config, found)` judges them.
+
+    `quick` is the config of a run that takes seconds; `caveat` says what to keep in mind of the result.
+    """
+
+    title: str
+    config: Any
+    quick: Any
+    run: Callable[[Any, Advance], Any]
+    claims: Callable[[Any, Any], tuple[Claim, ...]]
+    caveat: str = ""
+
+
+def decided(*, held: Any, refuted: Any) -> str:
+    """The verdict; neither leaves it undecided. What is not finite must make both false."""
+    return HELD if bool(held) else DID_NOT_HOLD if bool(refuted) else UNDECIDED
+
+
+def is_monotone(values: np.ndarray, sign: int) -> bool:
+    """Whether the values rise (sign = 1) or fall (-1) at every step."""
+    return bool((sign * np.diff(values) > 0).all())
+
+
+def named_arrays(result: Any) -> dict[str, np.ndarray]:
+    """The leaves of a pytree by their path, for an npz file."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(result)
+    return {"/".join(_key(key) for key in path): np.asarray(leaf) for path, leaf in paths}
+
+
+def _key(key: Any) -> str:
+    return str(next(getattr(key, name) for name in ("name", "key", "idx") if hasattr(key, name)))

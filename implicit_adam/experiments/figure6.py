@@ -1,0 +1,148 @@
+"""Figure 6: the perturbed one-norm of the full-batch gradient over the epochs, for several beta and rho."""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from implicit_adam.experiments.claims import Advance, Claim, Item, decided
+from implicit_adam.experiments.figures45 import CAVEAT, QUICK
+from implicit_adam.experiments.network_runs import NetworkConfig, NetworkRuns, train_networks
+from implicit_adam.experiments.trends import in_words, judged, trend
+from implicit_adam.regimes import REGIMES
+
+_LEFT = NetworkConfig(beta=(0.9, 0.95, 0.97, 0.99), rho=(0.999,), blocks=3, seeds=(0, 1, 2))
+_RIGHT = NetworkConfig(beta=(0.97,), rho=(0.97, 0.98, 0.99, 0.999), blocks=3, seeds=(0, 1, 2))
+
+
+@dataclass(frozen=True)
+class Figure6Config:
+    """The paper's rho on the left and its beta on the right; a deeper network than in Figures 4 and 5."""
+
+    left: NetworkConfig = _LEFT
+    right: NetworkConfig = _RIGHT
+    # Curves are averaged over this share of the epochs before their shape is read.
+    smoothing: float = 0.01
+    # By how much a curve must rise and fall to have a hill.
+    hill: float = 0.1
+    initial: float = 0.1
+    alpha: float = 0.05
+
+
+class Figure6(NamedTuple):
+    """The runs of both panels."""
+
+    left: NetworkRuns
+    right: NetworkRuns
+
+
+def run(config: Figure6Config, advance: Advance) -> Figure6:
+    """Both panels, one after the other."""
+    left = train_networks(config.left, lambda share: advance(share / 2))
+    return Figure6(left, train_networks(config.right, lambda share: advance((1 + share) / 2)))
+
+
+def smoothed(curves: np.ndarray, share: float) -> np.ndarray:
+    """Running means along the last axis over this share of it."""
+    width = max(1, int(share * curves.shape[-1]))
+    total = np.cumsum(np.concatenate([np.zeros((*curves.shape[:-1], 1)), curves], axis=-1), axis=-1)
+    return (total[..., width:] - total[..., :-width]) / width
+
+
+def has_hill(curve: np.ndarray, by: float) -> bool:
+    """Whether a curve falls, then rises, then falls again, each time by at least this share."""
+    lowest = np.minimum.accumulate(curve)
+    top = int(np.argmax(curve / lowest))
+    fell = curve[0] > (1 + by) * lowest[top]
+    return bool(fell and curve[top] > (1 + by) * lowest[top] and curve[top] > (1 + by) * curve[top:].min())
+
+
+def claims(config: Figure6Config, found: Figure6) -> tuple[Claim, ...]:
+    """The four things the paper reads off its curves."""
+    beta_curves, rho_curves = found.left.norm[:, 0], found.right.norm[0]
+    kept = [_stable(found.left.regime[:, 0]), _stable(found.right.regime[0])]
+    smooth = [smoothed(curves, config.smoothing) for curves in (beta_curves, rho_curves)]
+    return (
+        _hills(config, [curves[stable] for curves, stable in zip(smooth, kept, strict=True)]),
+        _ordered(found.left.beta[kept[0]], smooth[0][kept[0]].mean(axis=1)),
+        _heights(config, "beta", found.left.beta, beta_curves, kept[0], -1),
+        _heights(config, "rho", found.right.rho, rho_curves, kept[1], 1),
+        _bounded(config, found),
+    )
+
+
+def _stable(regime: np.ndarray) -> np.ndarray:
+    return (regime == REGIMES.index("stable oscillation")).all(axis=-1)
+
+
+def _hills(config: Figure6Config, panels: list[np.ndarray]) -> Claim:
+    curves = [curve for panel in panels for value in panel for curve in value]
+    share = float(np.mean([has_hill(curve, config.hill) for curve in curves])) if curves else np.nan
+    return Claim(
+        "Figure 6",
+        "The norm decreases, then rises again, and then decreases further.",
+        f"at least three quarters of the stable curves, averaged over {config.smoothing:.0%} of the "
+        "epochs, do so by "
+        f"{config.hill:.0%} each time (at most one quarter: it did not hold)",
+        f"{share:.0%} of {len(curves)} curves",
+        decided(held=share >= 0.75, refuted=share <= 0.25),
+    )
+
+
+def _ordered(beta: np.ndarray, means: np.ndarray) -> Claim:
+    shares = [float((after < before).mean()) for before, after in pairwise(means)]
+    measured = ", ".join(
+        f"{share:.0%} ({low:g} to {high:g})" for share, low, high in zip(shares, beta, beta[1:], strict=False)
+    )
+    return Claim(
+        "Figure 6, left",
+        "Throughout most of the training, the larger beta the smaller the norm.",
+        "for every pair of neighbouring stable beta the larger has the smaller norm (mean over the seeds) "
+        "at more "
+        "than half of the epochs (for every pair at less than half: it did not hold)",
+        measured or "fewer than two stable values",
+        decided(held=shares and min(shares) > 0.5, refuted=shares and max(shares) < 0.5),
+    )
+
+
+def _heights(
+    config: Figure6Config, name: str, values: np.ndarray, curves: np.ndarray, kept: np.ndarray, sign: int
+) -> Claim:
+    heights = curves[..., int(config.initial * curves.shape[-1]) :].max(axis=-1)
+    result = trend(heights[kept].T)
+    means = ", ".join(f"{mean:.4g}" for mean in heights.mean(axis=1))
+    left_out = ", ".join(f"{value:g}" for value in values[~kept]) or "none"
+    return Claim(
+        f"Figure 6, {'left' if name == 'beta' else 'right'}",
+        f"The hills are higher with {'smaller beta' if name == 'beta' else 'larger rho'}.",
+        f"the rank correlation of the largest norm after the first {config.initial:.0%} of the epochs with "
+        f"{name} "
+        f"has this sign with p < {config.alpha:g} (as in Figures 4 and 5)",
+        f"{in_words(result)}; means over the seeds {means} for {name} = "
+        f"{', '.join(f'{value:g}' for value in values)}; unstable and left out: {left_out}",
+        judged(result, sign, config.alpha),
+    )
+
+
+def _bounded(config: Figure6Config, found: Figure6) -> Claim:
+    floors = [
+        float(runs.norm.min()) / (int(runs.p) * network.eps**0.5)
+        for runs, network in ((found.left, config.left), (found.right, config.right))
+    ]
+    # In float32 the sum of p equal terms is rounded.
+    least = min(floors)
+    return Claim(
+        "section 5",
+        "The perturbed one-norm is bounded from below by p sqrt(eps).",
+        "the smallest value in any run is at least p sqrt(eps), up to float32 rounding (1e-5)",
+        f"smallest value {least:.6f} p sqrt(eps)",
+        decided(held=least >= 1 - 1e-5, refuted=least < 1 - 1e-5),
+    )
+
+
+_QUICK = Figure6Config(
+    left=replace(_LEFT, **QUICK, beta=(0.9, 0.97, 0.99)),
+    right=replace(_RIGHT, **QUICK, rho=(0.97, 0.99, 0.999)),
+)
+FIGURE6 = Item("Figure 6: the norm over the epochs", Figure6Config(), _QUICK, run, claims, CAVEAT)

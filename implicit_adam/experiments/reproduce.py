@@ -1,0 +1,27 @@
+"""Everything of the paper that is checked here, by name."""
+
+from implicit_adam.experiments.along_a_run import ALONG
+from implicit_adam.experiments.claims import Item
+from implicit_adam.experiments.figure1 import FIGURE1
+from implicit_adam.experiments.figure6 import FIGURE6
+from implicit_adam.experiments.figures45 import FIGURE4, FIGURE5
+from implicit_adam.experiments.modified_equations import EXAMPLE21, GD, MOMENTUM, SGD
+from implicit_adam.experiments.table1 import TABLE1
+from implicit_adam.experiments.theorem import THEOREM
+from implicit_adam.experiments.valley import FIGURE2, FIGURE3
+
+ITEMS: dict[str, Item] = {
+    "figure1": FIGURE1,
+    "table1": TABLE1,
+    "figure2": FIGURE2,
+    "figure3": FIGURE3,
+    "theorem": THEOREM,
+    "example21": EXAMPLE21,
+    "gd": GD,
+    "sgd": SGD,
+    "momentum": MOMENTUM,
+    "along": ALONG,
+    "figure4": FIGURE4,
+    "figure5": FIGURE5,
+    "figure6": FIGURE6,
+}

@@ -1,0 +1,1 @@
+"""Networks to train: pure functions of pytrees of parameters."""

@@ -1,0 +1,65 @@
+"""Errors of flows against the step size."""
+
+from typing import Any
+
+import numpy as np
+
+from implicit_adam.convergence import Convergence
+from implicit_adam.plotting.style import COLOURS, MARKERS, STYLE, new_axes
+
+NAMES = {0: "plain flow", 1: "corrected flow"}
+
+
+def flow_name(order: int) -> str:
+    """What a flow of this order is called in tables and legends."""
+    return NAMES.get(order, f"order-{order} flow")
+
+
+def plot_convergence(study: Convergence, ax: Any = None, *, title: str = "") -> Any:
+    """The errors against h on log-log axes, each with a reference line of its theorem's slope."""
+    alone = ax is None
+    ax = new_axes() if alone else ax
+    for order, error in study.error.items():
+        colour = COLOURS[order % len(COLOURS)]
+        marker = MARKERS[order % len(MARKERS)]
+        ax.loglog(study.h, error, marker, color=colour, label=flow_name(order))
+        reference = error[-1] * (study.h / study.h[-1]) ** (order + 1)
+        ax.loglog(study.h, reference, "-", color=colour, linewidth=1, alpha=0.6, zorder=0)
+        middle = len(study.h) // 2
+        if np.isfinite(study.slope[order]) and np.isfinite(error[middle]):
+            ax.annotate(
+                f"slope {study.slope[order]:.2f}",
+                (study.h[middle], error[middle]),
+                xytext=(0, 7),
+                textcoords="offset points",
+                ha="right",
+                color=colour,
+            )
+    ax.set(title=title, xlabel=r"step size $h$")
+    ax.set_ylabel(r"$\sup_n \|\tilde\theta(nh) - \theta^{(n)}\|$")
+    ax.xaxis.set_minor_formatter("")
+    if alone:
+        ax.legend()
+    return ax.figure
+
+
+def plot_studies(studies: dict[str, dict[str, Convergence]]) -> Any:
+    """A grid of `plot_convergence`: one row per outer key, one panel per inner key."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    rows, columns = len(studies), max(len(row) for row in studies.values())
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * columns + 0.8, 2.3 * rows + 0.8), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, sharex="row", sharey="row")
+        for panels, (row, by_name) in zip(axes, studies.items(), strict=True):
+            for ax in panels[len(by_name) :]:
+                ax.set_visible(False)
+            for ax, (name, study) in zip(panels, by_name.items(), strict=False):
+                plot_convergence(study, ax, title=f"{row}: {name}")
+            for ax in panels[1:]:
+                ax.set_ylabel("")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        labels = [f"{label} (line: slope {i + 1})" for i, label in enumerate(labels)]
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels) if columns > 1 else 1)
+    return figure

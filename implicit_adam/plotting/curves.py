@@ -1,0 +1,54 @@
+"""Measurements along runs, and how they depend on a hyperparameter."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from implicit_adam.plotting.style import COLOURS, MARKERS, new_axes, shades
+
+
+def plot_curves(x: np.ndarray, curves: Mapping[str, np.ndarray], ax: Any = None) -> Any:
+    """Curves (seeds, len(x)) by their label, in the order of a hyperparameter: the mean, and a band from the
+    least to the largest seed.
+    """
+    ax = new_axes() if ax is None else ax
+    for (label, curve), colour in zip(curves.items(), shades(len(curves)), strict=True):
+        curve = np.atleast_2d(curve)
+        ax.plot(x, curve.mean(axis=0), color=colour, linewidth=1.2, label=label)
+        if len(curve) > 1:
+            ax.fill_between(x, curve.min(axis=0), curve.max(axis=0), color=colour, alpha=0.18, linewidth=0)
+    ax.legend()
+    return ax.figure
+
+
+def plot_trend(values: np.ndarray, measured: np.ndarray, kept: np.ndarray, ax: Any = None) -> Any:
+    """Measurements (values, seeds) against equally spaced values: seeds and mean, hollow if not kept."""
+    ax = new_axes() if ax is None else ax
+    place = np.arange(len(values))
+    mean = measured.mean(axis=1)
+    ax.plot(place, mean, color=COLOURS[1], linewidth=1.2, zorder=2)
+    ax.plot(place[kept], mean[kept], MARKERS[0], color=COLOURS[1], markersize=6, zorder=3, label="mean")
+    ax.plot(
+        place[~kept],
+        mean[~kept],
+        MARKERS[0],
+        color=COLOURS[1],
+        markerfacecolor="white",
+        markersize=6,
+        zorder=3,
+    )
+    for seed in measured.T:
+        ax.plot(place, seed, ".", color="0.55", markersize=4, zorder=1)
+    ax.set_xticks(place, labels=[f"{value:g}" for value in values])
+    return ax.figure
+
+
+def plot_parts(n: np.ndarray, parts: Mapping[str, np.ndarray], ax: Any = None) -> Any:
+    """The parts of a field over the steps, on a logarithmic scale."""
+    ax = new_axes() if ax is None else ax
+    for i, (name, part) in enumerate(parts.items()):
+        ax.semilogy(n, part, color=COLOURS[i % len(COLOURS)], linewidth=1.2, label=name)
+    ax.set(xlabel="step $n$")
+    ax.legend()
+    return ax.figure

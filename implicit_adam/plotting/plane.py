@@ -1,0 +1,46 @@
+"""Runs in a plane of two parameters, and flows against iterates in time."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from implicit_adam.plotting.convergence import flow_name
+from implicit_adam.plotting.style import COLOURS, new_axes
+
+
+def plot_level_sets(
+    x: np.ndarray, y: np.ndarray, values: np.ndarray, ax: Any = None, *, minimum: float | None = None
+) -> Any:
+    """Contours of values (len(y), len(x)) by equal shares of the points; `minimum`: a thick level."""
+    ax = new_axes() if ax is None else ax
+    levels = np.unique(np.quantile(values, np.linspace(0.02, 0.98, 14)))
+    ax.contour(x, y, values, levels, colors="0.82", linewidths=0.7, zorder=0)
+    if minimum is not None:
+        ax.contour(x, y, values, [minimum], colors="0.35", linewidths=1.6, zorder=1)
+    ax.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
+    return ax.figure
+
+
+def plot_path(
+    points: np.ndarray, ax: Any = None, *, label: str = "", colour: Any = None, dashed: bool = False
+) -> Any:
+    """A trajectory (points, 2): the optimizer as a line, a flow dashed on top of it."""
+    ax = new_axes() if ax is None else ax
+    look: dict[str, Any] = {"linewidth": 1.4, "zorder": 3}
+    if dashed:
+        # A dark outline keeps the dashes visible on a line of the same colour.
+        look = {"linewidth": 1.0, "linestyle": (0, (4, 3)), "zorder": 4}
+    ax.plot(points[:, 0], points[:, 1], color=colour, label=label or None, **look)
+    return ax.figure
+
+
+def plot_distances(t: np.ndarray, distances: Mapping[int, np.ndarray], ax: Any = None) -> Any:
+    """The distance of flows to the iterates over time, by the order of the flow."""
+    ax = new_axes() if ax is None else ax
+    for order, distance in distances.items():
+        # The common start has distance zero.
+        ax.semilogy(t[1:], distance[1:], color=COLOURS[order % len(COLOURS)], label=flow_name(order))
+    ax.set(xlabel=r"time $t = nh$", ylabel=r"$\|\tilde\theta(nh) - \theta^{(n)}\|$")
+    ax.legend()
+    return ax.figure

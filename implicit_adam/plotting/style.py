@@ -1,0 +1,47 @@
+"""One look for all pictures: colours that colour-blind readers tell apart, the paper's symbols as labels."""
+
+from typing import Any
+
+# Okabe & Ito's colours, told apart by colour-blind readers, in the order of the flows' orders.
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
+MARKERS = ("o", "s", "^", "D")
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.titlesize": 9,
+    "lines.markersize": 4.5,
+    "savefig.dpi": 200,
+}
+
+SYMBOLS = {
+    "h": r"step size $h$",
+    "beta": r"$\beta$",
+    "rho": r"$\rho$",
+    "eps": r"$\varepsilon$",
+    "factor": r"mean of the braces of (4)",
+    "slope_0": "local slope, plain flow",
+    "slope_1": "local slope, corrected flow",
+}
+
+
+def symbol(name: str) -> str:
+    """The label of a hyperparameter or measurement."""
+    return SYMBOLS.get(name, name.replace("_", " "))
+
+
+def new_axes() -> Any:
+    """Axes of a new Figure."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(4, 3.2), layout="constrained").subplots()
+
+
+def shades(count: int) -> list[Any]:
+    """Colours for the values of one hyperparameter, in order from dark to bright."""
+    from matplotlib import colormaps
+
+    return [colormaps["cividis"](0.9 * i / max(1, count - 1)) for i in range(count)]
