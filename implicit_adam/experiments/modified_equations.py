@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from implicit_adam import modified_losses
 from implicit_adam.experiments.claims import Advance, Claim, Item, decided
@@ -21,7 +22,7 @@ from implicit_adam.experiments.random_losses import random_data, random_loss
 from implicit_adam.iterate import iterate
 from implicit_adam.rules import Adam, GradientDescent, HeavyBall
 from implicit_adam.slopes import local_slopes
-from implicit_adam.types import Loss, Vector
+from implicit_adam.types import Loss, Scalar, Vector
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class CaseConfig:
     # Adam's: eps in units of the largest squared gradient component, and its rho.
     eps: float = 1e12
     rho: float = 0.6
+    # How often the flows are compared with the iterates; divides the step counts.
+    looks: int = 50
     # Steps that fill the memory before the comparison starts ("for n large enough").
     burn_in: int = 60
     p: int = 5
@@ -61,7 +64,7 @@ def gradient_descent(config: CaseConfig, advance: Advance) -> Orders:
     """Barrett & Dherin (2021): E~ = E + (h/4) ||grad E||^2. The identity: E~ at h = 0 is E."""
     loss, theta = _problem(config)
 
-    def at(h: float) -> tuple[Any, Loss, Loss]:
+    def at(h: Any) -> tuple[Any, Loss, Loss]:
         rule = GradientDescent(h)
         return rule, modified_losses.gradient_descent(rule, loss), loss
 
@@ -75,7 +78,7 @@ def heavy_ball(config: CaseConfig, advance: Advance) -> Orders:
     """Ghosh et al. (2023), eq. (1) with its sign mended. Identity: gradient descent at beta = 0."""
     loss, theta = _problem(config)
 
-    def at(h: float) -> tuple[Any, Loss, Loss]:
+    def at(h: Any) -> tuple[Any, Loss, Loss]:
         rule = HeavyBall(h * (1 - config.beta), config.beta)
         return rule, modified_losses.heavy_ball(rule, loss), _scaled(loss, 1 / (1 - config.beta))
 
@@ -89,10 +92,10 @@ def adam_large_eps(config: CaseConfig, advance: Advance) -> Orders:
     loss, theta = _problem(config)
     root = float((config.eps * jnp.max(jax.grad(loss)(theta) ** 2)) ** 0.5)
 
-    def adam(h: float) -> Adam:
+    def adam(h: Any) -> Adam:
         return Adam(h * root, config.beta, config.rho, root**2)
 
-    def at(h: float) -> tuple[Any, Loss, Loss]:
+    def at(h: Any) -> tuple[Any, Loss, Loss]:
         return adam(h), modified_losses.adam_large_eps(adam(h), loss), _scaled(loss, 1 / root)
 
     h = 0.1
@@ -112,22 +115,26 @@ def shuffled(config: CaseConfig, advance: Advance) -> Orders:
     def loss(theta: Vector) -> Any:
         return jnp.mean(jax.vmap(random_loss, (None, 0))(theta, data))
 
-    modified, plain = [], []
-    steps_of_time = [config.horizon / count for count in config.step_counts]
-    for i, h in enumerate(steps_of_time):
+    @jax.jit
+    def distances(h: Scalar) -> tuple[Scalar, ...]:
         rule = GradientDescent(h)
 
-        def epoch(order: jax.Array, rule: GradientDescent = rule) -> Vector:
+        def epoch(order: Array) -> Vector:
             run = iterate(rule, random_loss, theta, m, batches=data, schedule=order, save_every=m)
             return jnp.asarray(run.params)[-1]
 
         mean = jnp.mean(jax.vmap(epoch)(shuffles), axis=0)
         ghost = modified_losses.shuffled_gradient_descent(rule, random_loss, data)
-        ends = [_flowed(jax.grad(E), theta, jnp.asarray([m * h]))[0] for E in (ghost, loss)]
-        for errors, end in zip((modified, plain), ends, strict=True):
-            errors.append(float(jnp.linalg.norm(end - mean)))
+        ends = [_flowed(jax.grad(E), theta, (m * h)[None])[0] for E in (ghost, loss)]
+        return tuple(jnp.linalg.norm(end - mean) for end in ends)
+
+    errors = []
+    steps_of_time = np.asarray([config.horizon / count for count in config.step_counts])
+    for i, h in enumerate(steps_of_time):
+        errors.append(distances(jnp.asarray(h)))
         advance((i + 1) / len(config.step_counts))
-    return _with_slopes(np.asarray(steps_of_time), modified, plain, 0.0)
+    modified, plain = np.asarray(errors).T
+    return _with_slopes(steps_of_time, modified, plain, 0.0)
 
 
 def _problem(config: CaseConfig) -> tuple[Loss, Vector]:
@@ -143,7 +150,7 @@ def _orders(
     config: CaseConfig,
     loss: Loss,
     theta: Vector,
-    at: Callable[[float], tuple[Any, Loss, Loss]],
+    at: Callable[[Any], tuple[Any, Loss, Loss]],
     burn_in: int,
     identity: Any,
     advance: Advance,
@@ -152,20 +159,30 @@ def _orders(
 
     `at(h)` gives the rule that moves by about h grad E a step, its modified loss and its plain one.
     """
-    modified, plain = [], []
+    errors = []
     steps_of_time = np.asarray([config.horizon / count for count in config.step_counts])
     for i, (h, count) in enumerate(zip(steps_of_time, config.step_counts, strict=True)):
-        rule, *losses = at(float(h))
-        run = jnp.asarray(iterate(rule, loss, theta, burn_in + count).params)[burn_in:]
-        times = jnp.arange(1, count + 1) * rule.h
-        for errors, E in zip((modified, plain), losses, strict=True):
-            followed = _flowed(jax.grad(E), run[0], times)
-            errors.append(float(jnp.max(jnp.linalg.norm(followed - run[1:], axis=-1))))
+        rule, _, _ = at(float(h))
+        run = jnp.asarray(iterate(rule, loss, theta, burn_in + count).params)
+        errors.append(_distances(at, jnp.asarray(h), run[burn_in :: count // config.looks]))
         advance((i + 1) / len(config.step_counts))
+    modified, plain = np.asarray(errors).T
     return _with_slopes(steps_of_time, modified, plain, identity)
 
 
-def _with_slopes(h: np.ndarray, modified: list[float], plain: list[float], identity: Any) -> Orders:
+@eqx.filter_jit
+def _distances(
+    at: Callable[[Any], tuple[Any, Loss, Loss]], h: Scalar, run: Float[Array, "looks p"]
+) -> tuple[Scalar, ...]:
+    """The largest distances of both flows from a run that is looked at evenly over the horizon."""
+    rule, *losses = at(h)
+    looks = len(run) - 1
+    times = jnp.arange(1, looks + 1).astype(h.dtype) / looks * (rule.h / h)
+    flows = [_flowed(jax.grad(E), run[0], times) for E in losses]
+    return tuple(jnp.max(jnp.linalg.norm(points - run[1:], axis=-1)) for points in flows)
+
+
+def _with_slopes(h: np.ndarray, modified: Any, plain: Any, identity: Any) -> Orders:
     errors = np.asarray(modified), np.asarray(plain)
     return Orders(
         h=h,
@@ -177,13 +194,12 @@ def _with_slopes(h: np.ndarray, modified: list[float], plain: list[float], ident
     )
 
 
-@eqx.filter_jit
-def _flowed(gradient: Callable[[Vector], Vector], start: Vector, times: jax.Array) -> jax.Array:
+def _flowed(gradient: Callable[[Vector], Vector], start: Vector, times: Array) -> Array:
     """The solution of d theta / dt = -gradient(theta) at these times, to far below what is measured."""
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: -gradient(y)),
         diffrax.Dopri8(),
-        0.0,
+        jnp.zeros_like(times[0]),
         times[-1],
         None,
         start,

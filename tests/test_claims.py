@@ -1,0 +1,231 @@
+"""Verdicts follow their criteria: each is turned by data that say otherwise."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from implicit_adam.experiments import (
+    along_a_run,
+    figure1,
+    figure6,
+    figures45,
+    modified_equations,
+    table1,
+    theorem,
+    valley,
+)
+from implicit_adam.experiments.claims import DID_NOT_HOLD, HELD, UNDECIDED, named_arrays
+from implicit_adam.experiments.network_runs import NetworkConfig, NetworkRuns
+from implicit_adam.experiments.reproduce import ITEMS
+from implicit_adam.experiments.trends import judged, trend
+from implicit_adam.plotting.paper import PICTURES
+
+
+def nothing(share):
+    pass
+
+
+def verdicts(item, found, config=None):
+    return [claim.verdict for claim in item.claims(config or item.quick, found)]
+
+
+def test_every_item_has_a_picture_and_two_configs():
+    assert ITEMS.keys() == PICTURES.keys()
+    for item in ITEMS.values():
+        assert type(item.config) is type(item.quick)
+
+
+def test_the_integral_of_figure_1_is_that_of_the_braces_and_a_wrong_one_is_found_out():
+    item = figure1.FIGURE1
+    found = item.run(item.quick, nothing)
+    assert verdicts(item, found) == [HELD, HELD]
+    eps, beta, rho = item.quick.eps, item.quick.beta, found.rho[-1]
+    y = found.x[50:51]
+    step = 1e-6 * y
+    slope = np.diff([figure1._closed_form(y + s, beta, rho, eps) for s in (-step, step)], axis=0)[0] / (
+        2 * step
+    )
+    a, c = (1 + beta) / (1 - beta), (1 + rho) / (1 - rho)
+    assert slope == pytest.approx((a - c + c * eps / (y**2 + eps)) * y / np.sqrt(y**2 + eps), rel=1e-6)
+    assert verdicts(item, found._replace(closed_form=1.001 * found.closed_form))[0] == DID_NOT_HOLD
+    assert verdicts(item, found._replace(closed_form=-found.closed_form))[1] == DID_NOT_HOLD
+
+
+def test_table_1_holds_on_random_losses_and_not_for_the_opposite_signs():
+    item = table1.TABLE1
+    found = item.run(table1.Table1Config(losses=4), nothing)
+    assert verdicts(item, found) == [HELD] * 5
+    flipped = found._replace(
+        one_norm=-found.one_norm, two_norm=-found.two_norm, bias_error=found.bias_error + 1
+    )
+    assert verdicts(item, flipped) == [DID_NOT_HOLD] * 5
+    other_kind = found._replace(one_norm=found.two_norm, two_norm=found.one_norm)
+    assert verdicts(item, other_kind)[:4] == [DID_NOT_HOLD] * 4
+
+
+def test_on_a_level_set_of_the_bilinear_model_the_one_norm_is_the_level_times_the_sum():
+    import jax
+
+    from implicit_adam.problems import bilinear_loss
+
+    for theta in (np.array([1.7, 2.2]), np.array([0.4, 0.9])):
+        one_norm = abs(np.asarray(jax.grad(bilinear_loss)(theta))).sum()
+        assert one_norm == pytest.approx(abs(4 * theta[0] * theta[1] - 3) * theta.sum(), rel=1e-14)
+
+
+@pytest.fixture(scope="module")
+def small_valley():
+    families = (
+        valley.Varied("beta", (0.5, 0.9), (("h", 4e-3), ("rho", 0.8), ("eps", 1e-8)), -1, "down"),
+        valley.Varied("rho", (0.5, 0.9), (("h", 4e-3), ("beta", 0.8), ("eps", 1e-8)), 1, "up"),
+    )
+    config = valley.ValleyConfig(families)
+    return config, valley.run(config, nothing)
+
+
+def test_adam_meets_the_valley_as_the_paper_says_and_its_flow_agrees(small_valley):
+    config, found = small_valley
+    assert verdicts(valley.FIGURE2, found, config) == [HELD] * 4
+    for family in found:
+        assert np.allclose(family.met.prod(axis=1), 0.75, atol=1e-5)
+        # The plain flow keeps theta_2 - theta_1, so that the sum is sqrt(.7^2 + c + 3); h^2 between steps.
+        np.testing.assert_allclose(family.plain_sum[0], np.sqrt(0.49 + family.levels + 3), rtol=1e-5)
+        assert np.isnan(family.flow_sum[:, -1]).all()
+
+
+def test_trajectories_in_the_opposite_order_refute_figure_2(small_valley):
+    config, found = small_valley
+    reversed_ = tuple(
+        family._replace(
+            met=family.met[::-1], met_outside=family.met_outside[::-1], flow_sum=2 * family.plain_sum
+        )
+        for family in found
+    )
+    assert verdicts(valley.FIGURE2, reversed_, config)[:2] == [DID_NOT_HOLD] * 2
+    assert verdicts(valley.FIGURE2, reversed_, config)[3] == DID_NOT_HOLD
+
+
+@pytest.mark.parametrize("name", ["GD", "SGD", "MOMENTUM", "EXAMPLE21"])
+def test_the_special_cases_have_their_orders_and_others_would_be_noticed(name):
+    item = getattr(modified_equations, name)
+    found = item.run(item.quick, nothing)
+    assert verdicts(item, found) == [HELD]
+    same = found._replace(modified_slope=found.plain_slope)
+    assert verdicts(item, same) == [DID_NOT_HOLD]
+    assert verdicts(item, found._replace(plain_slope=found.modified_slope)) == [UNDECIDED]
+    if name != "SGD":
+        assert verdicts(item, found._replace(identity=np.asarray(1e-3))) == [DID_NOT_HOLD]
+
+
+def test_a_slope_elsewhere_refutes_the_theorem():
+    config = theorem.THEOREM.quick
+    config = theorem.TheoremConfig(
+        *(theorem.replace(part, problems=("bilinear",), step_counts=(160, 320, 640), horizon=0.2)
+          for part in (config.full_batch, config.cyclic, config.shuffled))
+    )  # fmt: skip
+    found = theorem.run(config, nothing)
+    assert verdicts(theorem.THEOREM, found, config) == [HELD]
+    for word, expected in (("contradicted", DID_NOT_HOLD), ("not yet asymptotic", UNDECIDED)):
+        turned = theorem.Theorem(tuple(v._replace(words={0: "holds", 1: word}) for v in found.verdicts))
+        assert verdicts(theorem.THEOREM, turned, config) == [expected]
+
+
+def test_the_bias_along_a_short_run_is_judged_by_its_sign():
+    item = along_a_run.ALONG
+    config = along_a_run.AlongConfig(rho=0.99, steps=600, every=100, samples=100)
+    found = item.run(config, nothing)
+    assert verdicts(item, found, config)[0] == HELD
+    assert found.transient_at_start[0] > found.transient_at_start[-1]
+    turned = found._replace(
+        alignment=-found.alignment,
+        eps_small=0 * found.eps_small,
+        transient_at_start=found.transient_at_start + 1,
+        validity=0 * found.validity,
+    )
+    assert verdicts(item, turned, config) == [DID_NOT_HOLD] * 4
+
+
+def test_a_trend_is_the_mean_of_spearmans_correlations_with_an_exact_p_value():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 4)) + 0.4 * np.arange(4)
+    found = trend(values)
+    each = [spearmanr(np.arange(4), row).statistic for row in values]
+    assert found.correlation == pytest.approx(np.mean(each))
+    orders = np.array(list(permutations(range(1, 5)))) @ np.arange(1, 5)
+    sums = (orders[:, None, None] + orders[None, :, None] + orders[None, None, :]).ravel()
+    observed = sum((np.argsort(np.argsort(row)) + 1) @ np.arange(1, 5) for row in values)
+    one_sided = min((sums >= observed).mean(), (sums <= observed).mean())
+    assert found.p_value == pytest.approx(min(1, 2 * one_sided), rel=1e-6)
+
+
+def test_a_trend_is_judged_by_sign_and_significance_and_needs_data():
+    rising = np.arange(5.0) + np.zeros((4, 1))
+    assert [judged(trend(rising), sign, 0.05) for sign in (1, -1)] == [HELD, DID_NOT_HOLD]
+    noise = np.random.default_rng(1).normal(size=(4, 5))
+    assert judged(trend(noise), 1, 0.05) == UNDECIDED
+    for too_little in (rising[:1], rising[:, :2], np.where(rising > 3, np.nan, rising)):
+        assert judged(trend(too_little), 1, 0.05) == UNDECIDED
+
+
+def runs(norm, accuracy, **values):
+    """Runs of four seeds with these norms and accuracies, by value; curves fall from twice the norm."""
+    shape = (len(values["beta"]), len(values["rho"]), 4)
+    curve = np.concatenate([np.linspace(3, 0.3, 50), np.linspace(0.3, 1, 20), np.linspace(1, 0.2, 130)])
+    norms = np.broadcast_to(np.reshape(norm, (*shape[:2], 1, 1)), (*shape, 1)) * curve
+    right = np.broadcast_to(np.reshape(accuracy, (*shape[:2], 1, 1)), (*shape, 3))
+    return NetworkRuns(
+        np.asarray(values["beta"]),
+        np.asarray(values["rho"]),
+        loss=norms,
+        norm=norms,
+        accuracy=right,
+        regime=np.zeros(shape, int),
+        p=np.asarray(10),
+    )
+
+
+def test_figures_4_and_5_read_the_trend_and_leave_unstable_values_out():
+    rho = (0.97, 0.98, 0.99, 0.999)
+    config = figures45.TrendConfig("rho", 1, NetworkConfig((0.99,), rho, seeds=(0, 1, 2, 3)))
+    as_printed = runs([1.0, 2.0, 3.0, 4.0], [0.9, 0.8, 0.7, 0.6], beta=(0.99,), rho=rho)
+    found = figures45.summary(config, as_printed)
+    np.testing.assert_allclose(found.height[:, 0], [2.0 * k / 2 * 1.8 for k in (1, 2, 3, 4)], rtol=0.1)
+    assert verdicts(figures45.FIGURE4, found, config) == [HELD, HELD]
+    other = figures45.summary(config, runs([4.0, 3, 2, 1], [0.6, 0.7, 0.8, 0.9], beta=(0.99,), rho=rho))
+    assert verdicts(figures45.FIGURE4, other, config) == [DID_NOT_HOLD] * 2
+    unstable = found._replace(regime=np.array([[0, 0, 0, 0], [0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]]))
+    assert verdicts(figures45.FIGURE4, unstable, config) == [UNDECIDED] * 2
+    assert "left out: 0.98, 0.99" in figures45.claims(config, unstable)[0].measured
+
+
+def test_figure_6_reads_hills_order_and_floor():
+    config = figure6.Figure6Config()
+    beta, rho = (0.9, 0.95, 0.97, 0.99), (0.97, 0.98, 0.99, 0.999)
+    left = runs([4.0, 3, 2, 1], [0.9] * 4, beta=beta, rho=(0.999,))
+    right = runs([1.0, 2, 3, 4], [0.9] * 4, beta=(0.97,), rho=rho)
+    found = figure6.Figure6(left, right)
+    assert verdicts(figure6.FIGURE6, found, config) == [HELD] * 5
+    turned = figure6.Figure6(
+        runs([1.0, 2, 3, 4], [0.9] * 4, beta=beta, rho=(0.999,)),
+        runs([4.0, 3, 2, 1], [0.9] * 4, beta=(0.97,), rho=rho),
+    )
+    assert verdicts(figure6.FIGURE6, turned, config)[1:4] == [DID_NOT_HOLD] * 3
+    falling = np.linspace(3, 1, 200) + np.zeros((4, 1, 4, 1))
+    flat = figure6.Figure6(left._replace(norm=falling), right._replace(norm=falling.swapaxes(0, 1) * 1e-5))
+    assert [verdicts(figure6.FIGURE6, flat, config)[i] for i in (0, 4)] == [DID_NOT_HOLD] * 2
+
+
+def test_a_hill_is_a_fall_a_rise_and_a_fall():
+    down, up = np.linspace(3, 1, 10), np.linspace(1, 2, 10)
+    assert figure6.has_hill(np.concatenate([down, up, down / 3]), 0.1)
+    assert not figure6.has_hill(down, 0.1)
+    assert not figure6.has_hill(np.concatenate([up, up[::-1]]), 0.1)
+    assert not figure6.has_hill(np.concatenate([down, up]), 0.1)
+    assert not figure6.has_hill(np.concatenate([down, 0.95 + 0.05 * up, down / 3]), 0.1)
+
+
+def test_arrays_are_named_by_their_path():
+    family = valley.Family(*(np.zeros(2) for _ in valley.Family._fields))
+    assert "1/met" in named_arrays((family, family))
