@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from implicit_adam.types import Params
 
-Images = Float[Array, "samples side side channels"]
+Images = Float[Array, "samples _ _ _"]
 
 
 def residual_params(key: Array, *, channels: int = 12, blocks: int = 2, classes: int = 10) -> Params:

@@ -1,0 +1,110 @@
+"""`implicit-adam reproduce`, as a user would run it, and the small network it trains."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from implicit_adam.cli import main
+from implicit_adam.cli.report import Done, report
+from implicit_adam.experiments.claims import Claim
+from implicit_adam.experiments.network_runs import NetworkConfig, train_networks
+from implicit_adam.experiments.reproduce import ITEMS
+from implicit_adam.networks import residual
+from implicit_adam.regimes import REGIMES
+
+
+def test_it_writes_arrays_a_picture_and_a_report_with_every_claim(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["reproduce", "figure1", "gd", "--quick", "--out", str(out)]) == 0
+    text = (out / "report.md").read_text()
+    assert "3 claims: 3 held." in text
+    assert re.search(r"slopes 2\.\d+ and 1\.\d+", text)
+    assert "beta 0.95" in text
+    for name in ("figure1", "gd"):
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"({name}.png)" in text
+    assert set(np.load(out / "gd.npz")) >= {"h", "modified", "plain"}
+    printed = capsys.readouterr().out
+    assert "held  section 1: E + (h/4) ||grad E||^2" in printed
+    assert str(tmp_path) not in text.replace(str(out), "")
+
+
+def test_an_unknown_item_is_refused_before_anything_is_written(tmp_path, capsys):
+    assert main(["reproduce", "figure7", "--out", str(tmp_path / "out")]) == 2
+    assert "unknown item figure7; known are figure1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_counts_verdicts_and_keeps_bars_out_of_its_table():
+    claims = (Claim("a", "|g| is small", "c", "m", "held"), Claim("b", "s", "c", "m", "not decided here"))
+    text = report({"gd": Done(ITEMS["gd"], ITEMS["gd"].quick, claims, 1.0)}, "command")
+    assert "2 claims: 1 held, 1 not decided here." in text
+    assert r"| a | \|g\| is small | **held** |" in text
+
+
+@pytest.fixture(scope="module")
+def trained():
+    config = NetworkConfig(
+        beta=(0.9, 0.99),
+        rho=(0.999,),
+        epochs=40,
+        seeds=(0, 1),
+        train=100,
+        channels=4,
+        blocks=1,
+        test_every=20,
+    )
+    return config, train_networks(config, lambda share: None)
+
+
+def test_networks_train_in_one_sweep_with_their_norms(trained):
+    config, runs = trained
+    assert runs.loss.shape == runs.norm.shape == (2, 1, 2, 40)
+    assert runs.accuracy.shape == (2, 1, 2, 2)
+    assert (runs.loss[..., -1] < runs.loss[..., 0]).all()
+    assert (runs.norm >= 0.999 * int(runs.p) * config.eps**0.5).all()
+    assert REGIMES[runs.regime[0, 0, 0]] == "stable oscillation"
+    # Seeds draw the weights, hyperparameters nothing: the first loss is that of the seed.
+    np.testing.assert_allclose(runs.loss[0, 0, :, 0], runs.loss[1, 0, :, 0], rtol=1e-6)
+    assert runs.loss[0, 0, 0, 0] != runs.loss[0, 0, 1, 0]
+
+
+def test_the_norm_of_a_run_is_that_of_the_gradient_before_the_step(trained):
+    config, runs = trained
+    from implicit_adam.experiments.network_runs import _digits, _start
+
+    train, _ = _digits(config.train)
+    loss = lambda params: residual.cross_entropy(
+        residual.residual_logits(params, train.images), train.targets
+    )
+    E, gradient = jax.value_and_grad(loss)(_start(config, 1))
+    norm = sum(float(jnp.sum(jnp.sqrt(g.astype(float) ** 2 + config.eps))) for g in jax.tree.leaves(gradient))
+    np.testing.assert_allclose(runs.norm[0, 0, 1, 0], norm, rtol=1e-5)
+    np.testing.assert_allclose(runs.loss[0, 0, 1, 0], E, rtol=1e-5)
+
+
+def test_patches_times_weights_are_a_convolution():
+    key = jax.random.key(0)
+    x = jax.random.normal(key, (2, 4, 4, 3))
+    layer = {"w": jax.random.normal(key, (27, 5)), "b": jnp.arange(5.0)}
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    kernel = layer["w"].reshape(3, 3, 3, 5)
+    expected = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+    got = residual._convolved(layer, x)
+    np.testing.assert_allclose(got, expected + layer["b"].reshape(1, 1, 1, -1), rtol=1e-12, atol=1e-12)
+
+
+def test_a_network_without_residual_weights_is_its_stem_and_its_end():
+    params = residual.residual_params(jax.random.key(0), channels=4, blocks=2)
+    images = jax.random.uniform(jax.random.key(1), (3, 8, 8), jnp.float32)
+    off = {**params, "blocks": jax.tree.map(jnp.zeros_like, params["blocks"])}
+    short = {**params, "blocks": []}
+    np.testing.assert_allclose(
+        residual.residual_logits(off, images), residual.residual_logits(short, images), rtol=1e-6
+    )
+    assert residual.residual_logits(params, images).dtype == jnp.float32
+    assert float(residual.accuracy(jnp.eye(4), jnp.eye(4)[::-1])) == 0.0
+    assert float(residual.cross_entropy(jnp.zeros((2, 10)), jnp.eye(10)[:2])) == pytest.approx(np.log(10))
