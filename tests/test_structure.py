@@ -14,9 +14,9 @@ PACKAGE = Path(implicit_adam.__file__).parent
 # Bottom to top: a module imports only from rows above its own.
 LAYERS = [
     {"types"},
-    {"checks"},
+    {"atomic", "checks"},
     {"sweeps"},
-    {"accumulated_loss", "objective", "rules"},
+    {"accumulated_loss", "datasets", "networks", "objective", "rules"},
     {"training", "trajectory", "slopes"},
     {"fields", "iterate"},
     {"smooth"},

@@ -1,0 +1,42 @@
+"""A small convolutional network, smooth with GELU, as the theorem asks."""
+
+import jax
+from jaxtyping import DTypeLike
+
+from implicit_adam.networks.base import Activation, Images, Key, Logits, Network, Statistics, at
+from implicit_adam.networks.layers import conv, conv_params, dense, dense_params, pooled
+from implicit_adam.networks.normalisation import Normalise, normalise_params
+from implicit_adam.types import Params
+
+STRIDES = (1, 2, 2)
+
+
+def cnn(
+    classes: int, *, width: int, activation: Activation, normalise: Normalise, dtype: DTypeLike
+) -> Network:
+    """Three 3x3 convolutions of `width`, 2 `width`, 4 `width` channels, halving the image twice; a mean pool."""
+    channels = [3, *(width * stride**i for i, stride in enumerate(STRIDES))]
+
+    def init(key: Key) -> Params:
+        keys = jax.random.split(key, len(STRIDES) + 1)
+        params = {
+            f"layer{i}": {
+                "conv": conv_params(keys[i], 3, channels[i], channels[i + 1]),
+                "norm": normalise_params(channels[i + 1]),
+            }
+            for i in range(len(STRIDES))
+        }
+        return params | {"head": dense_params(keys[-1], channels[-1], classes)}
+
+    def apply(
+        params: Params, images: Images, statistics: Statistics = None
+    ) -> tuple[Logits, Statistics]:
+        x, seen = images.astype(dtype), {}
+        for i, stride in enumerate(STRIDES):
+            name = f"layer{i}"
+            x = conv(params[name]["conv"], x, stride)
+            x, seen[name] = normalise(params[name]["norm"], x, at(statistics, name))
+            x = activation(x)
+        return dense(params["head"], pooled(x)), seen
+
+    return Network(init, apply)
