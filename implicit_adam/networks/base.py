@@ -26,8 +26,8 @@ class Network(NamedTuple):
 
     - `init(key) -> params`, nested dictionaries of float32 arrays.
     - `apply(params, images, statistics=None) -> (logits, seen)`: images (n, height, width, 3), logits
-      (n, classes) in float32. Without `statistics` every normalisation takes those of these images, which come
-      back as `seen`; given, they are constants (and come back).
+      (n, classes) in float32. Without `statistics` every normalisation takes those of these images, which
+      come back as `seen`; given, they are constants (and come back).
     """
 
     init: Callable[[Key], Params]

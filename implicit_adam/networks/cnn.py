@@ -14,8 +14,8 @@ STRIDES = (1, 2, 2)
 def cnn(
     classes: int, *, width: int, activation: Activation, normalise: Normalise, dtype: DTypeLike
 ) -> Network:
-    """Three 3x3 convolutions of `width`, 2 `width`, 4 `width` channels, halving the image twice; a mean pool."""
-    channels = [3, *(width * stride**i for i, stride in enumerate(STRIDES))]
+    """3x3 convolutions of 1, 2 and 4 `width` channels, halving the image twice, and a mean pool."""
+    channels = (3, width, 2 * width, 4 * width)
 
     def init(key: Key) -> Params:
         keys = jax.random.split(key, len(STRIDES) + 1)
@@ -28,9 +28,7 @@ def cnn(
         }
         return params | {"head": dense_params(keys[-1], channels[-1], classes)}
 
-    def apply(
-        params: Params, images: Images, statistics: Statistics = None
-    ) -> tuple[Logits, Statistics]:
+    def apply(params: Params, images: Images, statistics: Statistics = None) -> tuple[Logits, Statistics]:
         x, seen = images.astype(dtype), {}
         for i, stride in enumerate(STRIDES):
             name = f"layer{i}"

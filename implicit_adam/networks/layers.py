@@ -18,7 +18,7 @@ def conv_params(key: Key, size: int, inputs: int, outputs: int) -> Float[Array, 
 
 
 def conv(weight: Float[Array, "size size inputs outputs"], x: Activations, stride: int = 1) -> Activations:
-    """Convolution without bias; odd sizes, padded alike on both sides (unlike "SAME" where the stride is 2)."""
+    """Convolution without bias, padded alike on both sides (as "SAME" is not where the stride is 2)."""
     pad = (weight.shape[0] - 1) // 2
     y = jax.lax.conv_general_dilated(
         x,

@@ -8,7 +8,6 @@ projects elsewhere) or ship no ResNet (flax, equinox), and none has normalisatio
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
 from implicit_adam.networks.base import (
@@ -75,9 +74,7 @@ def resnet(
         )
         return x, {"first": seen_first, "rest": seen_rest}
 
-    def apply(
-        params: Params, images: Images, statistics: Statistics = None
-    ) -> tuple[Logits, Statistics]:
+    def apply(params: Params, images: Images, statistics: Statistics = None) -> tuple[Logits, Statistics]:
         seen = {}
         x = conv(params["stem"]["conv"], images.astype(dtype))
         x, seen["stem"] = normalise(params["stem"]["norm"], x, at(statistics, "stem"))

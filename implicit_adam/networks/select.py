@@ -1,7 +1,7 @@
 """Networks by name."""
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -28,8 +28,12 @@ class Model(NamedTuple):
 
 # ReLU as in the paper; GELU is smooth, as the theorem asks.
 MODELS: dict[str, Model] = {
-    "resnet50": Model(partial(resnet, (3, 4, 6, 3)), ("ghost", "exact", "frozen", "group"), ("relu", "gelu"), 64),
-    "resnet101": Model(partial(resnet, (3, 4, 23, 3)), ("ghost", "exact", "frozen", "group"), ("relu", "gelu"), 64),
+    "resnet50": Model(
+        partial(resnet, (3, 4, 6, 3)), ("ghost", "exact", "frozen", "group"), ("relu", "gelu"), 64
+    ),
+    "resnet101": Model(
+        partial(resnet, (3, 4, 23, 3)), ("ghost", "exact", "frozen", "group"), ("relu", "gelu"), 64
+    ),
     "cnn": Model(cnn, ("group", "exact", "ghost", "frozen"), ("gelu", "relu"), 32),
     "vit": Model(vit, ("layer",), ("gelu", "relu"), 192),
 }
@@ -67,7 +71,7 @@ def choices(
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def network(chosen: Choices, classes: int) -> Network:
     """The network of these choices; the same object for the same ones, so that jit knows it again."""
     return MODELS[chosen.model].build(

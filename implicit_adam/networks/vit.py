@@ -54,9 +54,7 @@ def vit(
         hidden = activation(dense(params["in"], normalise(params["norm2"], x, None)[0]))
         return x + dense(params["out"], hidden)
 
-    def apply(
-        params: Params, images: Images, statistics: Statistics = None
-    ) -> tuple[Logits, Statistics]:
+    def apply(params: Params, images: Images, statistics: Statistics = None) -> tuple[Logits, Statistics]:
         x = dense(params["patches"], _patches(images.astype(dtype)))
         x = x + jnp.broadcast_to(params["positions"].astype(dtype), x.shape)
         x, _ = jax.lax.scan(lambda x, params: (block(x, params), None), x, params["blocks"])
@@ -80,6 +78,11 @@ def _block_params(key: Key, width: int) -> dict[str, Any]:
 
 def _patches(images: Images) -> Tokens:
     n, height, width, channels = images.shape
+    if (height, width) != (SIDE, SIDE):
+        msg = (
+            f"vit takes images of {SIDE}x{SIDE} pixels, got {height}x{width}; the other models take any size"
+        )
+        raise ValueError(msg)
     x = images.reshape(n, height // PATCH, PATCH, width // PATCH, PATCH, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, -1, PATCH**2 * channels)
 

@@ -33,8 +33,8 @@ class Checkpoint(NamedTuple):
         arrays: Any = {str(i): leaf for i, leaf in enumerate(leaves)}
         stamp = np.frombuffer(bytes.fromhex(self.key + _checksum(chunk, leaves)), np.uint8)
         note = (
-            f"chunk {chunk} could not be written to {self.folder}; the chunks before are intact, and the same "
-            "call goes on from there once there is room"
+            f"chunk {chunk} could not be written to {self.folder}; the chunks before are intact, and the "
+            "same call goes on from there once there is room"
         )
         save_arrays(self.path(chunk), {"stamp": stamp, **arrays}, note)
 
