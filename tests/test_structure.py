@@ -15,8 +15,8 @@ PACKAGE = Path(implicit_adam.__file__).parent
 LAYERS = [
     {"types"},
     {"atomic", "checks"},
-    {"sweeps"},
-    {"accumulated_loss", "datasets", "networks", "objective", "rules"},
+    {"datasets", "sweeps"},
+    {"accumulated_loss", "networks", "objective", "rules"},
     {"training", "trajectory", "slopes"},
     {"fields", "iterate"},
     {"smooth"},

@@ -48,7 +48,7 @@ class FullBatchConfig:
 def run(
     config: FullBatchConfig,
     data: ImageData,
-    rule: AbstractOptimizer,
+    rule: Any,
     folder: Any = None,
     callback: Callback | None = None,
 ) -> dict[str, np.ndarray]:
@@ -108,8 +108,8 @@ def _checked(config: FullBatchConfig, data: ImageData) -> Setup:
     if setup.normalisation.whole_batch and config.micro_batch != setup.size:
         msg = (
             f"normalisation 'exact' takes its statistics over all {setup.size} training images, which needs "
-            f"them in one piece: micro_batch must be {setup.size}, got {config.micro_batch}. Use fewer images, "
-            "or another normalisation ('ghost': statistics of each micro-batch)"
+            f"them in one piece: micro_batch must be {setup.size}, got {config.micro_batch}. Take fewer "
+            "images, or another normalisation ('ghost': statistics of each micro-batch)"
         )
         raise ValueError(msg)
     if setup.size % config.micro_batch:

@@ -1,11 +1,14 @@
 """A small convolutional network, smooth with GELU, as the theorem asks."""
 
-import jax
+from functools import partial
+from typing import Any
+
 from jaxtyping import DTypeLike
 
-from implicit_adam.networks.base import Activation, Images, Key, Logits, Network, Statistics, at
-from implicit_adam.networks.layers import conv, conv_params, dense, dense_params, pooled
-from implicit_adam.networks.normalisation import Normalise, normalise_params
+from implicit_adam.networks.base import Activation, Images, Logits, Network, Statistics, at
+from implicit_adam.networks.initial import drawn
+from implicit_adam.networks.layers import conv, conv_initial, dense, dense_initial, pooled
+from implicit_adam.networks.normalisation import Normalise, normalise_initial
 from implicit_adam.types import Params
 
 STRIDES = (1, 2, 2)
@@ -17,16 +20,14 @@ def cnn(
     """3x3 convolutions of 1, 2 and 4 `width` channels, halving the image twice, and a mean pool."""
     channels = (3, width, 2 * width, 4 * width)
 
-    def init(key: Key) -> Params:
-        keys = jax.random.split(key, len(STRIDES) + 1)
-        params = {
-            f"layer{i}": {
-                "conv": conv_params(keys[i], 3, channels[i], channels[i + 1]),
-                "norm": normalise_params(channels[i + 1]),
-            }
-            for i in range(len(STRIDES))
+    initial: dict[str, Any] = {
+        f"layer{i}": {
+            "conv": conv_initial(3, channels[i], channels[i + 1]),
+            "norm": normalise_initial(channels[i + 1]),
         }
-        return params | {"head": dense_params(keys[-1], channels[-1], classes)}
+        for i in range(len(STRIDES))
+    }
+    initial["head"] = dense_initial(channels[-1], classes)
 
     def apply(params: Params, images: Images, statistics: Statistics = None) -> tuple[Logits, Statistics]:
         x, seen = images.astype(dtype), {}
@@ -37,4 +38,4 @@ def cnn(
             x = activation(x)
         return dense(params["head"], pooled(x)), seen
 
-    return Network(init, apply)
+    return Network(partial(drawn, initial), apply)

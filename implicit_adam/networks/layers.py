@@ -5,16 +5,16 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from implicit_adam.networks.base import PARAMETER_DTYPE, Activations, Key
+from implicit_adam.networks.base import PARAMETER_DTYPE, Activations
+from implicit_adam.networks.initial import Initial
 
 # What a recomputing backward pass keeps: products and statistics are dear, the rest is cheap to redo.
 STORED = "stored"
 
 
-def conv_params(key: Key, size: int, inputs: int, outputs: int) -> Float[Array, "size size inputs outputs"]:
+def conv_initial(size: int, inputs: int, outputs: int) -> Initial:
     """He's start as torchvision's ResNets have it: Gaussian of variance 2 / (size^2 outputs)."""
-    weight = jax.random.normal(key, (size, size, inputs, outputs), PARAMETER_DTYPE)
-    return weight * (2 / (size**2 * outputs)) ** 0.5
+    return Initial((size, size, inputs, outputs), "gaussian", (2 / (size**2 * outputs)) ** 0.5)
 
 
 def conv(weight: Float[Array, "size size inputs outputs"], x: Activations, stride: int = 1) -> Activations:
@@ -30,14 +30,12 @@ def conv(weight: Float[Array, "size size inputs outputs"], x: Activations, strid
     return checkpoint_name(y, STORED)
 
 
-def dense_params(key: Key, inputs: int, outputs: int) -> dict[str, Array]:
+def dense_initial(inputs: int, outputs: int) -> dict[str, Initial]:
     """Weight and bias uniform in +-1 / sqrt(inputs), as PyTorch has them."""
     bound = inputs**-0.5
-    keys = jax.random.split(key)
-    shapes = {"weight": (inputs, outputs), "bias": (outputs,)}
     return {
-        name: jax.random.uniform(k, shape, PARAMETER_DTYPE, -bound, bound)
-        for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+        "weight": Initial((inputs, outputs), "uniform", bound),
+        "bias": Initial((outputs,), "uniform", bound),
     }
 
 

@@ -20,6 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from implicit_adam.networks.base import PARAMETER_DTYPE, Activations, Statistics
+from implicit_adam.networks.initial import Initial
 from implicit_adam.networks.layers import STORED
 
 EPS = 1e-5
@@ -39,9 +40,9 @@ class Normalisation(NamedTuple):
     frozen: bool = False
 
 
-def normalise_params(channels: int) -> dict[str, Array]:
+def normalise_initial(channels: int) -> dict[str, Initial]:
     """Scale one, shift zero."""
-    return {"scale": jnp.ones(channels, PARAMETER_DTYPE), "shift": jnp.zeros(channels, PARAMETER_DTYPE)}
+    return {"scale": Initial((channels,), "constant", 1.0), "shift": Initial((channels,), "constant", 0.0)}
 
 
 def batch_norm(

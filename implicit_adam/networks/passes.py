@@ -77,7 +77,7 @@ def accuracy(
     def correct(row: Array) -> Array:
         images, labels = examples.at(jnp.minimum(row, n - 1))
         logits, _ = network.apply(params, images, statistics)
-        return jnp.sum((jnp.argmax(logits, axis=1) == labels) & (row < n))
+        return jnp.sum((jnp.argmax(logits, axis=1).astype(labels.dtype) == labels) & (row < n))
 
     return jnp.sum(jax.lax.map(correct, indices)).astype(jnp.float32) / n
 

@@ -5,6 +5,7 @@ the max-pool. Our own code, since ready ones have the ImageNet stem (dm-haiku, w
 projects elsewhere) or ship no ResNet (flax, equinox), and none has normalisation as an explicit choice.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,14 +15,14 @@ from implicit_adam.networks.base import (
     Activation,
     Activations,
     Images,
-    Key,
     Logits,
     Network,
     Statistics,
     at,
 )
-from implicit_adam.networks.layers import STORED, conv, conv_params, dense, dense_params, pooled
-from implicit_adam.networks.normalisation import Normalise, normalise_params
+from implicit_adam.networks.initial import drawn, stacked
+from implicit_adam.networks.layers import STORED, conv, conv_initial, dense, dense_initial, pooled
+from implicit_adam.networks.normalisation import Normalise, normalise_initial
 from implicit_adam.types import Params
 
 EXPANSION = 4
@@ -39,15 +40,14 @@ def resnet(
     dtype: DTypeLike,
 ) -> Network:
     """A bottleneck ResNet of the given blocks a stage (at least two), `width` channels in the stem."""
-
-    def init(key: Key) -> Params:
-        keys = jax.random.split(key, len(blocks) + 2)
-        params = {"stem": {"conv": conv_params(keys[0], 3, 3, width), "norm": normalise_params(width)}}
-        inputs = width
-        for i, count in enumerate(blocks):
-            params[f"stage{i + 1}"] = _stage_params(keys[i + 1], count, inputs, width * 2**i)
-            inputs = EXPANSION * width * 2**i
-        return params | {"head": dense_params(keys[-1], inputs, classes)}
+    initial: dict[str, Any] = {"stem": {"conv": conv_initial(3, 3, width), "norm": normalise_initial(width)}}
+    inputs = width
+    for i, count in enumerate(blocks):
+        inner = width * 2**i
+        first, later = _block(inputs, inner, shortcut=True), _block(EXPANSION * inner, inner)
+        initial[f"stage{i + 1}"] = {"first": first, "rest": stacked(count - 1, later)}
+        inputs = EXPANSION * inner
+    initial["head"] = dense_initial(inputs, classes)
 
     def block(stride: int, params: Params, x: Activations, statistics: Statistics) -> Any:
         seen = {}
@@ -62,15 +62,15 @@ def resnet(
         shortcut = norm(0, conv(params["conv0"], x, stride)) if "conv0" in params else x
         return activation(y + shortcut), seen
 
-    first = jax.checkpoint(block, policy=KEEP, static_argnums=(0,))
+    first_block = jax.checkpoint(block, policy=KEEP, static_argnums=(0,))
     # The scan keeps forward and backward apart by itself.
-    later = jax.checkpoint(block, policy=KEEP, static_argnums=(0,), prevent_cse=False)
+    later_block = jax.checkpoint(block, policy=KEEP, static_argnums=(0,), prevent_cse=False)
 
     def stage(stride: int, params: Params, x: Activations, statistics: Statistics) -> Any:
-        x, seen_first = first(stride, params["first"], x, at(statistics, "first"))
+        x, seen_first = first_block(stride, params["first"], x, at(statistics, "first"))
         # One compiled block for all that have the same shapes.
         x, seen_rest = jax.lax.scan(
-            lambda x, xs: later(1, xs[0], x, xs[1]), x, (params["rest"], at(statistics, "rest"))
+            lambda x, xs: later_block(1, xs[0], x, xs[1]), x, (params["rest"], at(statistics, "rest"))
         )
         return x, {"first": seen_first, "rest": seen_rest}
 
@@ -84,21 +84,13 @@ def resnet(
             x, seen[name] = stage(1 if i == 0 else 2, params[name], x, at(statistics, name))
         return dense(params["head"], pooled(x)), seen
 
-    return Network(init, apply)
+    return Network(partial(drawn, initial), apply)
 
 
-def _stage_params(key: Key, count: int, inputs: int, inner: int) -> Params:
-    """The first block, and the others stacked."""
-    keys = jax.random.split(key, count)
-    rest = jax.vmap(lambda key: _block_params(key, EXPANSION * inner, inner))(keys[1:])
-    return {"first": _block_params(keys[0], inputs, inner, shortcut=True), "rest": rest}
-
-
-def _block_params(key: Key, inputs: int, inner: int, *, shortcut: bool = False) -> Params:
+def _block(inputs: int, inner: int, *, shortcut: bool = False) -> dict[str, Any]:
     outputs = EXPANSION * inner
     shapes = {1: (1, inputs, inner), 2: (3, inner, inner), 3: (1, inner, outputs)}
     if shortcut:
         shapes[0] = (1, inputs, outputs)
-    keys = jax.random.split(key, 4)
-    convolutions = {f"conv{i}": conv_params(keys[i], *shape) for i, shape in shapes.items()}
-    return convolutions | {f"norm{i}": normalise_params(shape[2]) for i, shape in shapes.items()}
+    convolutions = {f"conv{i}": conv_initial(*shape) for i, shape in shapes.items()}
+    return convolutions | {f"norm{i}": normalise_initial(shape[2]) for i, shape in shapes.items()}

@@ -1,5 +1,6 @@
 """A small vision transformer (Dosovitskiy et al. 2021): 4x4 patches, pre-norm, mean pool."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,13 +11,13 @@ from implicit_adam.networks.base import (
     PARAMETER_DTYPE,
     Activation,
     Images,
-    Key,
     Logits,
     Network,
     Statistics,
 )
-from implicit_adam.networks.layers import dense, dense_params, pooled
-from implicit_adam.networks.normalisation import Normalise, normalise_params
+from implicit_adam.networks.initial import Initial, drawn, stacked
+from implicit_adam.networks.layers import dense, dense_initial, pooled
+from implicit_adam.networks.normalisation import Normalise, normalise_initial
 from implicit_adam.types import Params
 
 PATCH = 4
@@ -25,7 +26,7 @@ HEADS = 3
 BLOCKS = 6
 EXPANSION = 4
 
-Tokens = Float[Array, "n tokens width"]
+Tokens = Float[Array, "n tokens features"]
 
 
 def vit(
@@ -36,16 +37,13 @@ def vit(
         msg = f"width must be a multiple of the {HEADS} heads of vit, got {width}"
         raise ValueError(msg)
 
-    def init(key: Key) -> Params:
-        keys = jax.random.split(key, 4)
-        tokens = (SIDE // PATCH) ** 2
-        return {
-            "patches": dense_params(keys[0], PATCH**2 * 3, width),
-            "positions": 0.02 * jax.random.normal(keys[1], (tokens, width), PARAMETER_DTYPE),
-            "blocks": jax.vmap(lambda key: _block_params(key, width))(jax.random.split(keys[2], BLOCKS)),
-            "norm": normalise_params(width),
-            "head": dense_params(keys[3], width, classes),
-        }
+    initial = {
+        "patches": dense_initial(PATCH**2 * 3, width),
+        "positions": Initial(((SIDE // PATCH) ** 2, width), "gaussian", 0.02),
+        "blocks": stacked(BLOCKS, _block(width)),
+        "norm": normalise_initial(width),
+        "head": dense_initial(width, classes),
+    }
 
     # A block's attention weights and hidden units are recomputed rather than kept.
     @jax.checkpoint
@@ -61,18 +59,17 @@ def vit(
         x, seen = normalise(params["norm"], x, statistics)
         return dense(params["head"], pooled(x)), seen
 
-    return Network(init, apply)
+    return Network(partial(drawn, initial), apply)
 
 
-def _block_params(key: Key, width: int) -> dict[str, Any]:
-    keys = jax.random.split(key, 4)
+def _block(width: int) -> dict[str, Any]:
     return {
-        "norm1": normalise_params(width),
-        "qkv": dense_params(keys[0], width, 3 * width),
-        "attended": dense_params(keys[1], width, width),
-        "norm2": normalise_params(width),
-        "in": dense_params(keys[2], width, EXPANSION * width),
-        "out": dense_params(keys[3], EXPANSION * width, width),
+        "norm1": normalise_initial(width),
+        "qkv": dense_initial(width, 3 * width),
+        "attended": dense_initial(width, width),
+        "norm2": normalise_initial(width),
+        "in": dense_initial(width, EXPANSION * width),
+        "out": dense_initial(EXPANSION * width, width),
     }
 
 
