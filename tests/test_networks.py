@@ -200,7 +200,7 @@ def test_accuracy_counts_every_image_once_whatever_the_pieces():
         assert float(accuracy(net, params, data, size)) == pytest.approx(5 / 7)
 
 
-@pytest.mark.parametrize(("model", "width"), [("cnn", 8), ("vit", 12)])
+@pytest.mark.parametrize(("model", "width"), [("cnn", 4), ("vit", 12)])
 def test_bfloat16_is_close_and_leaves_parameters_in_float32(model, width):
     data = examples()
     wide, narrow = (

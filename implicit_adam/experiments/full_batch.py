@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +73,7 @@ def run(
     store = resumable(folder, "full_batch", lambda: _fingerprint(config, setup, data, rule))
     start_key, key = jax.random.split(jax.random.key(config.seed))
     train, test = _examples(data)
-    found = None if store is None else store.load(jax.eval_shape(start, setup, rule, train, start_key))
+    found = None if store is None else store.load(eqx.filter_eval_shape(start, setup, rule, train, start_key))
     state, logs = found or (start(setup, rule, train, start_key), _empty(rule))
     saved = epoch = len(logs["loss"])
     while logs["finite"][0] and epoch < config.epochs:

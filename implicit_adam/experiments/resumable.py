@@ -87,5 +87,6 @@ def described(rule: AbstractOptimizer) -> dict[str, Any]:
                 "from another: run without a folder, or take an optimizer given by numbers such as ia.Adam"
             )
             raise ValueError(msg)
-        values[field.name] = value if isinstance(value, bool) else float(value)
+        # The shortest decimals that mean this number in its dtype: 0.9, and not float32's 0.8999999762.
+        values[field.name] = value if isinstance(value, bool) else float(str(np.asarray(value)[()]))
     return values
