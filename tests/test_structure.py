@@ -14,14 +14,14 @@ PACKAGE = Path(implicit_adam.__file__).parent
 # Bottom to top: a module imports only from rows above its own.
 LAYERS = [
     {"types"},
-    {"checks"},
-    {"sweeps"},
-    {"accumulated_loss", "objective", "rules"},
+    {"atomic", "checks"},
+    {"datasets", "sweeps"},
+    {"accumulated_loss", "networks", "objective", "rules"},
     {"training", "trajectory", "slopes"},
     {"fields", "iterate"},
     {"smooth"},
     {"flow", "memoryless", "decomposition", "with_bias", "observables", "modified_losses", "regimes"},
-    {"convergence", "networks", "penalties", "problems", "sharpness"},
+    {"convergence", "penalties", "problems", "sharpness"},
     {"observed"},
     {"experiments"},
     {"plotting"},

@@ -1,1 +1,6 @@
-"""Networks to train: pure functions of pytrees of parameters."""
+"""Image classifiers in pure JAX, with normalisation as an explicit choice."""
+
+from implicit_adam.networks.base import Network as Network
+from implicit_adam.networks.select import MODELS as MODELS
+from implicit_adam.networks.select import choices as choices
+from implicit_adam.networks.select import network as network

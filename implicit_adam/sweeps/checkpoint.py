@@ -3,8 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from implicit_adam.atomic import save_arrays
 from implicit_adam.checks import check_writable
 from implicit_adam.sweeps.grid import Grid
 
@@ -33,23 +32,11 @@ class Checkpoint(NamedTuple):
         """Write beside, then rename: a reader sees all of a chunk or nothing, also with several writers."""
         arrays: Any = {str(i): leaf for i, leaf in enumerate(leaves)}
         stamp = np.frombuffer(bytes.fromhex(self.key + _checksum(chunk, leaves)), np.uint8)
-        name = None
-        try:
-            handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, stamp=stamp, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(self.path(chunk))
-        except BaseException as error:
-            if name is not None:
-                Path(name).unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                error.add_note(
-                    f"implicit_adam: chunk {chunk} could not be written to {self.folder}; the chunks before "
-                    "are intact, and the same call goes on from there once there is room"
-                )
-            raise
+        note = (
+            f"chunk {chunk} could not be written to {self.folder}; the chunks before are intact, and the "
+            "same call goes on from there once there is room"
+        )
+        save_arrays(self.path(chunk), {"stamp": stamp, **arrays}, note)
 
     def load(self, chunk: int, like: list[jax.ShapeDtypeStruct]) -> list[np.ndarray] | None:
         """The chunk's leaves; None, with a warning where a file is there, if it is not this chunk whole."""
