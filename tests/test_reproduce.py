@@ -14,6 +14,7 @@ from implicit_adam.experiments.network_runs import NetworkConfig, train_networks
 from implicit_adam.experiments.reproduce import ITEMS
 from implicit_adam.networks import residual
 from implicit_adam.regimes import REGIMES
+from tests import cifar_files
 
 
 def test_it_writes_arrays_a_picture_and_a_report_with_every_claim(tmp_path, capsys):
@@ -108,3 +109,38 @@ def test_a_network_without_residual_weights_is_its_stem_and_its_end():
     assert residual.residual_logits(params, images).dtype == jnp.float32
     assert float(residual.accuracy(jnp.eye(4), jnp.eye(4)[::-1])) == 0.0
     assert float(residual.cross_entropy(jnp.zeros((2, 10)), jnp.eye(10)[:2])) == pytest.approx(np.log(10))
+
+
+CIFAR = ["--dataset", "cifar10", "--model", "cnn", "--width", "2", "--micro-batch", "5", "--epochs", "3"]
+
+
+def test_figure_4_runs_on_cifar_files_and_goes_on_where_it_stopped(tmp_path):
+    cifar_files.write(tmp_path / "data", cifar_files.CIFAR10, records=1)
+    out = tmp_path / "out"
+    options = [*CIFAR, "--data-dir", str(tmp_path / "data"), "--allow-partial", "--test-every", "1"]
+    assert main(["reproduce", "figure4", *options, "--out", str(out)]) == 0
+    first = np.load(out / "figure4.npz")
+    assert first["runs/norm"].shape == (1, 6, 1, 3)
+    text = (out / "report.md").read_text()
+    assert "too few values for a trend" in text
+    assert "8 x 8 digits" not in text.split("## Figure 4")[1]
+    runs = sorted((out / "runs").iterdir())
+    assert len(runs) == 6
+    assert main(["reproduce", "figure4", *options[:-3], "--test-every", "1", "--allow-partial", "--out", str(out)]) == 0
+    np.testing.assert_array_equal(np.load(out / "figure4.npz")["runs/norm"], first["runs/norm"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["figure4", *CIFAR], "needs --data-dir"),
+        (["figure4", *CIFAR, "--data-dir", "nowhere"], "nowhere"),
+        (["figure1", *CIFAR, "--data-dir", "."], "unknown item figure1; known with --dataset are figure4"),
+        (["figure4", "--model", "vit"], "--model has no effect without --dataset"),
+        (["figure4", *CIFAR, "--data-dir", ".", "--quick"], "--quick has no effect with --dataset"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(options, words, tmp_path, capsys):
+    assert main(["reproduce", *options, "--out", str(tmp_path / "out")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,16 @@ import jax
 import numpy as np
 
 from implicit_adam.checks import check_writable
-from implicit_adam.cli.arguments import require
+from implicit_adam.cli.arguments import integers, require
 from implicit_adam.cli.report import Done, report
+from implicit_adam.datasets import CIFAR
+from implicit_adam.experiments.cifar_runs import CifarConfig
 from implicit_adam.experiments.claims import Item, named_arrays
-from implicit_adam.experiments.reproduce import ITEMS
+from implicit_adam.experiments.network_runs import NetworkConfig
+from implicit_adam.experiments.reproduce import ITEMS, on_cifar
+from implicit_adam.networks import MODELS
+from implicit_adam.networks.normalisation import NORMALISATIONS
+from implicit_adam.networks.select import ACTIVATIONS, DTYPES
 from implicit_adam.plotting.paper import PICTURES
 
 REPRODUCE = """\
@@ -32,11 +39,43 @@ examples:
   implicit-adam reproduce
   implicit-adam reproduce --quick --out quick
   implicit-adam reproduce figure2 figure3 theorem
+  implicit-adam reproduce figure4 --dataset cifar10 --data-dir cifar-10-batches-bin --model resnet50 --seeds
+  0,1,2
+
+the paper's own setting, on a GPU:
+  With --dataset, Figures 4 to 6 train a network on CIFAR in full batches, accumulated over micro-batches,
+  from the
+  official binary files. Each run is kept under OUT/runs and the same command goes on where it was stopped.
+  Normalisation is a choice: ghost (statistics of each micro-batch, as the paper's code), exact (of the
+  whole batch,
+  in one piece), frozen (measured at the start) or group.
 
 items:
 {items}
 
 The exit status is 0 once the report is written, whatever the verdicts; 2 after bad usage."""
+
+
+ON_CIFAR = ("figure4", "figure5", "figure6")
+CIFAR_OPTIONS: dict[str, dict[str, Any]] = {
+    "dataset": {"choices": tuple(CIFAR), "help": "train on CIFAR instead of the digits"},
+    "data_dir": {"metavar": "DIR", "help": "where its official binary files are"},
+    "model": {"choices": tuple(MODELS), "help": "default: resnet50"},
+    "normalisation": {"choices": tuple(NORMALISATIONS), "help": "default: the model's, ghost for ResNets"},
+    "activation": {"choices": tuple(ACTIVATIONS), "help": "default: the model's, relu for ResNets"},
+    "dtype": {"choices": DTYPES, "help": "of the forward pass (default: float32)"},
+    "width": {"type": int, "help": "channels of the first layer (default: the model's)"},
+    "micro_batch": {"type": int, "metavar": "N", "help": "images at a time (default: 500)"},
+    "epochs": {"type": int, "metavar": "N", "help": "steps of each run (default: 3600)"},
+    "test_every": {"type": int, "metavar": "N", "help": "test after every N epochs (default: 10)"},
+    "h": {"type": float, "help": "step size (default: 7.5e-5)"},
+    "seeds": {"type": integers, "metavar": "N,N", "help": "a run each (default: 0)"},
+    "allow_partial": {
+        "action": "store_const",
+        "const": True,
+        "help": "accept files with fewer records than the official ones",
+    },
+}
 
 
 def add_reproduce(commands: Any) -> None:
@@ -52,25 +91,78 @@ def add_reproduce(commands: Any) -> None:
     add = command.add_argument
     add("names", nargs="*", metavar="NAME", help="which items (default: all)")
     add("--quick", action="store_true", help="small settings, for a look in three minutes")
+    cifar = command.add_argument_group("CIFAR (only with --dataset)")
+    for name, given in CIFAR_OPTIONS.items():
+        cifar.add_argument(f"--{name.replace('_', '-')}", **given)
     add("--out", default="reproduce", metavar="DIR", help="folder of the report (default: reproduce)")
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    unknown = [name for name in options.names if name not in ITEMS]
-    if unknown:
-        msg = f"unknown item {', '.join(unknown)}; known are {', '.join(ITEMS)}"
-        raise ValueError(msg)
+    items = _items(options)
     require("matplotlib", "tqdm", "sklearn", "scipy")
     folder = check_writable("--out", Path(options.out))
     _use_all_cores()
     done: dict[str, Done] = {}
-    for name in options.names or ITEMS:
-        item = ITEMS[name]
+    for name, item in items.items():
         done[name] = _run(name, item, item.quick if options.quick else item.config, folder)
         # After every item, so that an interrupted run leaves what it found.
         (folder / "report.md").write_text(report(done, shlex.join(["implicit-adam", *options.given])))
     print(f"written: {folder / 'report.md'}")
     return 0
+
+
+def _items(options: argparse.Namespace) -> dict[str, Item]:
+    """What to run; everything that can be wrong with the options is said here."""
+    known = ON_CIFAR if options.dataset else tuple(ITEMS)
+    unknown = [name for name in options.names if name not in known]
+    if unknown:
+        about = " with --dataset" if options.dataset else ""
+        msg = f"unknown item {', '.join(unknown)}; known{about} are {', '.join(known)}"
+        raise ValueError(msg)
+    names = tuple(dict.fromkeys(options.names)) or known
+    if options.dataset is None:
+        for name in CIFAR_OPTIONS:
+            if getattr(options, name) is not None:
+                msg = f"--{name.replace('_', '-')} has no effect without --dataset; leave it out"
+                raise ValueError(msg)
+        return {name: ITEMS[name] for name in names}
+    if options.quick:
+        msg = "--quick has no effect with --dataset; give fewer --epochs"
+        raise ValueError(msg)
+    return {name: on_cifar(name, lambda network: _cifar(options, network)) for name in names}
+
+
+def _cifar(options: argparse.Namespace, network: NetworkConfig) -> CifarConfig:
+    if options.data_dir is None:
+        msg = f"--dataset {options.dataset} needs --data-dir, the folder of its official binary files"
+        raise ValueError(msg)
+    training = {
+        name: getattr(options, name)
+        for name in (
+            "model",
+            "normalisation",
+            "activation",
+            "dtype",
+            "width",
+            "micro_batch",
+            "epochs",
+            "test_every",
+        )
+        if getattr(options, name) is not None
+    }
+    own = {name: getattr(options, name) for name in ("h", "seeds") if getattr(options, name) is not None}
+    config = CifarConfig(
+        options.data_dir,
+        str(Path(options.out) / "runs"),
+        network.beta,
+        network.rho,
+        options.dataset,
+        allow_partial=bool(options.allow_partial),
+        **own,
+    )
+    config = replace(config, training=replace(config.training, **training))
+    config.load()
+    return config
 
 
 def _run(name: str, item: Item, config: Any, folder: Any) -> Done:

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from implicit_adam.experiments.cifar_runs import CifarConfig
 from implicit_adam.experiments.claims import Advance, Claim, Item, decided
 from implicit_adam.experiments.figures45 import CAVEAT, QUICK
-from implicit_adam.experiments.network_runs import NetworkConfig, NetworkRuns, train_networks
+from implicit_adam.experiments.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.experiments.trends import in_words, judged, trend
 from implicit_adam.regimes import REGIMES
 
@@ -20,8 +21,8 @@ _RIGHT = NetworkConfig(beta=(0.97,), rho=(0.97, 0.98, 0.99, 0.999), blocks=3, se
 class Figure6Config:
     """The paper's rho on the left and its beta on the right; a deeper network than in Figures 4 and 5."""
 
-    left: NetworkConfig = _LEFT
-    right: NetworkConfig = _RIGHT
+    left: NetworkConfig | CifarConfig = _LEFT
+    right: NetworkConfig | CifarConfig = _RIGHT
     # Curves are averaged over this share of the epochs before their shape is read.
     smoothing: float = 0.01
     # By how much a curve must rise and fall to have a hill.
@@ -39,8 +40,8 @@ class Figure6(NamedTuple):
 
 def run(config: Figure6Config, advance: Advance) -> Figure6:
     """Both panels, one after the other."""
-    left = train_networks(config.left, lambda share: advance(share / 2))
-    return Figure6(left, train_networks(config.right, lambda share: advance((1 + share) / 2)))
+    left = config.left.trained(lambda share: advance(share / 2))
+    return Figure6(left, config.right.trained(lambda share: advance((1 + share) / 2)))
 
 
 def smoothed(curves: np.ndarray, share: float) -> np.ndarray:

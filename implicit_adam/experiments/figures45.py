@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from implicit_adam.experiments.cifar_runs import CifarConfig
 from implicit_adam.experiments.claims import Advance, Claim, Item
-from implicit_adam.experiments.network_runs import NetworkConfig, NetworkRuns, train_networks
+from implicit_adam.experiments.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.experiments.trends import in_words, judged, trend
 from implicit_adam.regimes import REGIMES
 
@@ -22,7 +23,7 @@ class TrendConfig:
 
     varied: str
     sign: int
-    network: NetworkConfig
+    network: NetworkConfig | CifarConfig
     # The share of the epochs that counts as the initial period.
     initial: float = 0.1
     # A trend counts with p < alpha.
@@ -40,9 +41,8 @@ class Trends(NamedTuple):
 
 
 def run(config: TrendConfig, advance: Advance) -> Trends:
-    """One sweep over the hyperparameter and the seeds."""
-    runs = train_networks(config.network, advance)
-    return summary(config, runs)
+    """All runs of the hyperparameter and the seeds."""
+    return summary(config, config.network.trained(advance))
 
 
 def summary(config: TrendConfig, runs: NetworkRuns) -> Trends:

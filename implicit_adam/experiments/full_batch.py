@@ -69,7 +69,7 @@ def run(
     """
     rule = as_optimizer(rule)
     check_rule(rule, AbstractOptimizer)
-    rule, setup = rule.astype(PARAMETER_DTYPE), _checked(config, data)
+    rule, setup = rule.astype(PARAMETER_DTYPE), checked_setup(config, data)
     store = resumable(folder, "full_batch", lambda: _fingerprint(config, setup, data, rule))
     start_key, key = jax.random.split(jax.random.key(config.seed))
     train, test = _examples(data)
@@ -93,8 +93,10 @@ def run(
     return _result(config, logs)
 
 
-def _checked(config: FullBatchConfig, data: ImageData) -> Setup:
-    """The choices made; nothing has run yet."""
+def checked_setup(config: FullBatchConfig, data: ImageData) -> Setup:
+    """The choices made, before anything runs. Raises `ValueError` for bad ones and for data they cannot
+    take.
+    """
     chosen = choices(
         config.model,
         normalisation=config.normalisation,

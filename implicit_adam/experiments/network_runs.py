@@ -37,6 +37,10 @@ class NetworkConfig:
     blocks: int = 2
     test_every: int = 10
 
+    def trained(self, advance: Advance) -> "NetworkRuns":
+        """All runs in one sweep, as many at a time as there are devices."""
+        return train_networks(self, advance)
+
 
 class NetworkRuns(NamedTuple):
     """Curves over the epochs, before each step, with axes (beta, rho, seed, epochs).
@@ -60,7 +64,7 @@ class Data(NamedTuple):
 
 
 def train_networks(config: NetworkConfig, advance: Advance) -> NetworkRuns:
-    """All runs in one sweep, as many at a time as there are devices."""
+    """As `NetworkConfig.trained`."""
     train, test = _digits(config.train)
     grid = {"beta": np.asarray(config.beta), "rho": np.asarray(config.rho), "seed": np.asarray(config.seeds)}
     at = _training(config, train, test)

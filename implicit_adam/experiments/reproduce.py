@@ -1,11 +1,16 @@
 """Everything of the paper that is checked here, by name."""
 
+from collections.abc import Callable
+from dataclasses import fields, replace
+
 from implicit_adam.experiments.along_a_run import ALONG
+from implicit_adam.experiments.cifar_runs import CifarConfig
 from implicit_adam.experiments.claims import Item
 from implicit_adam.experiments.figure1 import FIGURE1
 from implicit_adam.experiments.figure6 import FIGURE6
 from implicit_adam.experiments.figures45 import FIGURE4, FIGURE5
 from implicit_adam.experiments.modified_equations import EXAMPLE21, GD, MOMENTUM, SGD
+from implicit_adam.experiments.network_runs import NetworkConfig
 from implicit_adam.experiments.table1 import TABLE1
 from implicit_adam.experiments.theorem import THEOREM
 from implicit_adam.experiments.valley import FIGURE2, FIGURE3
@@ -25,3 +30,17 @@ ITEMS: dict[str, Item] = {
     "figure5": FIGURE5,
     "figure6": FIGURE6,
 }
+
+
+def on_cifar(name: str, setting: Callable[[NetworkConfig], CifarConfig]) -> Item:
+    """An item of Figures 4 to 6 with its networks trained on CIFAR at the same values of beta and rho."""
+    item = ITEMS[name]
+    networks = {
+        field.name: setting(value)
+        for field in fields(item.config)
+        if isinstance(value := getattr(item.config, field.name), NetworkConfig)
+    }
+    config = replace(item.config, **networks)
+    return item._replace(
+        config=config, quick=config, caveat="One setting of the paper's; see its seeds and epochs below."
+    )

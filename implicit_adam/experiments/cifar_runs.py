@@ -1,0 +1,103 @@
+"""Figures 4 to 6 in the paper's own setting: ResNets and others on CIFAR, one run after the other, on a
+GPU.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from implicit_adam.datasets import ImageData, cifar
+from implicit_adam.experiments.claims import Advance
+from implicit_adam.experiments.full_batch import Callback, FullBatchConfig, checked_setup, run
+from implicit_adam.experiments.network_runs import NetworkRuns
+from implicit_adam.regimes import regime_of_losses
+from implicit_adam.rules import Adam
+
+
+_TRAINING = FullBatchConfig(epochs=3600)
+
+
+@dataclass(frozen=True)
+class CifarConfig:
+    """All combinations of beta, rho and seed. Each run is kept in its own folder and goes on where it
+    stopped.
+
+    h and eps are those of the paper's Figures 4 and 5 (eps inside the root, Definition 1.1).
+    """
+
+    data_dir: str
+    folder: str
+    beta: tuple[float, ...]
+    rho: tuple[float, ...]
+    dataset: str = "cifar10"
+    h: float = 7.5e-5
+    eps: float = 1e-8
+    seeds: tuple[int, ...] = (0,)
+    # Files of fewer records than the official ones are refused unless this is set.
+    allow_partial: bool = False
+    training: FullBatchConfig = _TRAINING
+
+    def load(self) -> ImageData:
+        """The data; everything that can be wrong with them or with the choices raises `ValueError` here."""
+        data = cifar(self.dataset, self.data_dir, allow_partial=self.allow_partial)
+        checked_setup(self.training, data)
+        return data
+
+    def trained(self, advance: Advance) -> NetworkRuns:
+        """All runs."""
+        data, points = self.load(), list(product(self.beta, self.rho, self.seeds))
+        logs = []
+        for i, point in enumerate(points):
+
+            def tick(epoch: int, _: dict[str, float], i: int = i) -> None:
+                advance((i + (epoch + 1) / self.training.epochs) / len(points))
+
+            logs.append(_one(self, data, *point, tick))
+            advance((i + 1) / len(points))
+        return _stacked(self, data, logs)
+
+
+def _one(
+    config: CifarConfig, data: ImageData, beta: float, rho: float, seed: int, tick: Callback
+) -> dict[str, np.ndarray]:
+    folder = (
+        Path(config.folder) / f"{config.dataset}-{config.training.model}-beta{beta:g}-rho{rho:g}-seed{seed}"
+    )
+    rule = Adam(config.h, beta, rho, config.eps)
+    return run(replace(config.training, seed=seed), data, rule, folder, tick)
+
+
+def _stacked(config: CifarConfig, data: ImageData, logs: list[dict[str, np.ndarray]]) -> NetworkRuns:
+    shape = (len(config.beta), len(config.rho), len(config.seeds))
+    epochs = config.training.epochs
+    loss, norm, accuracy = (
+        np.stack([_filled(log[name], length) for log in logs]).reshape(*shape, length)
+        for name, length in (
+            ("loss", epochs),
+            ("perturbed_one_norm", epochs),
+            ("accuracy", -(-epochs // config.training.test_every)),
+        )
+    )
+    regime = jax.vmap(lambda E: regime_of_losses(E).regime)(loss.reshape(-1, epochs))
+    return NetworkRuns(
+        beta=np.asarray(config.beta),
+        rho=np.asarray(config.rho),
+        loss=loss,
+        norm=norm,
+        accuracy=accuracy,
+        regime=np.asarray(regime).reshape(shape),
+        p=np.asarray(_parameters(config, data)),
+    )
+
+
+def _filled(values: np.ndarray, length: int) -> np.ndarray:
+    """A run that ended early, with NaN up to the length of the others."""
+    return np.concatenate([values, np.full(length - len(values), np.nan)])
+
+
+def _parameters(config: CifarConfig, data: ImageData) -> int:
+    params = jax.eval_shape(checked_setup(config.training, data).network.init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
