@@ -2,6 +2,7 @@
 
 from implicit_adam import modified_losses as modified_losses
 from implicit_adam import penalties as penalties
+from implicit_adam import problems as problems
 from implicit_adam.accumulated_loss import accumulated_loss as accumulated_loss
 from implicit_adam.convergence import Convergence as Convergence
 from implicit_adam.convergence import convergence as convergence

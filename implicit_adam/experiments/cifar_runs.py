@@ -16,7 +16,6 @@ from implicit_adam.experiments.network_runs import NetworkRuns
 from implicit_adam.regimes import regime_of_losses
 from implicit_adam.rules import Adam
 
-
 _TRAINING = FullBatchConfig(epochs=3600)
 
 

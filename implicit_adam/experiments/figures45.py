@@ -101,12 +101,14 @@ def claims(config: TrendConfig, found: Trends) -> tuple[Claim, ...]:
 
 
 def _ends(name: str, values: np.ndarray, measured: np.ndarray) -> str:
-    """Mean and spread over the seeds at the first and the last value."""
-    parts = [
-        f"{measured[i].mean():.4g} +- {measured[i].std(ddof=1):.2g} at {values[i]:g}"
-        for i in (0, len(values) - 1)
-    ]
-    return f"{name} {' and '.join(parts)} (mean and standard deviation over {measured.shape[1]} seeds)"
+    """Mean and, of several seeds, spread at the first and the last value."""
+    seeds = measured.shape[1]
+    spread = [f" +- {x:.2g}" for x in measured.std(axis=1, ddof=1)] if seeds > 1 else [""] * len(values)
+    ends = (0, len(values) - 1)
+    parts = " and ".join(f"{measured[i].mean():.4g}{spread[i]} at {values[i]:g}" for i in ends)
+    return (
+        f"{name} {parts} ({'one seed' if seeds == 1 else f'mean and standard deviation over {seeds} seeds'})"
+    )
 
 
 QUICK = {"epochs": 300, "seeds": (0, 1), "train": 200, "channels": 6, "blocks": 1}

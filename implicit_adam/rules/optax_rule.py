@@ -79,7 +79,7 @@ def check_differentiable(tx: optax.GradientTransformation, params: Params) -> No
             "needs the loss or a line search as well has no modified equation here"
         )
         raise ValueError(msg) from error
-    if any(is_traced(leaf) for leaf in response):
+    if any(is_traced(leaf) or isinstance(leaf, jax.ShapeDtypeStruct) for leaf in response):
         return
     size = sum(float(np.abs(np.asarray(leaf, np.float64)).sum()) for leaf in response)
     if size == 0:
@@ -100,10 +100,17 @@ def _response(tx: optax.GradientTransformation, params: Params, scale: float) ->
     def random() -> Params:
         return jax.tree.map(lambda x: jnp.asarray(scale * rng.standard_normal(x.shape), x.dtype), params)
 
-    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
+    def third_update() -> Any:
         point = random()
         state = tx.init(point)
         for _ in range(2):
             _, state = tx.update(random(), state, point)
-        _, tangent = jax.jvp(lambda g: tx.update(g, state, point)[0], (random(),), (random(),))
-    return jax.tree.leaves(tangent)
+        return jax.jvp(lambda g: tx.update(g, state, point)[0], (random(),), (random(),))[1]
+
+    with jax.numpy_dtype_promotion("standard"):
+        try:
+            with jax.ensure_compile_time_eval():
+                return jax.tree.leaves(third_update())
+        except NotImplementedError:
+            # JAX 0.7 cannot evaluate every loop at once, as in L-BFGS: only what needs no numbers is found.
+            return jax.tree.leaves(jax.eval_shape(third_update))

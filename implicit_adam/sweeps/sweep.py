@@ -1,6 +1,7 @@
 """`sweep`: one function, many points."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -138,7 +139,10 @@ def _reporter(lanes: int, *, progress: bool | Advance) -> Iterator[Advance]:
 def _bar(lanes: int) -> Any:
     """A bar with the time left, where tqdm is installed."""
     try:
-        from tqdm.auto import tqdm
+        with warnings.catch_warnings():
+            # A notebook without ipywidgets gets a bar of text; no need to warn of it.
+            warnings.simplefilter("ignore")
+            from tqdm.auto import tqdm
     except ImportError:
         return None
     return tqdm(total=lanes, unit="lane", leave=False, mininterval=0.5)
