@@ -94,7 +94,7 @@ def _section(name: str, one: Done) -> Iterator[str]:
         yield one.item.caveat
     yield ""
     settings = "; ".join(f"{key} {value}" for key, value in _settings(one.config))
-    yield f"Settings: {settings}. Arrays: [{name}.npz]({name}.npz). Took {one.seconds:.0f} s."
+    yield f"Settings: {settings}. Arrays: `{name}.npz`. Took {one.seconds:.0f} s."
 
 
 def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from implicit_adam.experiments.modified_equations import EXAMPLE21, GD, MOMENTUM
 from implicit_adam.experiments.network_runs import NetworkConfig
 from implicit_adam.experiments.table1 import TABLE1
 from implicit_adam.experiments.theorem import THEOREM
+from implicit_adam.experiments.three_regimes import THREE_REGIMES
 from implicit_adam.experiments.valley import FIGURE2, FIGURE3
 
 ITEMS: dict[str, Item] = {
@@ -26,6 +27,7 @@ ITEMS: dict[str, Item] = {
     "sgd": SGD,
     "momentum": MOMENTUM,
     "along": ALONG,
+    "regimes": THREE_REGIMES,
     "figure4": FIGURE4,
     "figure5": FIGURE5,
     "figure6": FIGURE6,

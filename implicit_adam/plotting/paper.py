@@ -13,11 +13,13 @@ from implicit_adam.experiments.figures45 import TrendConfig, Trends, stable
 from implicit_adam.experiments.modified_equations import CaseConfig, Orders
 from implicit_adam.experiments.table1 import CELLS, Table1, Table1Config
 from implicit_adam.experiments.theorem import Theorem, TheoremConfig, studies
+from implicit_adam.experiments.three_regimes import CAUSES, RegimesConfig, ThreeRegimes
 from implicit_adam.experiments.valley import CROSS, Family, ValleyConfig
 from implicit_adam.plotting.convergence import plot_studies
 from implicit_adam.plotting.curves import plot_curves, plot_parts, plot_trend
 from implicit_adam.plotting.plane import plot_level_sets, plot_path
 from implicit_adam.plotting.style import COLOURS, MARKERS, STYLE, shades, symbol
+from implicit_adam.regimes import REGIMES
 
 Picture = Callable[[Any, Any], Any]
 NORM = r"$\|\nabla E\|_{1,\varepsilon}$"
@@ -174,6 +176,20 @@ def along(_: AlongConfig, found: Along) -> Any:
 
 
 @styled
+def regimes(config: RegimesConfig, found: ThreeRegimes) -> Any:
+    """The losses of one seed, a panel for each regime."""
+    figure, (panels,) = _panels(1, len(REGIMES), 3.2, 2.8)
+    for ax, cause, pairs, losses in zip(panels, CAUSES, config.pairs, found.loss, strict=True):
+        for (beta, rho), curve, colour in zip(pairs, losses[:, 0], shades(len(pairs)), strict=True):
+            ax.semilogy(curve, color=colour, linewidth=0.9, label=rf"$\beta = {beta:g}$, $\rho = {rho:g}$")
+        title = cause.replace("beta", r"$\beta$").replace("rho", r"$\rho$")
+        ax.set(xlabel="step $n$", title=title)
+        ax.legend()
+    panels[0].set_ylabel("loss $E$")
+    return figure
+
+
+@styled
 def trends(config: TrendConfig, found: Trends) -> Any:
     """The height of the hills and the best accuracy against the hyperparameter."""
     figure, ((heights, accuracies),) = _panels(1, 2, 3.6, 3.0)
@@ -266,6 +282,7 @@ PICTURES: dict[str, Picture] = {
     "sgd": orders,
     "momentum": orders,
     "along": along,
+    "regimes": regimes,
     "figure4": trends,
     "figure5": trends,
     "figure6": figure6,
