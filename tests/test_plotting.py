@@ -1,0 +1,77 @@
+"""Every public plot draws on the Axes it is given, or on a new Figure, and labels them."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import implicit_adam as ia
+from implicit_adam import plotting
+from implicit_adam.convergence import Convergence
+from implicit_adam.sweeps import SweepResult
+
+X = np.linspace(0.1, 1, 7)
+GRID = {"beta": np.array([0.1, 0.5, 0.9]), "rho": np.array([0.2, 0.8])}
+
+
+def study():
+    h = np.array([0.1, 0.05, 0.025])
+    error = {0: h, 1: h**2}
+    numbers = {0: 1.0, 1: 2.0}
+    slopes = {q: np.full(2, q + 1.0) for q in error}
+    settled = {0: True, 1: True}
+    steps = np.array([10, 20, 40])
+    return Convergence(h, steps, error, error, slopes, numbers, numbers, numbers, numbers, settled, h, h)
+
+
+def swept(dims=("beta", "rho")):
+    shape = tuple(len(GRID[name]) for name in dims)
+    values = {"factor": np.linspace(-1, 1, int(np.prod(shape))).reshape(shape)}
+    return SweepResult(dims, {name: GRID[name] for name in dims}, values, np.ones(shape, bool))
+
+
+PLOTS = {
+    "convergence": lambda ax: plotting.plot_convergence(study(), ax),
+    "curves": lambda ax: plotting.plot_curves(X, {"a": np.stack([X, 2 * X]), "b": X}, ax),
+    "trend": lambda ax: plotting.plot_trend(X[:3], np.ones((3, 2)), np.array([True, False, True]), ax),
+    "parts": lambda ax: plotting.plot_parts(X, {"memory": X, "discreteness": X**2}, ax),
+    "level sets": lambda ax: plotting.plot_level_sets(X, X, X[:, None] * X, ax, minimum=0.5),
+    "path": lambda ax: plotting.plot_path(np.stack([X, X**2], axis=1), ax, label="Adam", dashed=True),
+    "distances": lambda ax: plotting.plot_distances(X, {0: X, 1: X**2}, ax),
+    "curve": lambda ax: plotting.plot_curve(swept(("beta",)), "factor", ax),
+    "heat map": lambda ax: plotting.plot_heat_map(swept(), "factor", ax),
+}
+
+
+@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS.keys())
+def test_a_plot_draws_on_the_axes_it_is_given(plot):
+    figure = Figure()
+    mine, other = figure.subplots(1, 2)
+    assert plot(mine) is figure
+    assert mine.has_data()
+    assert not other.has_data()
+
+
+@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS.keys())
+def test_a_plot_without_axes_makes_a_figure(plot, tmp_path):
+    figure = plot(None)
+    assert isinstance(figure, Figure)
+    figure.savefig(tmp_path / "plot.png")
+
+
+def test_flows_against_iterates_show_the_distances_of_a_real_run():
+    problem = ia.problems.quadratic()
+    rule = ia.GradientDescent(0.1)
+    run = ia.iterate(rule, problem.loss, problem.params, 10)
+    flows = {q: ia.flow(rule, problem.loss, problem.params, 10, order=q) for q in (0, 1)}
+    distances = {q: np.linalg.norm(flow.params - run.params, axis=1) for q, flow in flows.items()}
+    ax = plotting.plot_distances(np.asarray(run.t), distances).axes[0]
+    plain, corrected = (line.get_ydata() for line in ax.get_lines())
+    assert (corrected < plain).all()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["plain flow", "corrected flow"]
+
+
+def test_bands_reach_from_the_least_to_the_largest_seed():
+    ax = plotting.plot_curves(X, {"a": np.stack([X, 3 * X])}).axes[0]
+    np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), 2 * X)
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((X.min(), 3 * X.max()))
