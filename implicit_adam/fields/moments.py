@@ -41,6 +41,17 @@ def lag_moments(rule: AbstractRule, n: StepNumber) -> LagMoments:
     return LagMoments(ones, first, second, _cross(rule, n))
 
 
+def smooth_lag_moments(rule: AbstractRule, n: StepNumber) -> LagMoments:
+    """With n continuous: the mean lags are those whose average over n - 1/2 .. n + 1/2 is the lag of step n."""
+    moments = lag_moments(rule, n)
+
+    def first(n: StepNumber) -> Float[Array, " r"]:
+        return jnp.stack([lag_moment(kernel, n) for kernel in rule.kernels(n)])
+
+    bend = first(n + 1) - 2 * moments.first + first(n - 1)
+    return moments._replace(first=moments.first - bend / 24)
+
+
 def _cross(rule: AbstractRule, n: StepNumber) -> Float[Array, "r r"]:
     """Summed over the lags t that the memory holds, those of l = n - t > 0: the lag of step 0 is 0."""
     kernels = rule.kernels(n)

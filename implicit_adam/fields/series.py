@@ -18,7 +18,7 @@ def compose(f: Callable[[Any], Any], x: Series) -> Series:
     With the derivatives d_i = i! x_i of x, one more derivative of f(x(h)) is one more jvp, in which every
     d_i moves along the next: d/dh of (x, x', x'', ..) is (x', x'', x''', ..).
     """
-    derivatives = [_scaled(math.factorial(i), x_i) for i, x_i in enumerate(x)]
+    derivatives = [_scaled(float(math.factorial(i)), x_i) for i, x_i in enumerate(x)]
     return tuple(
         _scaled(1 / math.factorial(i), y_i) for i, y_i in enumerate(_derivatives(f, len(x) - 1)(*derivatives))
     )

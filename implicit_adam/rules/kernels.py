@@ -146,4 +146,5 @@ def _inverse_expm1_regular(u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """1/expm1(u) - 1/u, by its series (Bernoulli numbers) where the difference would cancel."""
     series = -1 / 2 + u / 12 - u**3 / 720 + u**5 / 30240
     large = jnp.where(u > 0.05, u, jnp.ones_like(u))
-    return jnp.where(u > 0.05, 1 / jnp.expm1(large) - 1 / large, series)
+    # exp(-u) in place of exp(u), which overflows, and whose derivative would be infinity by infinity.
+    return jnp.where(u > 0.05, -jnp.exp(-large) / jnp.expm1(-large) - 1 / large, series)
