@@ -140,9 +140,9 @@ def flow(
     - `smooth`: make the step number continuous, n = t/h - 1/2, and cross all steps in one adaptive solve, at
       a cost that does not depend on h: milliseconds for a million steps. For full-batch training with
       bias-corrected memory. Moves the solution by far less than a tenth of its distance to the optimizer
-      (tested) at the default tolerance of 1e-9 (1e-12 at order 2); `step_error` is then what that tolerance allows each solver
-      step. An implicit `solver` crosses the stiff sign layers of a small eps. For cyclic mini-batches and a
-      memory that fades: interval by interval until the memory has settled to the tolerance, then one field
+      (tested) at the default tolerance of 1e-9 (1e-12 at order 2); `step_error` is then what that tolerance
+      allows each solver step. An implicit `solver` crosses the stiff sign layers of a small eps. For cyclic
+      mini-batches and a memory that fades: interval by interval until the memory has settled to the tolerance, then one field
       for whole epochs, which meets the flow at the ends of epochs up to O(h^2) (at order 0 to O(h), the error
       of that flow itself); `save_every` is a multiple of the number of mini-batches. Others are refused, and
       so are order 3 and, in mini-batches, order 2.

@@ -4,8 +4,8 @@ Full batch: in closed form the field depends on n only through the mean lags of 
 n = t/h - 1/2 in them, the middle of the interval for the whole of it, the field is smooth in t, and the
 solution moves by far less than the theorem's own error.
 
-At order 2 the first steps, where the lags bend, are taken interval by interval, and after them the mean lag is
-one whose mean over the interval of step n is that of step n, which leaves O(h^3) with a small constant.
+At order 2 the first steps, where the lags bend, are taken interval by interval, and the mean lag after them
+is one whose average over the interval of step n is that of step n, which leaves O(h^3) with a small constant.
 
 Cyclic mini-batches: interval by interval until the memory has settled, then along one field for all phases of
 an epoch, which meets the settled flow at the ends of epochs up to O(h^2).
@@ -91,7 +91,7 @@ def smooth_solution(
     first, field = _settled(training, saved[-1], order, tolerance)
     point, early = _interval_by_interval(step, theta, first, saved)
     # Times before the start of the solve are met at its start, and taken from the other part.
-    start = first.astype(times.dtype) * rule.h
+    start = jnp.asarray(first, times.dtype) * rule.h
     late = _solve(
         lambda t, y: field((start + t) / rule.h - 1 / 2)(y),
         point,
@@ -103,9 +103,7 @@ def smooth_solution(
     return points, _allowed(controller, points)
 
 
-def _settled(
-    training: Training, steps: StepNumber, order: int, tolerance: float
-) -> tuple[StepNumber, Field]:
+def _settled(training: Training, steps: StepNumber, order: int, tolerance: float) -> tuple[StepNumber, Field]:
     """How many of the steps are taken interval by interval, and the field from there on."""
     rule, objective = training.rule, training.objective
     if objective.m == 1:

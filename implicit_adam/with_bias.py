@@ -36,8 +36,10 @@ def added_bias(rule: AbstractOptimizer, objective: Objective, strength: Scalar, 
     if order == 0:
         return lambda n: lambda theta: ()
     before = added_bias(rule, objective, strength, order - 1)
-    biased = own if order == 1 else history_terms(
-        replay(rule, objective), objective, order, flow=True, added=before
+    biased = (
+        own
+        if order == 1
+        else history_terms(replay(rule, objective), objective, order, flow=True, added=before)
     )
 
     def at(n: StepNumber) -> Callable[[Vector], Series]:
@@ -64,8 +66,8 @@ def with_bias(
         theta^(n+1) = theta^(n) - h F^(n) - h (h K_1^(n) + .. + h^order K_order^(n))(theta^(n))
         K_1^(n) = strength DF^(n)[v_0, .., v_n]
 
-    is the optimizer of the flow f_0 + (1 + strength) (h f_1 + .. + h^order f_order), with f_i the terms of its
-    own. With strength -1 the bias is cancelled: the iterates follow the *plain* flow (order 0) to
+    is the optimizer of the flow f_0 + (1 + strength) (h f_1 + .. + h^order f_order), with f_i its own terms.
+    With strength -1 the bias is cancelled: the iterates follow the *plain* flow (order 0) to
     O(h^(order+1)). With 0 nothing changes, with +1 the bias doubles. `strength` is any finite number and may
     be traced. From order 2 on K_i is more than the i-th term of the field, since the optimizer remembers
     gradients at points that the bias added before has moved.

@@ -8,18 +8,19 @@ and the history seen from the point y(h) = theta + h c F + h^2 y_2 is, j steps b
 
 so that the sums over j are the moments of the lag (`moments`), and with T the third derivative of E
 
-    s_i = sum_k w_i(n, k) psi_i(grad E(theta_k)) = mass_i psi_i + h (first_i + c mass_i) psi_i' D + h^2 s_{i,2}
+    s_i = sum_k w_i(n, k) psi_i(grad E(theta_k))
+        = mass_i psi_i + h (first_i + c mass_i) psi_i' D + h^2 s_{i,2} + ..
     s_{i,2} = psi_i' Hess E V_i + e_i (psi_i' T[F,F] + psi_i'' D^2) / 2
     e_i = second_i + 2 c first_i + c^2 mass_i
     V_i = mass_i y_2 + ((second_i + first_i)/2 + c first_i) B + sum_i' cross_ii' A_i'
 
-A map looks from theta itself: c = 0, y_2 = 0. A flow looks from half a step back along itself, and turns
-curvature into speed: c = 1/2, y_2 = 3/8 B + 1/2 sum_i first_i A_i, and with x the flow of order 0
+A map looks from theta itself: c = 0, y_2 = 0. A flow looks from half a step back (`orbit`): c = 1/2,
+y_2 = 3/8 B + 1/2 sum_i first_i A_i, and with x the flow of order 0
 
-    -f = F^(n)(history seen from y) - h^2/24 (F o x)''        (see `history`)
+    -f = F^(n)(history seen from y) - h^2/24 (F o x)''
 
-Products are linear, so that the last term costs none of its own: V_i and y_2 lose (mass_i and 1 times) B/24, e_i
-loses mass_i/12. One gradient, D, T[F,F] and r products Hess E V_i: with a gradient = 1, a product = 2 and
+Products are linear, so that the last term costs none of its own: V_i loses mass_i B/24, y_2 loses B/24 and
+e_i loses mass_i/12. One gradient, D, T[F,F] and r products Hess E V_i: with a gradient = 1, a product = 2 and
 T[F,F], the second coefficient of a jet of the gradient, = 7/3, that is 16/3 + 2r.
 """
 

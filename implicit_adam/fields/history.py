@@ -4,13 +4,14 @@ Seen from step n at the point theta, the history is a fixed point,
 
     theta_k = theta + h sum_{l=k}^{n-1} F^(l)(theta_0, .., theta_l),        k = 0 .. n
 
-Start from the constant history and substitute: the optimizer is run again over it, with Taylor coefficients in
-h in place of numbers, and every run gains one power of h. The map without memory that results,
-theta -> theta - h G^(n)(theta; h), becomes a flow by looking at it from other points of its own orbit (`orbit`).
+Start from the constant history and substitute: the optimizer is run again over it, with Taylor coefficients
+in h in place of numbers, and every run gains one power of h. The map without memory that results,
+theta -> theta - h G^(n)(theta; h), becomes a flow by looking at it from other points of its own orbit
+(`orbit`).
 
-To order q the optimizer is run over the history q + 1 times, in memory for O(q) vectors whatever n is. A run to
-order i costs one jet of order i of the gradient for each step that is still remembered; the first one, frozen at
-theta, needs m gradients.
+To order q the optimizer is run over the history q + 1 times, in memory for O(q) vectors whatever n is. A run
+to order i costs one jet of order i of the gradient for each step that is still remembered; the first one,
+frozen at theta, needs m gradients.
 """
 
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def history_terms(
             looking = orbit(frozen, theta, order, flow=flow)
             points, totals, P = (), (), ()
             for i in range(order + 1):
-                P, totals = jax.vmap(run, axis_size=looking.count)(points, totals)
+                P, totals = jax.vmap(run, axis_size=looking.how_many)(points, totals)
                 points = (*points, looking.displacement(i, P[i]))
             return tuple(looking.result(i, P_i) for i, P_i in enumerate(P))
 
@@ -108,7 +109,7 @@ def _run(
 
 
 def _with_added(F: Series, K: Series) -> Series:
-    """F + h K_1 + h^2 K_2 + .., each K_a given by its own series: K[j][a-1] is the coefficient of h^j in K_a."""
+    """F + h K_1 + h^2 K_2 + .., given series of their own: K[j][a-1] is the coefficient of h^j in K_a."""
     count = len(K[0])
     return tuple(
         sum((K[i - a][a - 1] for a in range(1, min(i, count) + 1)), start=F_i) for i, F_i in enumerate(F)

@@ -42,7 +42,7 @@ def lag_moments(rule: AbstractRule, n: StepNumber) -> LagMoments:
 
 
 def smooth_lag_moments(rule: AbstractRule, n: StepNumber) -> LagMoments:
-    """With n continuous: the mean lags are those whose average over n - 1/2 .. n + 1/2 is the lag of step n."""
+    """With n continuous: mean lags whose average over n - 1/2 .. n + 1/2 is the mean lag of step n."""
     moments = lag_moments(rule, n)
 
     def first(n: StepNumber) -> Float[Array, " r"]:

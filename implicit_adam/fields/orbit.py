@@ -1,7 +1,7 @@
 """From a map without memory to its flow, by looking at the map from other points of its own orbit.
 
-Let x(t) be the orbit of theta -> theta - h G(theta; h) through theta = x(0), n frozen. Its velocity x'(0) is the
-modified field f, and
+Let x(t) be the orbit of theta -> theta - h G(theta; h) through theta = x(0), with n frozen. Its velocity
+x'(0) is the modified field f, and
 
     x(ch + h) - x(ch) = -h P(c),        P(c) = G(x(ch); h)
 
@@ -12,8 +12,9 @@ The coefficient of h^j in P is a polynomial of degree j in c, so that (Euler, Ma
     x(-h)   = theta + h P(-1)
     x(-h/2) = theta + h [ P(-1/2)/2 - P'(-1/2)/8 ] + O(h^4),        P'(-1/2) = P(0) - P(-1) + O(h^3)
 
-The first order looks from half a step back. So does the second, with P' = -h F'F + .. and P'' = h^2 (F o x)'' + ..
-from derivatives of the update frozen at one point, which know no history. The third takes three points.
+The first order looks from half a step back. So does the second, which takes P' = -h F'F + .. and P'', of
+order h^2, from derivatives of the update frozen at one point, which know no history. The third looks from
+three points.
 """
 
 from collections.abc import Callable
@@ -31,12 +32,12 @@ Points = Float[Array, "points p"]
 class Orbit(NamedTuple):
     """From which points the map is looked at.
 
-    - `count`: how many.
-    - `displacement(i, P_i)`: the i-th coefficient of P at the points -> the next one of the points themselves.
+    - `how_many`: points.
+    - `displacement(i, P_i)`: the i-th coefficient of P at the points -> the next one of the points.
     - `result(i, P_i)`: the i-th coefficient of P at the points -> the same one of what is wanted, G or -f.
     """
 
-    count: int
+    how_many: int
     displacement: Callable[[int, Points], Points]
     result: Callable[[int, Points], Vector]
 
@@ -63,7 +64,7 @@ def _half_a_step_back_on_the_curve(frozen: Callable[[Vector], Vector], theta: Ve
     return Orbit(1, lambda i, P: P / 2 - slope[i][None] / 8, lambda i, P: P[0] - curvature[i] / 24)
 
 
-def _now_half_before(i: int, P: Points) -> Points:
+def _now_half_before(_: int, P: Points) -> Points:
     now, half, before = P
     return jnp.stack([jnp.zeros_like(now), half / 2 - (now - before) / 8, before])
 

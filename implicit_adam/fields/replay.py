@@ -1,7 +1,7 @@
 """An optimizer run again over a given history, one step after the other.
 
-What the higher orders need of an optimizer is the loop it is: a memory, begun empty, that takes a gradient and
-gives the update F. Rules of kernels keep one sum for each exponential, S <- decay S + psi(g); optax
+What the higher orders need of an optimizer is the loop it is: a memory, begun empty, that takes a gradient
+and gives the update F. Rules of kernels keep one sum for each exponential, S <- decay S + psi(g); optax
 transformations keep their own state.
 """
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from implicit_adam.fields.past import first_remembered
 from implicit_adam.objective import Objective
-from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.optax_rule import Optax, raveled
 from implicit_adam.types import StepNumber, Vector
 
@@ -34,23 +34,28 @@ class Replay(NamedTuple):
     step: Callable[[StepNumber, State, Vector, Vector], tuple[Vector, State]]
 
 
-def replay(optimizer: AbstractRule | Optax, objective: Objective) -> Replay:
+def replay(optimizer: AbstractOptimizer, objective: Objective) -> Replay:
     """By the kernels where there are some, else by the optax twin."""
-    return _of_optax(optimizer, objective) if isinstance(optimizer, Optax) else _of_kernels(optimizer)
+    if isinstance(optimizer, AbstractRule):
+        return _of_kernels(optimizer)
+    assert isinstance(optimizer, Optax)
+    return _of_optax(optimizer, objective)
 
 
 def _of_kernels(rule: AbstractRule) -> Replay:
     decays = [kernel.decay for kernel in rule.kernels(0)]
 
-    def start(k: StepNumber, theta: Vector) -> State:
+    def start(_: StepNumber, theta: Vector) -> State:
         return [jnp.zeros((decay.size, theta.size), theta.dtype) for decay in decays]
 
     def step(k: StepNumber, state: State, g: Vector, theta: Vector) -> tuple[Vector, State]:
         state = [
-            decay[:, None] * S + psi[None] for decay, S, psi in zip(decays, state, rule.features(g), strict=True)
+            decay[:, None] * S + psi[None]
+            for decay, S, psi in zip(decays, state, rule.features(g), strict=True)
         ]
         s = tuple(
-            jnp.sum(kernel.scale[:, None] * S, axis=0) for kernel, S in zip(rule.kernels(k), state, strict=True)
+            jnp.sum(kernel.scale[:, None] * S, axis=0)
+            for kernel, S in zip(rule.kernels(k), state, strict=True)
         )
         return rule.readout(s, theta, k), state
 
@@ -66,7 +71,7 @@ def _of_optax(rule: Optax, objective: Objective) -> Replay:
 
         return jax.tree.map(begun, tx.init(theta))
 
-    def step(k: StepNumber, state: State, g: Vector, theta: Vector) -> tuple[Vector, State]:
+    def step(_: StepNumber, state: State, g: Vector, theta: Vector) -> tuple[Vector, State]:
         updates, state = tx.update(g, state, theta)
         return -jnp.asarray(updates), state
 

@@ -74,8 +74,8 @@ def vector_field(
 
     Order 2 costs 16/3 + 2r gradients in closed form (full batch, bias-corrected memory), whatever n is.
     Otherwise orders 2 and 3 run the optimizer again over the steps that it still remembers, order + 1 times:
-    about 3 (and 8) products of the same cost as Hess E v a step from three points, in memory for O(order)
-    vectors.
+    one Hessian-vector product and one third derivative a step at order 2, ten times that at order 3,
+    in memory for O(order) vectors.
 
     Returns `field(n, params)`, a pytree like params in units of params per unit of time; n may be traced.
     Derivatives: forward mode (`jax.jvp`, `jax.jacfwd`) always; reverse mode (`jax.grad`) where the number
@@ -117,8 +117,9 @@ def optax_vector_field(
     - `window`: how many past steps to look back (default: all, exact); see `Optax`.
     - The others, and what is returned: as in `vector_field`.
 
-    An evaluation at step n costs min(n, window) + 1 Hessian-vector products at order 1. Raises `ValueError`, besides
-    what `vector_field` refuses, for a transformation whose update is flat in the gradient, such as a sign.
+    An evaluation at step n costs min(n, window) + 1 Hessian-vector products at order 1. Raises `ValueError`,
+    besides what `vector_field` refuses, for a transformation whose update is flat in the gradient, such as a
+    sign.
     """
     rule = Optax(h, tx, window)
     return vector_field(rule, loss, order=order, batches=batches, schedule=schedule, shifted=shifted)
