@@ -164,7 +164,7 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_order(order: Any, highest: int) -> None:
-    """The order of the modified equation: 0 the leading (sign-type) flow, 1 the paper's correction."""
+    """The order of the modified equation: 0 the leading (sign-type) flow, 1 the paper's, 2 and up beyond."""
     if isinstance(order, bool) or not isinstance(order, int) or not 0 <= order <= highest:
         msg = f"order must be an integer from 0 (leading flow) to {highest}, got {order!r}"
         raise ValueError(msg)
@@ -286,4 +286,11 @@ def check_wide_dtype(dtype: jnp.dtype) -> None:
             "Call jax.config.update('jax_enable_x64', True) before creating arrays (or set "
             "JAX_ENABLE_X64=1) and cast the parameters: jax.tree.map(lambda x: x.astype('float64'), params)"
         )
+        raise ValueError(msg)
+
+
+def check_shifted_order(order: int, *, shifted: bool) -> None:
+    """A shifted gradient is a product to O(h), which moves the field by O(h^2)."""
+    if shifted and order > 1:
+        msg = f"shifted=True moves the field by O(h^2), as much as order {order} adds; leave one of them out"
         raise ValueError(msg)

@@ -14,7 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from implicit_adam.checks import check_horizon, check_orders, check_step_counts, check_wide_dtype
+from implicit_adam.checks import (
+    check_horizon,
+    check_orders,
+    check_shifted_order,
+    check_step_counts,
+    check_wide_dtype,
+)
 from implicit_adam.fields.select import HIGHEST_ORDER, raveled_field
 from implicit_adam.flow import interval_step
 from implicit_adam.iterate import optimizer_step
@@ -130,6 +136,7 @@ def convergence(
     counts = check_step_counts(step_counts)
     check_horizon(horizon)
     orders = check_orders(orders, HIGHEST_ORDER)
+    check_shifted_order(max(orders), shifted=shifted)
     training = checked_training(rule, loss, params, batches, schedule, counts[-1], shifted=shifted)
     check_wide_dtype(training.theta.dtype)
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from implicit_adam.checks import check_order, check_saves, check_steps
+from implicit_adam.checks import check_order, check_saves, check_shifted_order, check_steps
 from implicit_adam.fields.select import HIGHEST_ORDER, raveled_field
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.smooth import check_smooth, smooth_solution
@@ -131,7 +131,7 @@ def flow(
     (Theorem 3.1 for order 1).
 
     - `rule`, `loss`, `params`, `steps`, `batches`, `schedule`, `save_every`: as in `iterate`.
-    - `order`: 0 for the leading (sign-type) flow, 1 for the paper's correction.
+    - `order`: 0 for the leading (sign-type) flow, 1 for the paper's correction, 2 and 3 for the next terms.
     - `solver`: any diffrax solver; `diffrax.Tsit5()` by default.
     - `stepsize_controller`: None takes one solver step an interval (of length h). A diffrax controller, e.g.
       `diffrax.PIDController(rtol=1e-9, atol=1e-9)`, lets the solver adapt *inside* each interval, for small
@@ -140,11 +140,12 @@ def flow(
     - `smooth`: make the step number continuous, n = t/h - 1/2, and cross all steps in one adaptive solve, at
       a cost that does not depend on h: milliseconds for a million steps. For full-batch training with
       bias-corrected memory. Moves the solution by far less than a tenth of its distance to the optimizer
-      (tested) at the default tolerance of 1e-9; `step_error` is then what that tolerance allows each solver
-      step. An implicit `solver` crosses the stiff sign layers of a small eps. For cyclic mini-batches and a
-      memory that fades: interval by interval until the memory has settled to the tolerance, then one field
+      (tested) at the default tolerance of 1e-9 (1e-12 at order 2); `step_error` is then what that tolerance
+      allows each solver step. An implicit `solver` crosses the stiff sign layers of a small eps. For cyclic
+      mini-batches and a memory that fades: interval by interval until the memory has settled to the tolerance, then one field
       for whole epochs, which meets the flow at the ends of epochs up to O(h^2) (at order 0 to O(h), the error
-      of that flow itself); `save_every` is a multiple of the number of mini-batches. Others are refused.
+      of that flow itself); `save_every` is a multiple of the number of mini-batches. Others are refused, and
+      so are order 3 and, in mini-batches, order 2.
     - `save_at`: with `smooth`, increasing step numbers up to `steps` to save at, beside the start, in place
       of every `save_every`-th; the run ends with the last.
     - `shifted`: shifted gradients in place of Hessian-vector products, cheaper at the same order; see
@@ -153,15 +154,16 @@ def flow(
     Returns a `Trajectory` whose `step_error` holds the solver's error estimates. A diverging run, or a
     solver that gave up, is flagged (`finite`), never raised. Raises `ValueError` for bad arguments. Compiles
     once for all values of the hyperparameters and the start. Derivatives: forward mode (`jax.jvp`,
-    `jax.jacfwd`) always, reverse mode (`jax.grad`) for full-batch training with bias-corrected memory and
-    one solver step an interval.
+    `jax.jacfwd`) always, reverse mode (`jax.grad`) up to order 1 for full-batch training with
+    bias-corrected memory and one solver step an interval.
     """
     check_order(order, HIGHEST_ORDER)
+    check_shifted_order(order, shifted=shifted)
     steps, save_every = check_saves(steps, save_every)
     training = checked_training(rule, loss, params, batches, schedule, steps, shifted=shifted)
     if smooth:
         saved = np.arange(0, steps + 1, save_every) if save_at is None else check_steps(save_at, steps)
-        check_smooth(training, saved)
+        check_smooth(training, saved, order)
         return _smooth_flow(training, jnp.asarray(saved), order, solver, stepsize_controller)
     if save_at is not None:
         msg = "save_at needs smooth=True; a flow interval by interval saves every save_every-th step"

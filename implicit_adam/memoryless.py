@@ -6,28 +6,13 @@ import equinox as eqx
 import jax
 import optax
 
-from implicit_adam.checks import check_order, check_saves
-from implicit_adam.fields.expansion import Expansions
-from implicit_adam.fields.select import HIGHEST_ORDER, exact_expansions
+from implicit_adam.checks import check_order, check_saves, check_shifted_order
+from implicit_adam.fields.select import HIGHEST_ORDER, exact_terms
+from implicit_adam.fields.series import value
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.training import Training, checked_training
 from implicit_adam.trajectory import Trajectory, all_finite, record, saved_times
-from implicit_adam.types import Batches, Field, Loss, Params, StepNumber, Vector, Velocity
-
-
-def memoryless_update(optimizer: AbstractOptimizer, expansions: Expansions, order: int) -> Field:
-    """G^(n)(theta) = F^(n) at order 0, and F^(n) + h DF^(n)[u] at order 1, u_k = sum_{l=k}^{n-1} F^(l)."""
-
-    def at(n: StepNumber) -> Velocity:
-        expansion = expansions(n)
-
-        def corrected(theta: Vector) -> Vector:
-            F, DF = expansion.derivative(theta, 0.0)
-            return F + optimizer.h * DF
-
-        return (expansion.update, corrected)[order]
-
-    return at
+from implicit_adam.types import Batches, Loss, Params
 
 
 def memoryless(
@@ -44,12 +29,14 @@ def memoryless(
 ) -> Trajectory:
     """Iterate theta <- theta - h G^(n)(theta), the map that sees only the present point.
 
-        G^(n) = F^(n) + h DF^(n)[u_0, .., u_n],        u_k = sum_{l=k}^{n-1} F^(l),
+        G^(n) = F^(n) + h DF^(n)[u_0, .., u_n] + ..,        u_k = sum_{l=k}^{n-1} F^(l),
 
-    the field of `vector_field` without its half step. Its distance to `iterate` is O(h^(order+1)) over any
-    fixed time, at one field evaluation a step. Arguments, result and errors as in `flow`.
+    the field of `vector_field` without its half step: F^(n) over the history that leads to theta, as a series
+    in h. Its distance to `iterate` is O(h^(order+1)) over any fixed time, at one field evaluation a step.
+    Arguments, result and errors as in `flow`.
     """
     check_order(order, HIGHEST_ORDER)
+    check_shifted_order(order, shifted=shifted)
     steps, save_every = check_saves(steps, save_every)
     training = checked_training(rule, loss, params, batches, schedule, steps, shifted=shifted)
     return _memoryless(training, steps, save_every, order)
@@ -58,9 +45,13 @@ def memoryless(
 @eqx.filter_jit
 def _memoryless(training: Training, steps: int, save_every: int, order: int) -> Trajectory:
     rule, theta = training.rule, training.theta
-    G = memoryless_update(rule, exact_expansions(rule, training.objective), order)
+    G = exact_terms(rule, training.objective, order, flow=False)
     thetas, no_error = record(
-        lambda n, theta: (theta - rule.h * G(n)(theta), 0 * rule.h), theta, steps, save_every, theta.dtype
+        lambda n, theta: (theta - rule.h * value(G(n)(theta), rule.h), 0 * rule.h),
+        theta,
+        steps,
+        save_every,
+        theta.dtype,
     )
     saved = jax.vmap(training.unraveled)(thetas)
     return Trajectory(saved_times(rule.h, steps, save_every), saved, all_finite(thetas), no_error)

@@ -48,16 +48,23 @@ class Objective(NamedTuple):
         """The row of step n's mini-batch, NaN where there is none."""
         return G.at[self.visited(n)].get(mode="fill", fill_value=jnp.nan)
 
-    def step_gradient_along(self, theta: Vector, n: StepNumber, v: Vector) -> tuple[Vector, Vector]:
-        """grad E_b and Hess E_b v for the mini-batch of step n."""
+    def gradient_of_step(self, n: StepNumber) -> Callable[[Vector], Vector]:
+        """theta -> grad E_b for the mini-batch of step n, to be differentiated: with a shift, that way."""
 
         def gradient(theta: Vector) -> Vector:
             return self.step_gradient(theta, n)
 
         if self.shift is None:
-            return jax.jvp(gradient, (theta,), (v,))
-        g = gradient(theta)
-        return g, (gradient(theta + self.shift * v) - g) / self.shift
+            return gradient
+        shifted, shift = jax.custom_jvp(gradient), self.shift
+
+        @shifted.defjvp
+        def along(points: tuple[Vector], directions: tuple[Vector]) -> tuple[Vector, Vector]:
+            (theta,), (v,) = points, directions
+            g = gradient(theta)
+            return g, (gradient(theta + shift * v) - g) / shift
+
+        return shifted
 
     def gradients(self, theta: Vector) -> Gradients:
         """grad E_b at theta for every mini-batch."""

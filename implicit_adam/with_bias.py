@@ -1,17 +1,23 @@
 """An optimizer with its own implicit bias added to, or taken from, every step."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from implicit_adam.checks import check_finite, check_rule, check_step_number
-from implicit_adam.fields.select import exact_expansions
+from implicit_adam.checks import check_finite, check_order, check_rule, check_step_number
+from implicit_adam.fields.expansion import Terms
+from implicit_adam.fields.history import history_terms
+from implicit_adam.fields.replay import replay
+from implicit_adam.fields.select import HIGHEST_ORDER, exact_terms
+from implicit_adam.fields.series import Series, value
+from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.optax_rule import as_optimizer
 from implicit_adam.training import checked_training
-from implicit_adam.types import Batches, Loss, Params
+from implicit_adam.types import Batches, Loss, Params, Scalar, StepNumber, Vector
 
 
 class WithBiasState(NamedTuple):
@@ -21,25 +27,57 @@ class WithBiasState(NamedTuple):
     optimizer: Any
 
 
+def added_bias(rule: AbstractOptimizer, objective: Objective, strength: Scalar, order: int) -> Terms:
+    """n -> theta -> (K_1, .., K_order).
+
+    With K_1 .. K_(q-1) in every update the flow has the terms wanted up to q - 1; K_q is what the q-th lacks.
+    """
+    own = exact_terms(rule, objective, order, flow=True)
+    if order == 0:
+        return lambda n: lambda theta: ()
+    before = added_bias(rule, objective, strength, order - 1)
+    biased = (
+        own
+        if order == 1
+        else history_terms(replay(rule, objective), objective, order, flow=True, added=before)
+    )
+
+    def at(n: StepNumber) -> Callable[[Vector], Series]:
+        def added(theta: Vector) -> Series:
+            missing = (1 + strength) * own(n)(theta)[-1] - biased(n)(theta)[-1]
+            return (*before(n)(theta), missing)
+
+        return added
+
+    return at
+
+
 def with_bias(
     rule: AbstractOptimizer | optax.GradientTransformation,
     loss: Loss,
     strength: Any,
     *,
+    order: int = 1,
     batches: Batches = None,
     schedule: Any = None,
 ) -> optax.GradientTransformation:
-    """The optimizer whose every step carries `strength` times its own first-order bias more.
+    """The optimizer whose every step carries `strength` times its own bias more.
 
-        theta^(n+1) = theta^(n) - h F^(n) - strength h^2 DF^(n)[v_0, .., v_n](theta^(n))
+        theta^(n+1) = theta^(n) - h F^(n) - h (h K_1^(n) + .. + h^order K_order^(n))(theta^(n))
+        K_1^(n) = strength DF^(n)[v_0, .., v_n]
 
-    With strength -1 the bias is cancelled: the iterates follow the *plain* flow (order 0) to O(h^2). With 0
-    nothing changes, with +1 the bias doubles. `strength` is any finite number and may be traced.
+    is the optimizer of the flow f_0 + (1 + strength) (h f_1 + .. + h^order f_order), with f_i its own terms.
+    With strength -1 the bias is cancelled: the iterates follow the *plain* flow (order 0) to
+    O(h^(order+1)). With 0 nothing changes, with +1 the bias doubles. `strength` is any finite number and may
+    be traced. From order 2 on K_i is more than the i-th term of the field, since the optimizer remembers
+    gradients at points that the bias added before has moved.
 
     For an ordinary training loop: `init(params)`, and `update(gradient, state, params)` with the gradient of
     the mini-batch of the step, in the order of `schedule` (default cyclic). `loss`, `batches` and `schedule`
-    are those of `vector_field`; a step costs one evaluation of it more. Raises `ValueError` as it does.
+    are those of `vector_field`; at order 1 a step costs one evaluation of it more, at order q about n times
+    one of order q - 1. Raises `ValueError` as it does.
     """
+    check_order(order, HIGHEST_ORDER)
     optimizer = as_optimizer(rule)
     check_rule(optimizer, AbstractOptimizer)
     check_finite("strength", strength)
@@ -54,10 +92,9 @@ def with_bias(
             raise ValueError(msg)
         training = checked_training(optimizer, loss, params, batches, schedule)
         check_step_number(state.n, training.schedule)
-        expansion = exact_expansions(training.rule, training.objective)(state.n)
-        _, DF = expansion.derivative(training.theta, 1 / 2)
-        h = training.rule.h
-        bias = training.unraveled(-jnp.asarray(strength, DF.dtype) * h * h * DF)
+        h, theta = training.rule.h, training.theta
+        K = added_bias(training.rule, training.objective, jnp.asarray(strength, theta.dtype), order)
+        bias = training.unraveled(-h * value((jnp.zeros_like(theta), *K(state.n)(theta)), h))
         updates, own_state = transformation.update(updates, state.optimizer, params)
         return optax.tree.add(updates, bias), WithBiasState(state.n + 1, own_state)
 

@@ -157,7 +157,8 @@ def test_wrong_types_are_refused_in_words_too():
 
 
 FIELDS = {
-    "order": (lambda: ia.vector_field(RULE, losses.full_loss, order=2), "order"),
+    "order": (lambda: ia.vector_field(RULE, losses.full_loss, order=4), "order"),
+    "fractional-order": (lambda: ia.vector_field(RULE, losses.full_loss, order=1.5), "order"),
     "limit-order": (lambda: ia.limiting_field(RULE, losses.full_loss, order=-1), "order"),
     "n-negative": (lambda: ia.vector_field(RULE, losses.full_loss)(-1, START), "n, the step number"),
     "n-float": (lambda: ia.vector_field(RULE, losses.full_loss)(1.0, START), "integer"),

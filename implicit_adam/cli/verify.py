@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from implicit_adam.checks import (
     check_count,
     check_horizon,
+    check_orders,
     check_step_counts,
     check_wide_dtype,
     check_writable,
@@ -23,6 +24,7 @@ from implicit_adam.cli.arguments import integers, names, require
 from implicit_adam.cli.optax_names import PREFIX, parse_optax
 from implicit_adam.experiments import verify
 from implicit_adam.experiments.verify import Case, Outcome, VerifyConfig
+from implicit_adam.fields.select import HIGHEST_ORDER
 from implicit_adam.plotting import flow_name, plot_studies
 from implicit_adam.problems import PROBLEMS
 from implicit_adam.rules import RULES
@@ -39,13 +41,15 @@ SOLVERS: dict[str, Callable[[], diffrax.AbstractSolver]] = {
 
 VERIFY = """\
 Run the optimizer and its flows from the same start, for several step sizes h and a fixed time T, and read
-off the order of their distance: about 1 for the plain (sign-type) flow, about 2 for the corrected one.
+off the order of their distance: about 1 for the plain (sign-type) flow, about 2 for the corrected one, and
+one more for every further term of the modified equation (--orders).
 With no arguments: Adam and RMSProp, eps inside and outside the square root, on the paper's bilinear model
 and on a small network trained on real digits in mini-batches; about a minute on two cores."""
 
 VERIFY_EXAMPLES = """\
 examples:
   implicit-adam verify
+  implicit-adam verify --orders 0,1,2
   implicit-adam verify --problem bilinear --optimizer adam --beta 0.9 --rho 0.95 --steps 500,1000,2000,4000
   implicit-adam verify --problem bilinear --optimizer 'optax:rmsprop(decay=0.7,eps=1.0,momentum=0.5)'
   implicit-adam verify --problem digits --optimizer heavy-ball --beta 0.8 --horizon 0.05 --out results
@@ -96,11 +100,20 @@ def add_verify(commands: Any) -> None:
     add("--eps", type=float, help="stability constant (default: 1e-3 inside the root, 1e-3**0.5 outside)")
     add("--horizon", type=float, metavar="T", help=f"time T = steps * h (default: {horizons})")
     add(
+        "--orders",
+        type=integers,
+        default=default.orders,
+        metavar="Q,Q",
+        help=f"which flows, of 0 (plain), 1 (the paper's), 2, .. {HIGHEST_ORDER} (default: 0,1); "
+        f"beyond 1 {verify.HIGH_ORDER_SAMPLES} digits up to T = {verify.HIGH_ORDER_HORIZON['digits']:g}, as "
+        "every evaluation in mini-batches runs over the remembered steps: two minutes for 0,1,2",
+    )
+    counts = listed(map(str, default.counts)), listed(map(str, verify.HIGH_ORDER_STEP_COUNTS))
+    add(
         "--steps",
         type=integers,
-        default=default.step_counts,
         metavar="N,N,N",
-        help=f"three or more increasing step counts (default: {listed(map(str, default.step_counts))})",
+        help=f"three or more increasing step counts (default: {counts[0]}; beyond order 1: {counts[1]})",
     )
     add(
         "--solver",
@@ -141,7 +154,7 @@ def _verify(options: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     outcomes: list[Outcome] = []
-    total = sum(config.step_counts) * len(plan)
+    total = sum(config.counts) * len(plan)
     with tqdm(total=total, unit="step", leave=False, mininterval=0.5, file=sys.stderr) as bar:
 
         def advance(case: Case, steps: int) -> None:
@@ -179,7 +192,9 @@ def _verify_config(options: argparse.Namespace) -> VerifyConfig:
             msg = f"--window has no effect on {', '.join(options.optimizer)}; leave it out"
             raise ValueError(msg)
     check_wide_dtype(jnp.dtype(options.dtype))
-    check_step_counts(options.steps)
+    check_orders(options.orders, HIGHEST_ORDER)
+    if options.steps is not None:
+        check_step_counts(options.steps)
     if options.seed is not None:
         check_count("--seed", options.seed, least=0)
     if options.horizon is not None:
@@ -198,6 +213,7 @@ def _verify_config(options: argparse.Namespace) -> VerifyConfig:
         optimizers=options.optimizer,
         eps_placements=placements,
         step_counts=options.steps,
+        orders=tuple(dict.fromkeys(options.orders)),
         solver=SOLVERS[options.solver](),
         dtype=options.dtype,
         transformations=transformations,

@@ -5,15 +5,15 @@ from typing import NamedTuple
 
 from implicit_adam.convergence import Convergence
 from implicit_adam.experiments.claims import Advance, Claim, Item, decided
-from implicit_adam.experiments.verify import VerifyConfig, cases
+from implicit_adam.experiments.verify import STEP_COUNTS, VerifyConfig, cases
 from implicit_adam.experiments.verify import run as verify
 
 FULL_BATCH, CYCLIC, SHUFFLED = "full batch", "cyclic", "shuffled"
 
 
-_BILINEAR = VerifyConfig(problems=("bilinear",))
-_CYCLIC = VerifyConfig(problems=("digits",))
-_SHUFFLED = VerifyConfig(problems=("digits",), schedule="shuffled")
+_BILINEAR = VerifyConfig(problems=("bilinear",), step_counts=STEP_COUNTS)
+_CYCLIC = VerifyConfig(problems=("digits",), step_counts=STEP_COUNTS)
+_SHUFFLED = VerifyConfig(problems=("digits",), step_counts=STEP_COUNTS, schedule="shuffled")
 
 
 @dataclass(frozen=True)

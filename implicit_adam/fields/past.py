@@ -89,7 +89,7 @@ def first_remembered(rule: AbstractRule, n: StepNumber) -> StepNumber:
     """The step before which everything has faded below rounding; 0 for a static n, to stay reversible."""
     if isinstance(n, int):
         return 0
-    start = jnp.asarray(n).astype(float) - _window(rule.kernels(n)).astype(float)
+    start = jnp.asarray(n).astype(float) - window(rule.kernels(n)).astype(float)
     return jnp.maximum(start, jnp.zeros_like(start)).astype(jnp.asarray(n).dtype)
 
 
@@ -116,7 +116,7 @@ def _sum_of_rows(rule: AbstractRule, rows: Rows, psi: Features, theta: Vector) -
     return matmul(rows.u.reshape(len(F), -1).T, F).reshape(psi.shape)
 
 
-def _window(kernels: tuple[Kernel, ...]) -> Scalar:
+def window(kernels: tuple[Kernel, ...]) -> Scalar:
     """The lag beyond which decay^lag < eps of the dtype: all of the tail is below rounding there."""
     slowest = jnp.max(jnp.concatenate([kernel.decay for kernel in kernels]))
     lag = jnp.log(jnp.finfo(slowest.dtype).eps) / jnp.log(slowest)

@@ -6,32 +6,44 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import check_batches, check_order, check_rule, check_schedule, check_step_number
+from implicit_adam.checks import (
+    check_batches,
+    check_order,
+    check_rule,
+    check_schedule,
+    check_shifted_order,
+    check_step_number,
+)
 from implicit_adam.fields.closed_form import check_has_limit, closed_form, has_closed_form
-from implicit_adam.fields.differentiated import differentiated
-from implicit_adam.fields.expansion import Expansions, modified_field
+from implicit_adam.fields.closed_second import closed_second
+from implicit_adam.fields.expansion import Terms, field_of, first_terms
+from implicit_adam.fields.history import history_terms
 from implicit_adam.fields.minibatch import minibatch
+from implicit_adam.fields.past import window
+from implicit_adam.fields.replay import replay
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.optax_rule import Optax, as_optimizer
 from implicit_adam.training import checked_training
 from implicit_adam.types import Batches, Field, Loss, Params, StepNumber
 
-HIGHEST_ORDER = 1
+HIGHEST_ORDER = 3
 
 
-def exact_expansions(optimizer: Any, objective: Objective) -> Expansions:
-    """The cheapest exact one: in closed form, as a sum over the past, or through optax's own update."""
-    if isinstance(optimizer, Optax):
-        return differentiated(optimizer, objective)
-    if objective.m == 1 and has_closed_form(optimizer):
-        return closed_form(optimizer, objective)
-    return minibatch(optimizer, objective)
+def exact_terms(optimizer: Any, objective: Objective, order: int, *, flow: bool) -> Terms:
+    """The cheapest exact ones: in closed form, as a sum over the past, or by running it all again."""
+    closed = objective.m == 1 and isinstance(optimizer, AbstractRule) and has_closed_form(optimizer)
+    if closed and order == 2:
+        return closed_second(optimizer, objective, flow=flow)
+    if isinstance(optimizer, Optax) or order > 1:
+        return history_terms(replay(optimizer, objective), objective, order, flow=flow)
+    expansions = closed_form if closed else minibatch
+    return first_terms(expansions(optimizer, objective), order, flow=flow)
 
 
 def raveled_field(optimizer: AbstractOptimizer, objective: Objective, order: int) -> Field:
     """The modified field on flat vectors."""
-    return modified_field(optimizer, exact_expansions(optimizer, objective), order)
+    return field_of(optimizer, exact_terms(optimizer, objective, order, flow=True))
 
 
 def vector_field(
@@ -47,25 +59,33 @@ def vector_field(
 
         f^(n) = -[ F^(n) + h DF^(n)[v_0, .., v_n] ],    v_k = sum_{l=k}^{n-1} F^(l) + F^(n)/2
 
-    with F^(n) the update of step n frozen at theta; for Adam eq. (10), full-batch Remark 3.2.
+    with F^(n) the update of step n frozen at theta; for Adam eq. (10), full-batch Remark 3.2. Orders 2 and 3
+    add h^2 f_2 and h^3 f_3, from the history as a fixed point expanded in h (see `fields.history`).
 
     - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation.
     - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
-    - `order`: 0 for the leading (sign-type) flow, 1 for the paper's correction.
+    - `order`: 0 for the leading (sign-type) flow, 1 for the paper's correction, 2 and 3 for the next terms of
+      the series in h.
     - `batches`: a pytree of arrays with leading axis m; entry b is the mini-batch b.
     - `schedule`: integers, the batch of every step; cyclic 0, 1, .., m-1, 0, .. by default.
     - `shifted`: take (grad E(theta + h v) - grad E(theta)) / h in place of every product Hess E v. An
       evaluation then costs 2 gradients instead of 3 in full batch (m (1 + r) instead of m (1 + 2r) in
-      mini-batches with r features) and moves by O(h^2), which is the theorem's own error.
+      mini-batches with r features) and moves by O(h^2), which is the theorem's own error. Up to order 1.
+
+    Order 2 costs 16/3 + 2r gradients in closed form (full batch, bias-corrected memory), whatever n is.
+    Otherwise orders 2 and 3 run the optimizer again over the steps that it still remembers, order + 1 times:
+    one Hessian-vector product and one third derivative a step at order 2, ten times that at order 3,
+    in memory for O(order) vectors.
 
     Returns `field(n, params)`, a pytree like params in units of params per unit of time; n may be traced.
     Derivatives: forward mode (`jax.jvp`, `jax.jacfwd`) always; reverse mode (`jax.grad`) where the number
-    of past steps is static, that is in closed form (full batch, bias-corrected memory) and for a Python
-    integer n.
+    of past steps is static, that is in closed form up to order 1 (full batch, bias-corrected memory) and for
+    a Python integer n.
 
     Raises `ValueError` for bad orders, batches, schedules, parameters or step numbers.
     """
     check_order(order, HIGHEST_ORDER)
+    check_shifted_order(order, shifted=shifted)
     check_rule(as_optimizer(rule), AbstractOptimizer)
     schedule = check_schedule(schedule, check_batches(batches), 1)
 
@@ -89,7 +109,7 @@ def optax_vector_field(
     window: int | None = None,
     shifted: bool = False,
 ) -> Callable[[StepNumber, Params], Params]:
-    """The modified vector field of any differentiable optax transformation, by one jvp of its own `update`.
+    """The modified vector field of any differentiable optax transformation, by jvps of its own `update`.
 
     - `tx`: a transformation whose updates are -1.0 times F, i.e. of learning rate 1: `optax.adabelief(1.0)`,
       chains with clipping, weight decay, schedules, ..
@@ -97,8 +117,9 @@ def optax_vector_field(
     - `window`: how many past steps to look back (default: all, exact); see `Optax`.
     - The others, and what is returned: as in `vector_field`.
 
-    An evaluation at step n costs min(n, window) + 1 Hessian-vector products. Raises `ValueError`, besides
-    what `vector_field` refuses, for a transformation whose update is flat in the gradient, such as a sign.
+    An evaluation at step n costs min(n, window) + 1 Hessian-vector products at order 1. Raises `ValueError`,
+    besides what `vector_field` refuses, for a transformation whose update is flat in the gradient, such as a
+    sign.
     """
     rule = Optax(h, tx, window)
     return vector_field(rule, loss, order=order, batches=batches, schedule=schedule, shifted=shifted)
@@ -108,15 +129,27 @@ def limiting_field(rule: AbstractRule, loss: Loss, *, order: int = 1) -> Callabl
     """The full-batch field for n to infinity, eq. (3)-(4): `field(params)`, the same at every late step.
 
     Exists for every rule that forgets old gradients, those without bias correction included; Adagrad and
-    rules on a schedule have no limit and raise `ValueError`. Arguments as in `vector_field`.
+    rules on a schedule have no limit and raise `ValueError`. Up to order 2 in closed form; order 3 is the
+    field of a late step, summed over the whole memory. Arguments as in `vector_field`.
     """
     check_order(order, HIGHEST_ORDER)
     check_has_limit(rule)
 
     def field(params: Params) -> Params:
         training = checked_training(rule, loss, params)
-        expansions = closed_form(training.rule, training.objective)
-        velocity = modified_field(training.rule, expansions, order)(jnp.inf)(training.theta)
-        return training.unraveled(velocity)
+        velocity = field_of(training.rule, limiting_terms(training.rule, training.objective, order))
+        return training.unraveled(velocity(jnp.inf)(training.theta))
 
     return field
+
+
+def limiting_terms(rule: AbstractRule, objective: Objective, order: int) -> Terms:
+    """The coefficients of -f in full batch, n to infinity."""
+    if order < 2:
+        return first_terms(closed_form(rule, objective), order, flow=True)
+    if order == 2:
+        return closed_second(rule, objective, flow=True)
+    # Twice as late as the start of the run is forgotten.
+    late = 2 * jnp.ceil(window(rule.kernels(0))).astype(int)
+    terms = history_terms(replay(rule, objective), objective, order, flow=True)
+    return lambda _: terms(late)

@@ -9,6 +9,7 @@ is the present gradient alone (0^0 = 1) and `decay = 1` a memory that never forg
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -84,6 +85,14 @@ def lag_moment(kernel: Kernel, n: StepNumber) -> Scalar:
     return jnp.sum(weight * mean_lag(kernel.decay, n + 1))
 
 
+def squared_lag_moment(kernel: Kernel, n: StepNumber) -> Scalar:
+    """sum_{k<=n} w(n, k) (n-k)^2; `n` may be `jnp.inf`."""
+    if kernel.unit_mass:
+        return jnp.sum(mean_squared_lag(kernel.decay, n + 1))
+    weight = kernel.scale * geometric_sum(kernel.decay, n + 1)
+    return jnp.sum(weight * mean_squared_lag(kernel.decay, n + 1))
+
+
 def power(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]:
     """x^N for N >= 0, with 0^0 = 1 whose derivative is 0 (JAX's own is NaN for floating exponents)."""
     N = jnp.asarray(N).astype(x.dtype)
@@ -127,8 +136,15 @@ def mean_lag(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]
     return jnp.where(jnp.isfinite(N), jnp.where(x > 0.5, near, away), limit)
 
 
+def mean_squared_lag(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]:
+    """sum_{j<N} j^2 x^j / sum_{j<N} x^j: the derivative x d/dx of the mean lag is the variance of the lag."""
+    mean, variance = jax.jvp(lambda x: mean_lag(x, N), (x,), (x,))
+    return variance + mean**2
+
+
 def _inverse_expm1_regular(u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """1/expm1(u) - 1/u, by its series (Bernoulli numbers) where the difference would cancel."""
     series = -1 / 2 + u / 12 - u**3 / 720 + u**5 / 30240
     large = jnp.where(u > 0.05, u, jnp.ones_like(u))
-    return jnp.where(u > 0.05, 1 / jnp.expm1(large) - 1 / large, series)
+    # exp(-u) in place of exp(u), which overflows, and whose derivative would be infinity by infinity.
+    return jnp.where(u > 0.05, -jnp.exp(-large) / jnp.expm1(-large) - 1 / large, series)
