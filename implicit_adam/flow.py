@@ -142,10 +142,10 @@ def flow(
       bias-corrected memory. Moves the solution by far less than a tenth of its distance to the optimizer
       (tested) at the default tolerance of 1e-9 (1e-12 at order 2); `step_error` is then what that tolerance
       allows each solver step. An implicit `solver` crosses the stiff sign layers of a small eps. For cyclic
-      mini-batches and a memory that fades: interval by interval until the memory has settled to the tolerance, then one field
-      for whole epochs, which meets the flow at the ends of epochs up to O(h^2) (at order 0 to O(h), the error
-      of that flow itself); `save_every` is a multiple of the number of mini-batches. Others are refused, and
-      so are order 3 and, in mini-batches, order 2.
+      mini-batches and a memory that fades: interval by interval until the memory has settled to the
+      tolerance, then one field for whole epochs, which meets the flow at the ends of epochs up to O(h^2) (at
+      order 0 to O(h), the error of that flow itself); `save_every` is a multiple of the number of
+      mini-batches. Others are refused, and so are order 3 and, in mini-batches, order 2.
     - `save_at`: with `smooth`, increasing step numbers up to `steps` to save at, beside the start, in place
       of every `save_every`-th; the run ends with the last.
     - `shifted`: shifted gradients in place of Hessian-vector products, cheaper at the same order; see

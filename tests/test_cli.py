@@ -32,6 +32,15 @@ def test_it_confirms_the_theorem_and_writes_a_table_json_and_a_picture(tmp_path,
     assert (tmp_path / "out/verify.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_higher_orders_are_verified_too_with_step_counts_and_data_of_their_own(tmp_path, capsys):
+    options = ["--problem", "bilinear", "--optimizer", "adam", "--eps-placement", "inside", "--orders", "0,2"]
+    assert verify(tmp_path, *options) == 0
+    assert "order-2 flow: slope 2.9" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out/verify.json").read_text())
+    assert report["step_counts"] == [32, 64, 128, 256]
+    assert list(report["cases"][0]["orders"]) == ["0", "2"]
+
+
 def test_every_optimizer_is_offered_and_real_digits_are_read(tmp_path, capsys):
     options = ["--problem", "digits", "--optimizer", "gradient-descent,heavy-ball", "--beta", "0.4"]
     assert verify(tmp_path, *options, "--steps", "16,32,64", "--horizon", "0.5", "--seed", "3") == 0

@@ -1,4 +1,4 @@
-"""Orders 2 and 3 of the modified equation: slopes, exact facts, and closed sums against the literal history."""
+"""Orders 2 and 3 of the modified equation: slopes, exact facts, closed sums against the literal history."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ OPTIMIZERS = {
 } | {"optax-chain": chain}
 
 
-def slopes(error, hs=(2e-2, 1e-2, 5e-3)):
+def slopes(error, hs=(1.25e-3, 6.25e-4)):
     """Of error(h), between neighbouring h, per order."""
     errors = np.array([jax.device_get(error(jnp.asarray(h))) for h in hs])
     return np.diff(np.log(errors), axis=0) / np.diff(np.log(hs))[:, None]
@@ -67,7 +67,7 @@ def test_over_a_fixed_number_of_steps_each_order_gains_a_power_of_h(build, sched
     def error(h):
         return jnp.stack(supremum(checked_training(build(h), *arguments), STEPS, orders).two_norm)
 
-    np.testing.assert_allclose(slopes(error)[-1], np.array(orders) + 2, atol=0.15)
+    np.testing.assert_allclose(slopes(error)[-1], np.array(orders) + 2, atol=0.1)
 
 
 @pytest.mark.parametrize("batched", [False, True], ids=["full-batch", "cyclic"])
@@ -103,7 +103,7 @@ def test_the_memoryless_map_gains_a_power_of_h_with_every_order(name):
         maps = [ia.memoryless(*arguments, order=order, **RANDOM).params for order in (0, 1, 2, 3)]
         return jnp.stack([jnp.max(jnp.linalg.norm(G - run, axis=1)) for G in maps])
 
-    np.testing.assert_allclose(slopes(errors)[-1], [2, 3, 4, 5], atol=0.15)
+    np.testing.assert_allclose(slopes(errors)[-1], [2, 3, 4, 5], atol=0.1)
 
 
 @pytest.mark.parametrize("build", [CASES["adam"], chain], ids=["adam", "optax-chain"])
@@ -126,7 +126,7 @@ def test_with_its_bias_cancelled_to_order_q_an_optimizer_follows_the_plain_flow_
         return jnp.max(jnp.linalg.norm(run - plain, axis=1))
 
     error = jax.jit(lambda h: jnp.stack([distance(h, order) for order in (0, 1, 2)]))
-    np.testing.assert_allclose(slopes(error)[-1], [2, 3, 4], atol=0.15)
+    np.testing.assert_allclose(slopes(error)[-1], [2, 3, 4], atol=0.1)
 
 
 CLOSED = ("adam", "adam-eps-outside", "rmsprop-corrected", "gradient-descent", "adamw")
@@ -149,7 +149,7 @@ def test_closed_sums_are_the_literal_history(name):
     for n in (0, 1, 2, 7, 60):
         for closed, literal, first in both(jnp.asarray(n)):
             for x, y in zip(closed, literal, strict=True):
-                np.testing.assert_allclose(x, y, rtol=0, atol=1e-10 * float(jnp.max(jnp.abs(y))))
+                np.testing.assert_allclose(x, y, rtol=0, atol=1e-13 + 1e-10 * float(jnp.max(jnp.abs(y))))
             for x, y in zip(closed, first, strict=False):
                 np.testing.assert_allclose(x, y, rtol=1e-11, atol=1e-12)
 
@@ -180,7 +180,7 @@ def test_kernels_and_the_optax_twin_agree_at_order_3_and_extend_the_lower_orders
 
 
 def test_the_second_order_of_gradient_descent_is_the_known_series():
-    """Which are also the counter terms that a gradient flow needs to follow gradient descent (Miyagawa 2022)."""
+    """Also the counter terms that a gradient flow needs to follow gradient descent (Miyagawa 2022)."""
     gradient = jax.grad(full_quartic)
     along = lambda f, v: jax.jvp(f, (losses.START,), (v,))[1]
     g = gradient(losses.START)
@@ -268,7 +268,7 @@ def test_the_smooth_flow_of_order_2_moves_it_by_far_less_than_its_own_error(rule
 
 
 def test_an_evaluation_in_closed_form_at_order_2_costs_what_was_counted():
-    """A gradient, D, T[F, F] and r more products: 16/3 + 2r gradients, less for the layer that sees constants."""
+    """A gradient, D, T[F, F] and r products: 16/3 + 2r gradients, less for the layer that sees constants."""
     problem = digits(batches=1, hidden=64)
     batch = jax.tree.map(lambda x: x[0], problem.batches)
 
@@ -331,7 +331,8 @@ REFUSED = {
     ),
     "smooth in mini-batches": (
         lambda: ia.flow(
-            CASES["adam"](0.1), losses.batch_loss, losses.START, 6, order=2, smooth=True, batches=losses.batches()
+            CASES["adam"](0.1), losses.batch_loss, losses.START, 6,
+            order=2, smooth=True, batches=losses.batches(),
         ),
         "leave smooth out",
     ),

@@ -28,6 +28,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from implicit_adam.fields.expansion import Terms
 from implicit_adam.fields.moments import LagMoments, lag_moments
@@ -90,7 +91,7 @@ def closed_second(
     return at
 
 
-def _weighed(weights: Vector, features: tuple[Vector, ...]) -> tuple[Vector, ...]:
+def _weighed(weights: Float[Array, " r"], features: tuple[Vector, ...]) -> tuple[Vector, ...]:
     return tuple(w * psi for w, psi in zip(weights, features, strict=True))
 
 
