@@ -12,6 +12,7 @@ from implicit_adam.experiments import (
     figure6,
     figures45,
     modified_equations,
+    reach,
     table1,
     theorem,
     valley,
@@ -229,3 +230,34 @@ def test_a_hill_is_a_fall_a_rise_and_a_fall():
 def test_arrays_are_named_by_their_path():
     family = valley.Family(*(np.zeros(2) for _ in valley.Family._fields))
     assert "1/met" in named_arrays((family, family))
+
+
+@pytest.fixture(scope="module")
+def reached():
+    config = reach.ReachConfig(
+        problems=(("bilinear", 0.5, 1e-4),),
+        decays=((0.5, 0.7),),
+        step_counts=(20, 40, 80, 160),
+        unexpanded_steps=(("bilinear", 80),),
+        accuracies=(1e-4, 1e-5),
+    )
+    return config, reach.run(config, nothing)
+
+
+def test_orders_reach_further_where_the_series_converges(reached):
+    config, found = reached
+    assert verdicts(reach.REACH, found, config) == [HELD]
+    plain, first, second, unexpanded = found.error[0, 0]
+    slopes = [np.log2(error[-2] / error[-1]) for error in (plain, first, second)]
+    np.testing.assert_allclose(slopes, [1, 2, 3], atol=0.25)
+    # The unexpanded map of order 1 has order 1, too; it is measured up to 80 steps.
+    assert np.log2(unexpanded[1] / unexpanded[2]) == pytest.approx(2, abs=0.35)
+    assert np.isnan(unexpanded[3])
+    swapped = found._replace(largest_h=found.largest_h[:, :, [0, 2, 1, 3]])
+    assert verdicts(reach.REACH, swapped, config) == [DID_NOT_HOLD]
+
+
+def test_the_largest_h_is_where_all_smaller_ones_are_within_the_accuracy():
+    h = np.array([4.0, 3.0, 2.0, 1.0])
+    errors = np.array([[1e-4, 1.0, 1e-4, 1e-4], [np.inf, np.inf, np.inf, 1.0], [1e-4, 1e-4, np.nan, np.nan]])
+    np.testing.assert_array_equal(reach._largest(h, errors, (1e-2,))[:, 0], [2.0, np.nan, 4.0])

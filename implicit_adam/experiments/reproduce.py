@@ -11,6 +11,7 @@ from implicit_adam.experiments.figure6 import FIGURE6
 from implicit_adam.experiments.figures45 import FIGURE4, FIGURE5
 from implicit_adam.experiments.modified_equations import EXAMPLE21, GD, MOMENTUM, SGD
 from implicit_adam.experiments.network_runs import NetworkConfig
+from implicit_adam.experiments.reach import REACH
 from implicit_adam.experiments.table1 import TABLE1
 from implicit_adam.experiments.theorem import THEOREM
 from implicit_adam.experiments.three_regimes import THREE_REGIMES
@@ -31,6 +32,7 @@ ITEMS: dict[str, Item] = {
     "figure4": FIGURE4,
     "figure5": FIGURE5,
     "figure6": FIGURE6,
+    "reach": REACH,
 }
 
 

@@ -13,6 +13,7 @@ from implicit_adam.plotting.plane import plot_distances as plot_distances
 from implicit_adam.plotting.plane import plot_level_sets as plot_level_sets
 from implicit_adam.plotting.plane import plot_path as plot_path
 from implicit_adam.plotting.style import COLOURS as COLOURS
+from implicit_adam.plotting.style import MARKERS as MARKERS
 from implicit_adam.plotting.style import STYLE as STYLE
 from implicit_adam.plotting.style import SYMBOLS as SYMBOLS
 from implicit_adam.plotting.style import shades as shades

@@ -11,11 +11,12 @@ from implicit_adam.experiments.figure1 import Figure1, Figure1Config
 from implicit_adam.experiments.figure6 import Figure6, Figure6Config, smoothed
 from implicit_adam.experiments.figures45 import TrendConfig, Trends, stable
 from implicit_adam.experiments.modified_equations import CaseConfig, Orders
+from implicit_adam.experiments.reach import Reach, ReachConfig
 from implicit_adam.experiments.table1 import CELLS, Table1, Table1Config
 from implicit_adam.experiments.theorem import Theorem, TheoremConfig, studies
 from implicit_adam.experiments.three_regimes import CAUSES, RegimesConfig, ThreeRegimes
 from implicit_adam.experiments.valley import CROSS, Family, ValleyConfig
-from implicit_adam.plotting.convergence import plot_studies
+from implicit_adam.plotting.convergence import flow_name, plot_studies
 from implicit_adam.plotting.curves import plot_curves, plot_parts, plot_trend
 from implicit_adam.plotting.plane import plot_level_sets, plot_path
 from implicit_adam.plotting.style import COLOURS, MARKERS, STYLE, shades, symbol
@@ -238,6 +239,33 @@ def figure6(config: Figure6Config, found: Figure6) -> Any:
     return figure
 
 
+@styled
+def reach(config: ReachConfig, found: Reach) -> Any:
+    """Errors relative to the distance travelled, a panel for each problem and pair of decays."""
+    figure, axes = _panels(len(config.problems), len(config.decays), 3.6, 2.7)
+    for row, (name, _, eps), h, by_decays in zip(axes, config.problems, found.h, found.error, strict=True):
+        for ax, (beta, rho), errors in zip(row, config.decays, by_decays, strict=True):
+            for order, error in zip(config.orders, errors, strict=False):
+                ax.loglog(
+                    h, error, MARKERS[order] + "-", color=COLOURS[order], linewidth=1, label=flow_name(order)
+                )
+            ax.loglog(h, errors[-1], "x:", color="k", linewidth=1, label="unexpanded map of order 1")
+            for accuracy in config.accuracies:
+                ax.axhline(accuracy, color="0.7", linewidth=0.8, zorder=0)
+            shown = errors[np.isfinite(errors)]
+            ax.set(ylim=(max(shown.min() / 2, 1e-7), min(2 * shown.max(), 10)), xlabel=r"step size $h$")
+            ax.set_title(rf"{name}, $\varepsilon = {_scientific(eps)}$: $\beta = {beta:g}$, $\rho = {rho:g}$")
+        row[0].set_ylabel("largest error / distance travelled")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure
+
+
+def _scientific(x: float) -> str:
+    exponent = round(float(np.log10(x)))
+    return f"10^{{{exponent}}}" if np.isclose(x, 10.0**exponent) else f"{x:g}"
+
+
 def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
     """A Figure and its Axes (rows, columns)."""
     from matplotlib.figure import Figure
@@ -286,4 +314,5 @@ PICTURES: dict[str, Picture] = {
     "figure4": trends,
     "figure5": trends,
     "figure6": figure6,
+    "reach": reach,
 }
