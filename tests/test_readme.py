@@ -19,11 +19,13 @@ def run(program):
 
 def test_the_examples_run_in_a_newcomers_session_and_the_corrected_flow_is_closer():
     program = "\n".join(block for block in blocks() if "# float64" not in block)
-    compared, own, validity, swept = run(program).splitlines()
+    compared, own, validity, orders, swept = run(program).splitlines()
     corrected, plain = compared.split("<")
     assert 0 < 5 * float(corrected) < float(plain)
     assert 0 < float(own) < 1e-3
     assert 0 < float(validity.split()[0]) < 0.1
+    plain, first, second = map(float, orders.split())
+    assert 0 < 3 * second < first < plain / 3
     assert swept == "(10, 4) True"
 
 
