@@ -2,10 +2,14 @@
 
 from itertools import permutations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.stats import spearmanr
 
+import implicit_adam as ia
 from implicit_adam.experiments import (
     along_a_run,
     figure1,
@@ -22,6 +26,8 @@ from implicit_adam.experiments.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.experiments.reproduce import ITEMS
 from implicit_adam.experiments.trends import judged, trend
 from implicit_adam.plotting.paper import PICTURES
+from implicit_adam.training import checked_training
+from tests import losses
 
 
 def nothing(share):
@@ -67,8 +73,6 @@ def test_table_1_holds_on_random_losses_and_not_for_the_opposite_signs():
 
 
 def test_on_a_level_set_of_the_bilinear_model_the_one_norm_is_the_level_times_the_sum():
-    import jax
-
     from implicit_adam.problems import bilinear_loss
 
     for theta in (np.array([1.7, 2.2]), np.array([0.4, 0.9])):
@@ -139,6 +143,7 @@ def test_the_bias_along_a_short_run_is_judged_by_its_sign():
     found = item.run(config, nothing)
     assert verdicts(item, found, config)[0] == HELD
     assert found.transient_at_start[0] > found.transient_at_start[-1]
+    assert found.negative[0] > 0.9
     turned = found._replace(
         alignment=-found.alignment,
         eps_small=0 * found.eps_small,
@@ -261,3 +266,17 @@ def test_the_largest_h_is_where_all_smaller_ones_are_within_the_accuracy():
     h = np.array([4.0, 3.0, 2.0, 1.0])
     errors = np.array([[1e-4, 1.0, 1e-4, 1e-4], [np.inf, np.inf, np.inf, 1.0], [1e-4, 1e-4, np.nan, np.nan]])
     np.testing.assert_array_equal(reach._largest(h, errors, (1e-2,))[:, 0], [2.0, np.nan, 4.0])
+
+
+def test_the_unexpanded_map_is_the_optimizer_run_over_the_displaced_history():
+    h, n, theta = 0.05, 4, losses.START
+    rule = ia.Adam(h, 0.5, 0.6, 0.1)
+    objective = checked_training(rule, losses.full_loss, theta).objective
+    g = jax.grad(losses.full_loss)(theta)
+    F = g / jnp.sqrt(g**2 + 0.1)
+    tx = optax.adam(1.0, b1=0.5, b2=0.6, eps=0.0, eps_root=0.1)
+    state = tx.init(theta)
+    with jax.numpy_dtype_promotion("standard"):
+        for k in range(n + 1):
+            u, state = tx.update(jax.grad(losses.full_loss)(theta + h * (n - k) * F), state, theta)
+    np.testing.assert_allclose(reach._unexpanded(rule, objective, 8)(n, theta), -u, rtol=1e-12)

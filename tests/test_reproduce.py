@@ -9,11 +9,12 @@ import pytest
 
 from implicit_adam.cli import main
 from implicit_adam.cli.report import Done, report
+from implicit_adam.experiments import cifar_runs
 from implicit_adam.experiments.claims import Claim
 from implicit_adam.experiments.network_runs import NetworkConfig, train_networks
 from implicit_adam.experiments.reproduce import ITEMS
 from implicit_adam.networks import residual
-from implicit_adam.regimes import REGIMES
+from implicit_adam.regimes import REGIMES, regime_of_losses
 from tests import cifar_files
 
 
@@ -144,3 +145,9 @@ def test_bad_options_are_refused_before_anything_is_written(options, words, tmp_
     assert main(["reproduce", *options, "--out", str(tmp_path / "out")]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_ended_early_diverged():
+    losses = cifar_runs._filled(np.array([2.0, 3.0]), 4)
+    np.testing.assert_array_equal(losses, [2.0, 3.0, np.nan, np.nan])
+    assert REGIMES[int(regime_of_losses(jnp.asarray(losses)).regime)] == "divergence"
