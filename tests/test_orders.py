@@ -161,7 +161,7 @@ def test_with_bias_an_optimizer_follows_the_flow_of_its_terms_so_weighed(build, 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 def test_the_bias_cancelled_from_gradient_descent_is_miyagawas_counter_term(order):
-    """On a quadratic it then moves as gradient flow does: exp(-h lambda) - 1 = -h lambda + (h lambda)^2/2 - .."""
+    """On a quadratic it moves as gradient flow does: exp(-h lambda) - 1 = -h lambda + (h lambda)^2/2 - .."""
     h, spectrum = 0.1, jnp.asarray([0.5, 1.0, 2.0])
     loss = lambda t: jnp.sum(spectrum * t**2) / 2
     tx = ia.with_bias(ia.GradientDescent(h), loss, -1.0, order=order)
