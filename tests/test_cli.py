@@ -126,6 +126,8 @@ BAD = {
     "beta-out-of-range": (["--beta", "1.0"], r"[0, 1)"),
     "eps-zero": (["--eps", "0"], "> 0"),
     "two-steps": (["--steps", "10,20"], "three"),
+    "order-too-high": (["--orders", "0,4"], "0 (leading flow) to 3"),
+    "no-order": (["--orders", ""], "list of integers"),
     "words-as-steps": (["--steps", "ten,20,30"], "48,96"),
     "horizon": (["--horizon", "-1"], "horizon"),
     "useless-beta": (["--optimizer", "rmsprop", "--beta", "0.5"], "no effect"),

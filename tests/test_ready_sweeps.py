@@ -30,7 +30,7 @@ def test_the_bias_of_adam_has_the_factor_in_braces_and_changes_sign_where_beta_i
 
 
 def test_the_order_over_hyperparameters_is_that_of_convergence():
-    kwargs = {"horizon": 0.2, "step_counts": (20, 40, 80)}
+    kwargs = {"horizon": 0.2, "step_counts": (20, 40, 80), "orders": (0, 1, 2)}
     result = ia.sweep(
         sweeps.order_at(adam, bilinear(), **kwargs), {"beta": [0.3, 0.5], "eps": [1e-3, 1.0]}, progress=False
     )
@@ -38,7 +38,7 @@ def test_the_order_over_hyperparameters_is_that_of_convergence():
         for j, eps in enumerate((1e-3, 1.0)):
             problem = bilinear()
             study = ia.convergence(adam(beta=beta, eps=eps), problem.loss, problem.params, **kwargs)
-            for q in (0, 1):
+            for q in (0, 1, 2):
                 np.testing.assert_allclose(result.values[f"error_{q}"][i, j], study.error[q], rtol=1e-6)
                 np.testing.assert_allclose(
                     result.values[f"local_slope_{q}"][i, j], study.local_slope[q], rtol=1e-5
