@@ -143,7 +143,8 @@ def test_the_bias_along_a_short_run_is_judged_by_its_sign():
     found = item.run(config, nothing)
     assert verdicts(item, found, config)[0] == HELD
     assert found.transient_at_start[0] > found.transient_at_start[-1]
-    assert found.negative[0] > 0.9
+    # rho > beta and most gradients are large against sqrt(eps).
+    assert found.negative[0] > 0.75
     turned = found._replace(
         alignment=-found.alignment,
         eps_small=0 * found.eps_small,
