@@ -32,20 +32,18 @@ def added_bias(rule: AbstractOptimizer, objective: Objective, strength: Scalar, 
 
     With K_1 .. K_(q-1) in every update the flow has the terms wanted up to q - 1; K_q is what the q-th lacks.
     """
-    own = exact_terms(rule, objective, order, flow=True)
     if order == 0:
         return lambda n: lambda theta: ()
+    own = exact_terms(rule, objective, order, flow=True)
     before = added_bias(rule, objective, strength, order - 1)
-    biased = (
-        own
-        if order == 1
-        else history_terms(replay(rule, objective), objective, order, flow=True, added=before)
-    )
+    biased = history_terms(replay(rule, objective), objective, order, flow=True, added=before)
 
     def at(n: StepNumber) -> Callable[[Vector], Series]:
         def added(theta: Vector) -> Series:
-            missing = (1 + strength) * own(n)(theta)[-1] - biased(n)(theta)[-1]
-            return (*before(n)(theta), missing)
+            wanted = own(n)(theta)[-1]
+            # To first order nothing has been added before.
+            present = wanted if order == 1 else biased(n)(theta)[-1]
+            return (*before(n)(theta), (1 + strength) * wanted - present)
 
         return added
 

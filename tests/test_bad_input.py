@@ -133,6 +133,7 @@ CALLS = [
     (lambda: ia.flow("adam", loss, start, 4), "ia.Adam"),
     (lambda: ia.vector_field("adam", loss), "ia.Adam"),
     (lambda: ia.vector_field(rule, loss, order=True), "order"),
+    (lambda: ia.flow(rule, loss, start, 4, order=1.5), "from 0 (leading flow) to 3, got 1.5"),
     (lambda: ia.flow(rule, loss, {"a": "one"}, 4), "str"),
     (lambda: ia.convergence(rule, loss, start, horizon=1.0, step_counts=(10.0, 20.0, 30.0)), "integer"),
     (lambda: ia.convergence(rule, loss, start, horizon=1.0, step_counts=(10, 20, 30), orders=1), "orders"),
@@ -158,7 +159,6 @@ def test_wrong_types_are_refused_in_words_too():
 
 FIELDS = {
     "order": (lambda: ia.vector_field(RULE, losses.full_loss, order=4), "order"),
-    "fractional-order": (lambda: ia.vector_field(RULE, losses.full_loss, order=1.5), "order"),
     "limit-order": (lambda: ia.limiting_field(RULE, losses.full_loss, order=-1), "order"),
     "n-negative": (lambda: ia.vector_field(RULE, losses.full_loss)(-1, START), "n, the step number"),
     "n-float": (lambda: ia.vector_field(RULE, losses.full_loss)(1.0, START), "integer"),
