@@ -55,11 +55,9 @@ def report(done: Mapping[str, Done], command: str) -> str:
         "",
         f"Written by `{command}` in {_minutes(seconds)} on {_machine()}; with {_versions()}.",
         "",
-        "Each verdict is computed from the stated criterion: *held*, *did not hold*, or *not decided "
-        "here*, where "
-        "the data do not say. Settings were fixed before looking and are listed with every item; the "
-        "arrays are in "
-        "its npz file.",
+        "Each verdict is computed from the stated criterion: *held*, *did not hold*, or *not decided here*, "
+        "where the data do not say. All settings are listed with their item, those of the networks fixed before "
+        "their first run; the arrays are in npz files beside this report.",
         "",
         f"{len(claims)} claims: {counts}.",
         "",
