@@ -176,3 +176,24 @@ def test_it_runs_as_a_module(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "beta = 2" in result.stderr
+
+
+def test_a_shuffled_schedule_is_another_run_and_means_nothing_to_one_loss(tmp_path, capsys):
+    options = [
+        "--problem",
+        "digits",
+        "--optimizer",
+        "gradient-descent",
+        "--steps",
+        "16,32,64",
+        "--horizon",
+        "0.5",
+    ]
+    errors = []
+    for schedule in ([], ["--schedule", "shuffled"]):
+        assert verify(tmp_path, *options, *schedule) == 0
+        case = json.loads((tmp_path / "out/verify.json").read_text())["cases"][0]
+        errors.append(case["orders"]["1"]["error"])
+    assert errors[0] != errors[1]
+    assert verify(tmp_path, *QUICK, "--schedule", "shuffled") == 2
+    assert "--schedule has no effect on bilinear" in capsys.readouterr().err

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 
 
 def blocks():
@@ -48,3 +51,21 @@ def test_the_readme_names_the_public_api():
     results = {"Trajectory", "Convergence", "Decomposition", "Regimes", "TrainingRegime", "TopEigenvalue"}
     results |= {"SweepResult", "Observed"}
     assert functions - results <= named
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/report.md", "benchmarks/README.md"])
+def test_links_inside_the_repository_lead_somewhere(page):
+    path = ROOT / page
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)\)", path.read_text())
+    assert targets or page.startswith("benchmarks")
+    assert not [target for target in targets if not (path.parent / target).exists()]
+
+
+def test_the_report_is_that_of_the_default_run_of_every_item():
+    from implicit_adam.experiments.reproduce import ITEMS
+
+    text = (ROOT / "docs/report.md").read_text()
+    assert re.search(r"Written by `implicit-adam reproduce --out docs` in \d+ min", text)
+    for name, item in ITEMS.items():
+        assert f"## {item.title}" in text
+        assert (ROOT / f"docs/{name}.png").exists()

@@ -27,9 +27,9 @@ PACKAGES = (
 UNMEASURED = (
     "Figures 4 to 6 on the paper's own networks and data (ResNets on CIFAR): they need a GPU, see "
     "`implicit-adam reproduce --help`. Here a small network on real digits stands in for them.",
-    "That the bias may explain sharper minima and poorer generalization of adaptive methods (section 2): the "
-    "paper itself calls the link speculative. The accuracies of Figures 4 and 5 are all that bears on it "
-    "here.",
+    "That the bias may explain sharper minima and poorer generalization of adaptive methods (section 2): "
+    "the paper itself calls the link speculative. The accuracies of Figures 4 and 5 are all that bears on "
+    "it here.",
 )
 
 
@@ -56,8 +56,8 @@ def report(done: Mapping[str, Done], command: str) -> str:
         f"Written by `{command}` in {_minutes(seconds)} on {_machine()}; with {_versions()}.",
         "",
         "Each verdict is computed from the stated criterion: *held*, *did not hold*, or *not decided here*, "
-        "where the data do not say. All settings are listed with their item, those of the networks fixed before "
-        "their first run; the arrays are in npz files beside this report.",
+        "where the data do not say. All settings are listed with their item, those of the networks fixed "
+        "before their first run; the arrays are in npz files beside this report.",
         "",
         f"{len(claims)} claims: {counts}.",
         "",

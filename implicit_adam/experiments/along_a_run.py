@@ -103,8 +103,7 @@ def claims(config: AlongConfig, found: Along) -> tuple[Claim, ...]:
             "abstract, section 1",
             "The bias typically acts as anti-regularization.",
             f"along the run ({setting}) the cosine of the bias with the gradient of the perturbed one-norm "
-            "is "
-            "negative at more than half of the steps looked at (at fewer: it did not hold)",
+            "is negative at more than half of the steps looked at (at fewer: it did not hold)",
             f"negative at {against:.0%} of {len(found.n)} steps; median cosine "
             f"{np.median(found.alignment):+.3f}",
             decided(held=against > 0.5, refuted=against < 0.5),
@@ -114,17 +113,15 @@ def claims(config: AlongConfig, found: Along) -> tuple[Claim, ...]:
             "As eps is usually small, during most of the training the first extreme case describes Adam "
             "better.",
             "at more than half of the steps over half of the coordinates have g^2 > 100 eps (at fewer: it "
-            "did not "
-            "hold)",
+            "did not hold)",
             f"at {small:.0%} of the steps; median share of such coordinates {np.median(found.eps_small):.0%}",
             decided(held=small > 0.5, refuted=small < 0.5),
         ),
         Claim(
             "section 2, Remark 3.2",
             "The terms by which (10) differs from (3)-(4) rapidly go to zero as n grows.",
-            "at the start point they are below a twentieth of the correction from n = "
-            f"{config.memories}/(1 - rho) "
-            "on",
+            f"at the start point they are below a twentieth of the correction from n = {config.memories}/(1 "
+            "- rho) on",
             f"largest share there {rest:.2%}",
             decided(held=rest < 0.05, refuted=rest >= 0.05),
         ),
@@ -132,8 +129,7 @@ def claims(config: AlongConfig, found: Along) -> tuple[Claim, ...]:
             "section 6",
             "For very small eps the flow may be close to Adam for small, suboptimal learning rates only.",
             "the median over the run of the first correction relative to the leading field is above 1, so "
-            "that the "
-            "expansion does not converge there (below 0.1: it did not hold)",
+            "that the expansion does not converge there (below 0.1: it did not hold)",
             f"median {median:.3g}",
             decided(held=median > 1, refuted=median < 0.1),
         ),
@@ -146,6 +142,6 @@ ALONG = Item(
     AlongConfig(rho=0.99, steps=800, every=20, samples=400),
     run,
     claims,
-    "One small network from one start. Where the expansion's validity is not below about 0.1 the size of the "
-    "correction is not to be trusted; its sign is what is counted here.",
+    "One small network from one start. Where the expansion's validity is not below about 0.1 the size of "
+    "the correction is not to be trusted; its sign is what is counted here.",
 )

@@ -83,9 +83,8 @@ def _hills(config: Figure6Config, panels: list[np.ndarray]) -> Claim:
     return Claim(
         "Figure 6",
         "The norm decreases, then rises again, and then decreases further.",
-        f"at least three quarters of the stable curves, averaged over {config.smoothing:.0%} of the "
-        "epochs, do so by "
-        f"{config.hill:.0%} each time (at most one quarter: it did not hold)",
+        f"at least three quarters of the stable curves, averaged over {config.smoothing:.0%} of the epochs, "
+        f"do so by {config.hill:.0%} each time (at most one quarter: it did not hold)",
         f"{share:.0%} of {len(curves)} curves",
         decided(held=share >= 0.75, refuted=share <= 0.25),
     )
@@ -100,8 +99,7 @@ def _ordered(beta: np.ndarray, means: np.ndarray) -> Claim:
         "Figure 6, left",
         "Throughout most of the training, the larger beta the smaller the norm.",
         "for every pair of neighbouring stable beta the larger has the smaller norm (mean over the seeds) "
-        "at more "
-        "than half of the epochs (for every pair at less than half: it did not hold)",
+        "at more than half of the epochs (for every pair at less than half: it did not hold)",
         measured or "fewer than two stable values",
         decided(held=shares and min(shares) > 0.5, refuted=shares and max(shares) < 0.5),
     )
@@ -118,8 +116,7 @@ def _heights(
         f"Figure 6, {'left' if name == 'beta' else 'right'}",
         f"The hills are higher with {'smaller beta' if name == 'beta' else 'larger rho'}.",
         f"the rank correlation of the largest norm after the first {config.initial:.0%} of the epochs with "
-        f"{name} "
-        f"has this sign with p < {config.alpha:g} (as in Figures 4 and 5)",
+        f"{name} has this sign with p < {config.alpha:g} (as in Figures 4 and 5)",
         f"{in_words(result)}; means over the seeds {means} for {name} = "
         f"{', '.join(f'{value:g}' for value in values)}; unstable and left out: {left_out}",
         judged(result, sign, config.alpha),

@@ -72,10 +72,8 @@ def claims(config: TrendConfig, found: Trends) -> tuple[Claim, ...]:
     words = {1: "increase", -1: "decrease"}
     criterion = (
         f"Spearman's rank correlation with {config.varied} within a seed, over the stable values, has this "
-        "sign "
-        f"with p < {config.alpha:g} (Page's trend test, two-sided); the opposite sign with p < "
-        f"{config.alpha:g}: "
-        "it did not hold"
+        f"sign with p < {config.alpha:g} (Page's trend test, two-sided); the opposite sign with p < "
+        f"{config.alpha:g}: it did not hold"
     )
 
     def claim(statement: str, values: np.ndarray, sign: int, spread: str) -> Claim:
@@ -85,8 +83,8 @@ def claims(config: TrendConfig, found: Trends) -> tuple[Claim, ...]:
 
     return (
         claim(
-            f"Increasing {config.varied} seems to {words[config.sign]} the perturbed one-norm at the peak "
-            "of its hill.",
+            f"Increasing {config.varied} seems to {words[config.sign]} the perturbed one-norm at the peak of "
+            "its hill.",
             found.height,
             config.sign,
             _ends("height", found.values, found.height),
@@ -113,10 +111,9 @@ def _ends(name: str, values: np.ndarray, measured: np.ndarray) -> str:
 
 QUICK = {"epochs": 300, "seeds": (0, 1), "train": 200, "channels": 6, "blocks": 1}
 CAVEAT = (
-    "A small network on 8 x 8 digits, far from the paper's ResNets on CIFAR: it shows what the effect "
-    "looks like "
-    "here, and no more. All settings were fixed before the first run. On a GPU the paper's setting runs with "
-    "--dataset, --data-dir and --model."
+    "A small network on 8 x 8 digits, far from the paper's ResNets on CIFAR: it shows what the effect looks "
+    "like here, and no more. All settings were fixed before the first run. On a GPU the paper's setting "
+    "runs with --dataset, --data-dir and --model."
 )
 _RHO = NetworkConfig(beta=(0.99,), rho=(0.97, 0.98, 0.99, 0.995, 0.998, 0.999))
 _BETA = NetworkConfig(beta=(0.9, 0.95, 0.97, 0.98, 0.99, 0.995), rho=(0.999,))

@@ -220,8 +220,7 @@ def _claims(source: str, statement: str, order: int, identity: str) -> Callable[
                 source,
                 statement,
                 f"the last local slope is within {config.tolerance:g} of {order} for the modified flow and "
-                "of "
-                f"{order - 1} for the plain one{identity and f', and {identity} to 1e-9'}",
+                f"of {order - 1} for the plain one{identity and f', and {identity} to 1e-9'}",
                 f"slopes {last:.3f} and {contrast:.3f}{identity and f'; difference {found.identity:.1e}'}",
                 decided(held=right and same, refuted=not same or last < order - 0.5),
             ),
@@ -250,8 +249,8 @@ SGD = _item(
     shuffled,
     _claims(
         "section 1",
-        "After one epoch the mean iterate over all shuffles is close to the flow of E + h/(4m) sum_k "
-        "||grad E_k||^2.",
+        "After one epoch the mean iterate over all shuffles is close to the flow of E + h/(4m) sum_k ||grad "
+        "E_k||^2.",
         3,
         "",
     ),

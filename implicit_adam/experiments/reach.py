@@ -181,10 +181,8 @@ def _reaches_further(config: ReachConfig, setting: str, largest: np.ndarray) -> 
         "beyond the paper",
         f"The flow of order 2 predicts Adam from larger step sizes on than that of order 1 ({setting}).",
         f"the largest h of the study from which on the error is within {config.accuracies[0]:.0%} of the "
-        "distance "
-        "travelled is larger at order 2 (smaller, or none while order 1 has one: it did not hold; neither "
-        "has one, or "
-        "both the same: not decided)",
+        "distance travelled is larger at order 2 (smaller, or none while order 1 has one: it did not hold; "
+        "neither has one, or both the same: not decided)",
         ranges,
         decided(
             held=second > first or (np.isnan(first) and np.isfinite(second)),
@@ -209,7 +207,6 @@ REACH = Item(
     run,
     claims,
     "Where a higher order is further from Adam than a lower one, the series in h diverges: h times memory "
-    "is not small "
-    "there against the width sqrt(eps) over which the update turns round when a gradient component passes "
-    "zero.",
+    "is not small there against the width sqrt(eps) over which the update turns round when a gradient "
+    "component passes zero.",
 )

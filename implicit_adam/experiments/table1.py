@@ -125,8 +125,7 @@ def _cell(config: Table1Config, cell: str, one: np.ndarray, two: np.ndarray) -> 
         f"on every random loss the cosine of the bias with {'' if sign > 0 else 'minus '}the gradient of the "
         f"{name} exceeds {config.aligned:g}, and that with the other norm is smaller in size",
         f"{int(aligned.sum())} of {len(aligned)} losses; median cosine {np.median(claimed):+.4f}, with the "
-        "other "
-        f"norm {np.median(other):+.3f}",
+        f"other norm {np.median(other):+.3f}",
         decided(held=aligned.all(), refuted=(sign * claimed < 0).any() or aligned.mean() < 0.5),
     )
 

@@ -79,8 +79,7 @@ def _claim(source: str, statement: str, chosen: list[Verdict]) -> Claim:
         source,
         f"{statement[0].upper()}{statement[1:]}, in full batch and in mini-batches of any order.",
         "fitted slopes of sup_n ||theta(nh) - theta^(n)|| against h have settled, within 0.15 of 1 for the "
-        "plain "
-        "flow and 0.1 of 2 for the corrected one (a settled slope elsewhere: it did not hold)",
+        "plain flow and 0.1 of 2 for the corrected one (a settled slope elsewhere: it did not hold)",
         f"slopes {slopes}",
         decided(held=all(w == "holds" for w in words), refuted="contradicted" in words),
     )

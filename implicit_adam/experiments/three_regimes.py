@@ -76,8 +76,8 @@ def claims(config: RegimesConfig, found: ThreeRegimes) -> tuple[Claim, ...]:
             Claim(
                 "section 5",
                 f"{name[0].upper()}{name[1:]} when {cause}.",
-                "by `ia.training_regime` at least three quarters of the runs are in this regime (at most one "
-                "quarter: it did not hold)",
+                "by `ia.training_regime` at least three quarters of the runs are in this regime (at most "
+                "one quarter: it did not hold)",
                 f"of {found.regime[i].size} runs with (beta, rho) among {pairs}: {counts}",
                 decided(held=share >= 0.75, refuted=share <= 0.25),
             )
@@ -92,8 +92,6 @@ THREE_REGIMES = Item(
     run,
     claims,
     "One step size on one small network: which regime a pair is in depends on both, which the statement "
-    "leaves open. "
-    "The criterion is simple and knows no scale: a spike is a rise of the loss above its lowest value so "
-    "far by a tenth "
-    "of all that was gained.",
+    "leaves open. The criterion is simple and knows no scale: a spike is a rise of the loss above its "
+    "lowest value so far by a tenth of all that was gained.",
 )

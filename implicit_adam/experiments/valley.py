@@ -166,10 +166,8 @@ def _predicted(config: ValleyConfig, pairs: list[tuple[Varied, Family]]) -> Clai
         "section 4",
         "All these observations are what Theorem 3.1 predicts.",
         f"on the level set 4 theta_1 theta_2 - 3 = {config.level:g} the corrected flow puts the values of "
-        "each "
-        "family in Adam's order, and its shifts away from the plain flow differ from Adam's by less than a "
-        "fifth "
-        "of the largest",
+        "each family in Adam's order, and its shifts away from the plain flow differ from Adam's by less "
+        "than a fifth of the largest",
         f"order {'the same' if ordered else 'not the same'}; largest difference {gap:.1%} of the largest "
         "shift",
         decided(held=ordered and gap < 0.2, refuted=not ordered and gap >= 0.2),
