@@ -22,8 +22,8 @@ from implicit_adam.experiments import (
     valley,
 )
 from implicit_adam.experiments.claims import DID_NOT_HOLD, HELD, UNDECIDED, named_arrays
-from implicit_adam.experiments.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.experiments.reproduce import ITEMS
+from implicit_adam.experiments.training.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.experiments.trends import judged, trend
 from implicit_adam.plotting.paper import PICTURES
 from implicit_adam.training import checked_training

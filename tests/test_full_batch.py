@@ -14,8 +14,8 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.datasets import channel_statistics, cifar, normalised
-from implicit_adam.experiments import epoch
-from implicit_adam.experiments.full_batch import FullBatchConfig, run
+from implicit_adam.experiments.training import epoch
+from implicit_adam.experiments.training.full_batch import FullBatchConfig, run
 from implicit_adam.networks import choices, network
 from implicit_adam.networks.passes import cross_entropy
 from tests import cifar_files
@@ -161,7 +161,7 @@ def test_a_run_that_broke_off_ends_with_the_same_bits(tmp_path, config, last):
 
 SCRIPT = """
 import os, signal, sys
-from implicit_adam.experiments.full_batch import run
+from implicit_adam.experiments.training.full_batch import run
 from tests.test_full_batch import ADAM, DATA, GHOST
 run(GHOST, DATA, ADAM, sys.argv[1], lambda done, _: done == 3 and os.kill(os.getpid(), signal.SIGKILL))
 """

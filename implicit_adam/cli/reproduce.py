@@ -17,10 +17,10 @@ from implicit_adam.checks import check_writable
 from implicit_adam.cli.arguments import integers, require
 from implicit_adam.cli.report import Done, report
 from implicit_adam.datasets import CIFAR
-from implicit_adam.experiments.cifar_runs import CifarConfig
 from implicit_adam.experiments.claims import Item, named_arrays
-from implicit_adam.experiments.network_runs import NetworkConfig
 from implicit_adam.experiments.reproduce import ITEMS, on_cifar
+from implicit_adam.experiments.training.cifar_runs import CifarConfig
+from implicit_adam.experiments.training.network_runs import NetworkConfig
 from implicit_adam.networks import MODELS
 from implicit_adam.networks.normalisation import NORMALISATIONS
 from implicit_adam.networks.select import ACTIVATIONS, DTYPES

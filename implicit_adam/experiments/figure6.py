@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from implicit_adam.experiments.cifar_runs import CifarConfig
 from implicit_adam.experiments.claims import Advance, Claim, Item, decided
 from implicit_adam.experiments.figures45 import CAVEAT, QUICK
-from implicit_adam.experiments.network_runs import NetworkConfig, NetworkRuns
+from implicit_adam.experiments.training.cifar_runs import CifarConfig
+from implicit_adam.experiments.training.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.experiments.trends import in_words, judged, trend
 from implicit_adam.regimes import REGIMES
 

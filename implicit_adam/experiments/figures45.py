@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from implicit_adam.experiments.cifar_runs import CifarConfig
 from implicit_adam.experiments.claims import Advance, Claim, Item
-from implicit_adam.experiments.network_runs import NetworkConfig, NetworkRuns
+from implicit_adam.experiments.training.cifar_runs import CifarConfig
+from implicit_adam.experiments.training.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.experiments.trends import in_words, judged, trend
 from implicit_adam.regimes import REGIMES
 

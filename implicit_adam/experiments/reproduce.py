@@ -4,17 +4,17 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 
 from implicit_adam.experiments.along_a_run import ALONG
-from implicit_adam.experiments.cifar_runs import CifarConfig
 from implicit_adam.experiments.claims import Item
 from implicit_adam.experiments.figure1 import FIGURE1
 from implicit_adam.experiments.figure6 import FIGURE6
 from implicit_adam.experiments.figures45 import FIGURE4, FIGURE5
 from implicit_adam.experiments.modified_equations import EXAMPLE21, GD, MOMENTUM, SGD
-from implicit_adam.experiments.network_runs import NetworkConfig
 from implicit_adam.experiments.reach import REACH
 from implicit_adam.experiments.table1 import TABLE1
 from implicit_adam.experiments.theorem import THEOREM
 from implicit_adam.experiments.three_regimes import THREE_REGIMES
+from implicit_adam.experiments.training.cifar_runs import CifarConfig
+from implicit_adam.experiments.training.network_runs import NetworkConfig
 from implicit_adam.experiments.valley import FIGURE2, FIGURE3
 
 ITEMS: dict[str, Item] = {

@@ -12,8 +12,8 @@ import numpy as np
 
 from implicit_adam.checks import check_count, check_rule
 from implicit_adam.datasets import ImageData, channel_statistics
-from implicit_adam.experiments.epoch import Setup, epoch_step, names, start, tested
-from implicit_adam.experiments.resumable import Logs, described, resumable
+from implicit_adam.experiments.training.epoch import Setup, epoch_step, names, start, tested
+from implicit_adam.experiments.training.resumable import Logs, described, resumable
 from implicit_adam.networks import choices, network
 from implicit_adam.networks.base import PARAMETER_DTYPE
 from implicit_adam.networks.passes import Examples

@@ -11,8 +11,8 @@ import numpy as np
 
 from implicit_adam.datasets import ImageData, cifar
 from implicit_adam.experiments.claims import Advance
-from implicit_adam.experiments.full_batch import Callback, FullBatchConfig, checked_setup, run
-from implicit_adam.experiments.network_runs import NetworkRuns
+from implicit_adam.experiments.training.full_batch import Callback, FullBatchConfig, checked_setup, run
+from implicit_adam.experiments.training.network_runs import NetworkRuns
 from implicit_adam.regimes import regime_of_losses
 from implicit_adam.rules import Adam
 

@@ -1,0 +1,36 @@
+"""What the pictures of the paper share: panels in the package's look, and short names."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from implicit_adam.plotting.style import STYLE
+
+Picture = Callable[[Any, Any], Any]
+NORM = r"$\|\nabla E\|_{1,\varepsilon}$"
+
+
+def styled(picture: Picture) -> Picture:
+    """In the package's look from the first text to the last."""
+
+    @functools.wraps(picture)
+    def drawn(config: Any, found: Any) -> Any:
+        import matplotlib as mpl
+
+        with mpl.rc_context(STYLE):
+            return picture(config, found)
+
+    return drawn
+
+
+def panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+    """A Figure and its Axes (rows, columns)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def short(name: str) -> str:
+    """The letter of a hyperparameter."""
+    return {"h": "$h$", "beta": r"$\beta$", "rho": r"$\rho$"}[name]

@@ -1,0 +1,103 @@
+"""Pictures of training: the bias along a run, the three regimes, Figures 4 to 6."""
+
+from typing import Any
+
+import numpy as np
+
+from implicit_adam.experiments.along_a_run import Along, AlongConfig
+from implicit_adam.experiments.figure6 import Figure6, Figure6Config, smoothed
+from implicit_adam.experiments.figures45 import TrendConfig, Trends, stable
+from implicit_adam.experiments.three_regimes import CAUSES, RegimesConfig, ThreeRegimes
+from implicit_adam.plotting.curves import plot_curves, plot_parts, plot_trend
+from implicit_adam.plotting.panels import NORM, panels, short, styled
+from implicit_adam.plotting.style import COLOURS, shades, symbol
+from implicit_adam.regimes import REGIMES
+
+
+@styled
+def along(_: AlongConfig, found: Along) -> Any:
+    """The parts of the field; the sign of the bias; where eps stands."""
+    figure, ((parts, signs, loss),) = panels(1, 3, 3.6, 3.0)
+    later = found.n > 0
+    plot_parts(
+        found.n[later],
+        {
+            "memory": found.memory[later],
+            "discreteness": found.discreteness[later],
+            "transient": found.transient[later],
+        },
+        parts,
+    )
+    parts.set_ylabel("norm, in units of the leading part")
+    signs.plot(found.n, found.alignment, color=COLOURS[0], label=r"cosine of bias and $\nabla$" + NORM)
+    signs.plot(found.n, found.negative, color=COLOURS[1], label="share of negative braces")
+    signs.plot(found.n, found.eps_small, color=COLOURS[2], label=r"share of $g_j^2 > 100\,\varepsilon$")
+    signs.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    signs.set(xlabel="step $n$", ylim=(-1.05, 1.05))
+    signs.legend()
+    loss.semilogy(found.n, found.loss, color=COLOURS[1])
+    loss.set(xlabel="step $n$", ylabel="loss $E$")
+    return figure
+
+
+@styled
+def regimes(config: RegimesConfig, found: ThreeRegimes) -> Any:
+    """The losses of one seed, a panel for each regime."""
+    figure, (row,) = panels(1, len(REGIMES), 3.2, 2.8)
+    for ax, cause, pairs, losses in zip(row, CAUSES, config.pairs, found.loss, strict=True):
+        for (beta, rho), curve, colour in zip(pairs, losses[:, 0], shades(len(pairs)), strict=True):
+            ax.semilogy(curve, color=colour, linewidth=0.9, label=rf"$\beta = {beta:g}$, $\rho = {rho:g}$")
+        title = cause.replace("beta", r"$\beta$").replace("rho", r"$\rho$")
+        ax.set(xlabel="step $n$", title=title)
+        ax.legend()
+    row[0].set_ylabel("loss $E$")
+    return figure
+
+
+@styled
+def trends(config: TrendConfig, found: Trends) -> Any:
+    """The height of the hills and the best accuracy against the hyperparameter."""
+    figure, ((heights, accuracies),) = panels(1, 2, 3.6, 3.0)
+    kept = stable(found)
+    plot_trend(found.values, found.height, kept, heights)
+    plot_trend(found.values, 100 * found.accuracy, kept, accuracies)
+    heights.set(xlabel=symbol(config.varied), ylabel=f"{NORM} at its peak")
+    accuracies.set(xlabel=symbol(config.varied), ylabel="best test accuracy (%)")
+    fixed, value = (
+        ("beta", config.network.beta[0]) if config.varied == "rho" else ("rho", config.network.rho[0])
+    )
+    figure.suptitle(
+        f"{short(fixed)} = {value:g}, {len(config.network.seeds)} seeds (grey); hollow: not stable"
+    )
+    return figure
+
+
+@styled
+def figure6(config: Figure6Config, found: Figure6) -> Any:
+    """The norm over the epochs, averaged as the claims read it."""
+    figure, ((left, right),) = panels(1, 2, 3.9, 3.2)
+    shown = (
+        (
+            left,
+            found.left,
+            found.left.norm[:, 0],
+            "beta",
+            found.left.beta,
+            rf"$\rho = {found.left.rho[0]:g}$",
+        ),
+        (
+            right,
+            found.right,
+            found.right.norm[0],
+            "rho",
+            found.right.rho,
+            rf"$\beta = {found.right.beta[0]:g}$",
+        ),
+    )
+    for ax, _, curves, name, values, title in shown:
+        smooth = smoothed(curves, config.smoothing)
+        epochs = np.arange(smooth.shape[-1]) + 1 + (curves.shape[-1] - smooth.shape[-1]) / 2
+        labelled = {f"{short(name)} = {value:g}": curve for value, curve in zip(values, smooth, strict=True)}
+        plot_curves(epochs, labelled, ax)
+        ax.set(xlabel="epoch", ylabel=NORM, title=title, yscale="log", xscale="log")
+    return figure
