@@ -33,8 +33,9 @@ def along(_: AlongConfig, found: Along) -> Any:
     signs.plot(found.n, found.negative, color=COLOURS[1], label="share of negative braces")
     signs.plot(found.n, found.eps_small, color=COLOURS[2], label=r"share of $g_j^2 > 100\,\varepsilon$")
     signs.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    signs.set(xlabel="step $n$", ylim=(-1.05, 1.05))
-    signs.legend()
+    # Room for the legend above what shares and cosines can be.
+    signs.set(xlabel="step $n$", ylim=(-1.05, 1.75), yticks=(-1, -0.5, 0, 0.5, 1))
+    signs.legend(loc="upper right")
     loss.semilogy(found.n, found.loss, color=COLOURS[1])
     loss.set(xlabel="step $n$", ylabel="loss $E$")
     return figure
