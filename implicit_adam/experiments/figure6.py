@@ -8,6 +8,7 @@ import numpy as np
 
 from implicit_adam.experiments.claims import Advance, Claim, Item, decided
 from implicit_adam.experiments.figures45 import CAVEAT, QUICK
+from implicit_adam.experiments.hills import has_hill, height, smoothed
 from implicit_adam.experiments.training.cifar_runs import CifarConfig
 from implicit_adam.experiments.training.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.experiments.trends import in_words, judged, trend
@@ -27,7 +28,6 @@ class Figure6Config:
     smoothing: float = 0.01
     # By how much a curve must rise and fall to have a hill.
     hill: float = 0.1
-    initial: float = 0.1
     alpha: float = 0.05
 
 
@@ -42,21 +42,6 @@ def run(config: Figure6Config, advance: Advance) -> Figure6:
     """Both panels, one after the other."""
     left = config.left.trained(lambda share: advance(share / 2))
     return Figure6(left, config.right.trained(lambda share: advance((1 + share) / 2)))
-
-
-def smoothed(curves: np.ndarray, share: float) -> np.ndarray:
-    """Running means along the last axis over this share of it."""
-    width = max(1, int(share * curves.shape[-1]))
-    total = np.cumsum(np.concatenate([np.zeros((*curves.shape[:-1], 1)), curves], axis=-1), axis=-1)
-    return (total[..., width:] - total[..., :-width]) / width
-
-
-def has_hill(curve: np.ndarray, by: float) -> bool:
-    """Whether a curve falls, then rises, then falls again, each time by at least this share."""
-    lowest = np.minimum.accumulate(curve)
-    top = int(np.argmax(curve / lowest))
-    fell = curve[0] > (1 + by) * lowest[top]
-    return bool(fell and curve[top] > (1 + by) * lowest[top] and curve[top] > (1 + by) * curve[top:].min())
 
 
 def claims(config: Figure6Config, found: Figure6) -> tuple[Claim, ...]:
@@ -108,15 +93,15 @@ def _ordered(beta: np.ndarray, means: np.ndarray) -> Claim:
 def _heights(
     config: Figure6Config, name: str, values: np.ndarray, curves: np.ndarray, kept: np.ndarray, sign: int
 ) -> Claim:
-    heights = curves[..., int(config.initial * curves.shape[-1]) :].max(axis=-1)
+    heights = height(smoothed(curves, config.smoothing))
     result = trend(heights[kept].T)
     means = ", ".join(f"{mean:.4g}" for mean in heights.mean(axis=1))
     left_out = ", ".join(f"{value:g}" for value in values[~kept]) or "none"
     return Claim(
         f"Figure 6, {'left' if name == 'beta' else 'right'}",
         f"The hills are higher with {'smaller beta' if name == 'beta' else 'larger rho'}.",
-        f"the rank correlation of the largest norm after the first {config.initial:.0%} of the epochs with "
-        f"{name} has this sign with p < {config.alpha:g} (as in Figures 4 and 5)",
+        f"the rank correlation with {name} of the norm at the top of its hill has this sign with p < "
+        f"{config.alpha:g} (as in Figures 4 and 5)",
         f"{in_words(result)}; means over the seeds {means} for {name} = "
         f"{', '.join(f'{value:g}' for value in values)}; unstable and left out: {left_out}",
         judged(result, sign, config.alpha),

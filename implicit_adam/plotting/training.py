@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from implicit_adam.experiments.along_a_run import Along, AlongConfig
-from implicit_adam.experiments.figure6 import Figure6, Figure6Config, smoothed
+from implicit_adam.experiments.figure6 import Figure6, Figure6Config
 from implicit_adam.experiments.figures45 import TrendConfig, Trends, stable
+from implicit_adam.experiments.hills import smoothed
 from implicit_adam.experiments.three_regimes import CAUSES, RegimesConfig, ThreeRegimes
 from implicit_adam.plotting.curves import plot_curves, plot_parts, plot_trend
 from implicit_adam.plotting.panels import NORM, panels, short, styled
@@ -62,7 +63,7 @@ def trends(config: TrendConfig, found: Trends) -> Any:
     kept = stable(found)
     plot_trend(found.values, found.height, kept, heights)
     plot_trend(found.values, 100 * found.accuracy, kept, accuracies)
-    heights.set(xlabel=symbol(config.varied), ylabel=f"{NORM} at its peak")
+    heights.set(xlabel=symbol(config.varied), ylabel=f"{NORM} at the top of its hill")
     accuracies.set(xlabel=symbol(config.varied), ylabel="best test accuracy (%)")
     fixed, value = (
         ("beta", config.network.beta[0]) if config.varied == "rho" else ("rho", config.network.rho[0])
