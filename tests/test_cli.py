@@ -191,7 +191,8 @@ def test_a_shuffled_schedule_is_another_run_and_means_nothing_to_one_loss(tmp_pa
     ]
     errors = []
     for schedule in ([], ["--schedule", "shuffled"]):
-        assert verify(tmp_path, *options, *schedule) == 0
+        # So few steps need not settle a slope (3).
+        assert verify(tmp_path, *options, *schedule) in (0, 3)
         case = json.loads((tmp_path / "out/verify.json").read_text())["cases"][0]
         errors.append(case["orders"]["1"]["error"])
     assert errors[0] != errors[1]
