@@ -57,7 +57,7 @@ def report(done: Mapping[str, Done], command: str) -> str:
         "",
         "Each verdict is computed from the stated criterion: *held*, *did not hold*, or *not decided here*, "
         "where the data do not say. All settings are listed with their item, those of the networks fixed "
-        "before their first run but for two that are named there; the arrays are in npz files beside it.",
+        "before their first run but for one, which is named there; the arrays are in npz files beside it.",
         "",
         f"{len(claims)} claims: {counts}.",
         "",

@@ -25,7 +25,7 @@ class Figure6Config:
     left: NetworkConfig | CifarConfig = _LEFT
     right: NetworkConfig | CifarConfig = _RIGHT
     # Curves are averaged over this share of the epochs before their shape is read.
-    smoothing: float = 0.002
+    smoothing: float = 0.01
     # By how much a curve must rise and fall to have a hill.
     hill: float = 0.1
     alpha: float = 0.05
@@ -68,7 +68,7 @@ def _hills(config: Figure6Config, panels: list[np.ndarray]) -> Claim:
     return Claim(
         "Figure 6",
         "The norm decreases, then rises again, and then decreases further.",
-        f"at least three quarters of the stable curves, averaged over {config.smoothing:.1%} of the epochs, "
+        f"at least three quarters of the stable curves, averaged over {config.smoothing:.0%} of the epochs, "
         f"do so by {config.hill:.0%} each time (at most one quarter: it did not hold)",
         f"{share:.0%} of {len(curves)} curves",
         decided(held=share >= 0.75, refuted=share <= 0.25),
