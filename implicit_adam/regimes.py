@@ -90,7 +90,7 @@ def regimes(rule: Adam | RMSProp, loss: Loss, params: Params) -> Regimes:
     _, products = training.objective.linearize(theta)
     (norm_gradient,) = products(F[None])
     # The bias is (h/2) brace * grad of the norm; h/2 does not turn it.
-    alignment = _cosine(brace * norm_gradient, norm_gradient)
+    alignment = cosine(brace * norm_gradient, norm_gradient)
 
     ratio = g**2 / rule.eps if rule.eps_in_sqrt else jnp.abs(g) / rule.eps
     is_small, is_large = ratio > FACTOR, ratio < 1 / FACTOR
@@ -140,7 +140,8 @@ def regime_of_losses(E: Float[Array, " saves"]) -> TrainingRegime:
     return TrainingRegime(regime, rise, E)
 
 
-def _cosine(x: Vector, y: Vector) -> Scalar:
+def cosine(x: Vector, y: Vector) -> Scalar:
+    """Of the angle between two vectors."""
     return x @ y / (jnp.linalg.norm(x) * jnp.linalg.norm(y))
 
 

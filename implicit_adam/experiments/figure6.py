@@ -7,12 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from implicit_adam.experiments.claims import Advance, Claim, Item, decided
-from implicit_adam.experiments.figures45 import CAVEAT, QUICK
+from implicit_adam.experiments.figures45 import CAVEAT, QUICK, stable
 from implicit_adam.experiments.hills import has_hill, height, smoothed
 from implicit_adam.experiments.training.cifar_runs import CifarConfig
 from implicit_adam.experiments.training.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.experiments.trends import in_words, judged, trend
-from implicit_adam.regimes import REGIMES
 
 _LEFT = NetworkConfig(beta=(0.9, 0.95, 0.97, 0.99), rho=(0.999,), blocks=3, seeds=(0, 1, 2))
 _RIGHT = NetworkConfig(beta=(0.97,), rho=(0.97, 0.98, 0.99, 0.999), blocks=3, seeds=(0, 1, 2))
@@ -47,19 +46,15 @@ def run(config: Figure6Config, advance: Advance) -> Figure6:
 def claims(config: Figure6Config, found: Figure6) -> tuple[Claim, ...]:
     """The four things the paper reads off its curves."""
     beta_curves, rho_curves = found.left.norm[:, 0], found.right.norm[0]
-    kept = [_stable(found.left.regime[:, 0]), _stable(found.right.regime[0])]
+    kept = [stable(found.left.regime[:, 0]), stable(found.right.regime[0])]
     smooth = [smoothed(curves, config.smoothing) for curves in (beta_curves, rho_curves)]
     return (
-        _hills(config, [curves[stable] for curves, stable in zip(smooth, kept, strict=True)]),
+        _hills(config, [curves[chosen] for curves, chosen in zip(smooth, kept, strict=True)]),
         _ordered(found.left.beta[kept[0]], smooth[0][kept[0]].mean(axis=1)),
         _heights(config, "beta", found.left.beta, beta_curves, kept[0], -1),
         _heights(config, "rho", found.right.rho, rho_curves, kept[1], 1),
         _bounded(config, found),
     )
-
-
-def _stable(regime: np.ndarray) -> np.ndarray:
-    return (regime == REGIMES.index("stable oscillation")).all(axis=-1)
 
 
 def _hills(config: Figure6Config, panels: list[np.ndarray]) -> Claim:

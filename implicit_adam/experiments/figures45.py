@@ -67,15 +67,15 @@ def summary(config: TrendConfig, runs: NetworkRuns) -> Trends:
     )
 
 
-def stable(found: Trends) -> np.ndarray:
-    """(values,): whether every seed stays in the stable oscillation regime."""
-    return (found.regime == REGIMES.index("stable oscillation")).all(axis=1)
+def stable(regime: np.ndarray) -> np.ndarray:
+    """(values, seeds) -> (values,): whether every seed stays in the stable oscillation regime."""
+    return (regime == REGIMES.index("stable oscillation")).all(axis=1)
 
 
 def claims(config: TrendConfig, found: Trends) -> tuple[Claim, ...]:
     """The two panels of the figure."""
     figure = {"rho": "Figure 4", "beta": "Figure 5"}[config.varied]
-    kept = stable(found)
+    kept = stable(found.regime)
     excluded = ", ".join(f"{value:g}" for value in found.values[~kept]) or "none"
     words = {1: "increase", -1: "decrease"}
     criterion = (

@@ -16,6 +16,7 @@ import numpy as np
 from implicit_adam.experiments.claims import Advance, Claim, Item, decided
 from implicit_adam.experiments.random_losses import Data, random_data, random_loss
 from implicit_adam.observables import bias
+from implicit_adam.regimes import cosine
 from implicit_adam.rules import Adam
 from implicit_adam.types import Scalar, Vector
 
@@ -85,7 +86,7 @@ def _one(
     # Eq. (5), and the display after (7) with the factor h that it lacks.
     expected = config.h / 2 * ((cb - cr) * one if small else cb * two / jnp.sqrt(eps))
     error = jnp.linalg.norm(b - expected) / jnp.linalg.norm(expected)
-    return _cosine(b, one), _cosine(b, two), error
+    return cosine(b, one), cosine(b, two), error
 
 
 def _loss(data: Data, theta: Vector) -> Scalar:
@@ -94,10 +95,6 @@ def _loss(data: Data, theta: Vector) -> Scalar:
 
 def _product(E, theta: Vector, v: Vector) -> Vector:
     return jax.jvp(jax.grad(E), (theta,), (v,))[1]
-
-
-def _cosine(x: Vector, y: Vector) -> Scalar:
-    return x @ y / (jnp.linalg.norm(x) * jnp.linalg.norm(y))
 
 
 def claims(config: Table1Config, found: Table1) -> tuple[Claim, ...]:

@@ -60,7 +60,7 @@ def regimes(config: RegimesConfig, found: ThreeRegimes) -> Any:
 def trends(config: TrendConfig, found: Trends) -> Any:
     """The height of the hills and the best accuracy against the hyperparameter."""
     figure, ((heights, accuracies),) = panels(1, 2, 3.6, 3.0)
-    kept = stable(found)
+    kept = stable(found.regime)
     plot_trend(found.values, found.height, kept, heights)
     plot_trend(found.values, 100 * found.accuracy, kept, accuracies)
     heights.set(xlabel=symbol(config.varied), ylabel=f"{NORM} at the top of its hill")
