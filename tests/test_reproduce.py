@@ -47,6 +47,21 @@ def test_a_report_counts_verdicts_and_keeps_bars_out_of_its_table():
     assert r"| a | \|g\| is small | **held** |" in text
 
 
+def test_a_report_lists_a_setting_once_unless_it_differs_between_the_parts_of_an_item():
+    claims = (Claim("a", "b", "c", "m", "held"), Claim("a", "d", "c", "m", "held"))
+    quick = ITEMS["figure6"].quick
+    section = report({"figure6": Done(ITEMS["figure6"], quick, claims, 1.0)}, "command").split("Settings: ")[
+        1
+    ]
+    assert "left beta 0.9, 0.97, 0.99; right beta 0.97;" in section
+    assert section.count("epochs 300") == section.count("seeds 0, 1;") == 1
+    text = report({"theorem": Done(ITEMS["theorem"], ITEMS["theorem"].config, claims, 1.0)}, "command")
+    assert "schedule cyclic; cyclic schedule cyclic; shuffled schedule shuffled" in text
+    assert "seed 0;" in text
+    assert "eps default;" in text
+    assert text.count("Criterion: c.") == text.count("Criterion: as before.") == 1
+
+
 @pytest.fixture(scope="module")
 def trained():
     config = NetworkConfig(

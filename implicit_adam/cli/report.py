@@ -57,7 +57,7 @@ def report(done: Mapping[str, Done], command: str) -> str:
         "",
         "Each verdict is computed from the stated criterion: *held*, *did not hold*, or *not decided here*, "
         "where the data do not say. All settings are listed with their item, those of the networks fixed "
-        "before their first run but for one, which is named there; the arrays are in npz files beside it.",
+        "before their first run but for two that are named there; the arrays are in npz files beside it.",
         "",
         f"{len(claims)} claims: {counts}.",
         "",
@@ -83,36 +83,53 @@ def _section(name: str, one: Done) -> Iterator[str]:
     yield ""
     yield f"![{one.item.title}]({name}.png)"
     yield ""
+    criterion = ""
     for claim in one.claims:
         yield f"* {claim.source}: {claim.statement} **{claim.verdict[0].upper()}{claim.verdict[1:]}.**"
         yield f"  * Measured: {claim.measured}."
-        yield f"  * Criterion: {claim.criterion}."
+        yield f"  * Criterion: {'as before' if claim.criterion == criterion else claim.criterion}."
+        criterion = claim.criterion
     if one.item.caveat:
         yield ""
         yield one.item.caveat
     yield ""
-    settings = "; ".join(f"{key} {value}" for key, value in _settings(one.config))
+    settings = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in _settings(one.config))
     yield f"Settings: {settings}. Arrays: `{name}.npz`. Took {one.seconds:.0f} s."
 
 
-def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _settings(config: Any) -> Iterator[tuple[str, str]]:
+    """Every field by its name, with where it stands in a nested config only if it differs between them."""
+    fields: dict[str, list[tuple[str, str]]] = {}
+    for place, name, value in _leaves(config):
+        fields.setdefault(name, []).append((place, _shown(value)))
+    for name, places in fields.items():
+        if len({value for _, value in places}) == 1:
+            yield name, places[0][1]
+        else:
+            yield from ((f"{place} {name}", value) for place, value in places)
+
+
+def _leaves(config: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            yield from _settings(value, f"{prefix}{field.name}.")
+            yield from _leaves(value, field.name.replace("_", " "))
         else:
-            yield f"{prefix}{field.name}", _shown(value)
+            yield place, field.name, value
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
+    if value is None:
+        return "default"
+    if value in ((), {}):
+        return "none"
     if isinstance(value, tuple) and len(value) > 12:
         return f"{_shown(value[0])} .. {_shown(value[-1])} ({len(value)} values)"
     if isinstance(value, tuple):
-        return ", ".join(_shown(part) for part in value) if value else "none"
-    if dataclasses.is_dataclass(value):
-        return "(" + "; ".join(f"{key} {shown}" for key, shown in _settings(value)) + ")"
+        nested = (f"({_shown(part)})" if isinstance(part, tuple) else _shown(part) for part in value)
+        return ", ".join(nested)
     return str(value)
 
 

@@ -28,27 +28,22 @@ from implicit_adam.plotting.paper import PICTURES
 
 REPRODUCE = """\
 Run the figures, the table and the claims of "On the Implicit Bias of Adam" again and say of each claim
-whether
-it held, did not hold, or is not decided here, by a stated criterion. Writes report.md and, for each item,
-NAME.npz (its arrays) and NAME.png. All items take under half an hour on two cores, --quick under three
-minutes:
-enough to see that everything runs, too little for the networks to show what they do."""
+whether it held, did not hold, or is not decided here, by a stated criterion. Writes report.md and, for each
+item, NAME.npz (its arrays) and NAME.png. All items take under half an hour on two cores, --quick under three
+minutes: enough to see that everything runs, too little for the networks to show what they do."""
 
 REPRODUCE_EXAMPLES = """\
 examples:
   implicit-adam reproduce
   implicit-adam reproduce --quick --out quick
   implicit-adam reproduce figure2 figure3 theorem
-  implicit-adam reproduce figure4 --dataset cifar10 --data-dir cifar-10-batches-bin --model resnet50 --seeds
-  0,1,2
+  implicit-adam reproduce figure4 --dataset cifar10 --data-dir cifar-10-batches-bin --seeds 0,1,2
 
 the paper's own setting, on a GPU:
   With --dataset, Figures 4 to 6 train a network on CIFAR in full batches, accumulated over micro-batches,
-  from the
-  official binary files. Each run is kept under OUT/runs and the same command goes on where it was stopped.
-  Normalisation is a choice: ghost (statistics of each micro-batch, as the paper's code), exact (of the
-  whole batch,
-  in one piece), frozen (measured at the start) or group.
+  from the official binary files. Each run is kept under OUT/runs and the same command goes on where it was
+  stopped. Normalisation is a choice: ghost (statistics of each micro-batch, as the paper's code), exact (of
+  the whole batch, in one piece), frozen (measured at the start) or group.
 
 items:
 {items}

@@ -23,8 +23,10 @@ class Figure6Config:
 
     left: NetworkConfig | CifarConfig = _LEFT
     right: NetworkConfig | CifarConfig = _RIGHT
-    # Curves are averaged over this share of the epochs before their shape is read.
+    # Curves are averaged over this share of the epochs before the top of their hill is looked for,
     smoothing: float = 0.01
+    # and over this one before their shape is read: the first fall of networks this quick is shorter.
+    fine: float = 0.002
     # By how much a curve must rise and fall to have a hill.
     hill: float = 0.1
     alpha: float = 0.05
@@ -45,28 +47,35 @@ def run(config: Figure6Config, advance: Advance) -> Figure6:
 
 def claims(config: Figure6Config, found: Figure6) -> tuple[Claim, ...]:
     """The four things the paper reads off its curves."""
-    beta_curves, rho_curves = found.left.norm[:, 0], found.right.norm[0]
-    kept = [stable(found.left.regime[:, 0]), stable(found.right.regime[0])]
-    smooth = [smoothed(curves, config.smoothing) for curves in (beta_curves, rho_curves)]
+    by_beta, by_rho = found.left.norm[:, 0], found.right.norm[0]
+    beta_kept, rho_kept = stable(found.left.regime[:, 0]), stable(found.right.regime[0])
+    kept = np.concatenate(
+        [panel.reshape(-1, panel.shape[-1]) for panel in (by_beta[beta_kept], by_rho[rho_kept])]
+    )
+    means = smoothed(by_beta[beta_kept], config.smoothing).mean(axis=1)
     return (
-        _hills(config, [curves[chosen] for curves, chosen in zip(smooth, kept, strict=True)]),
-        _ordered(found.left.beta[kept[0]], smooth[0][kept[0]].mean(axis=1)),
-        _heights(config, "beta", found.left.beta, beta_curves, kept[0], -1),
-        _heights(config, "rho", found.right.rho, rho_curves, kept[1], 1),
+        _hills(config, kept),
+        _ordered(found.left.beta[beta_kept], means),
+        _heights(config, "beta", found.left.beta, by_beta, beta_kept, -1),
+        _heights(config, "rho", found.right.rho, by_rho, rho_kept, 1),
         _bounded(config, found),
     )
 
 
-def _hills(config: Figure6Config, panels: list[np.ndarray]) -> Claim:
-    curves = [curve for panel in panels for value in panel for curve in value]
-    share = float(np.mean([has_hill(curve, config.hill) for curve in curves])) if curves else np.nan
+def _hills(config: Figure6Config, curves: np.ndarray) -> Claim:
+    def share(smoothing: float) -> float:
+        hills = [has_hill(curve, config.hill) for curve in smoothed(curves, smoothing)]
+        return float(np.mean(hills)) if hills else np.nan
+
+    fine, coarse = share(config.fine), share(config.smoothing)
     return Claim(
         "Figure 6",
         "The norm decreases, then rises again, and then decreases further.",
-        f"at least three quarters of the stable curves, averaged over {config.smoothing:.0%} of the epochs, "
-        f"do so by {config.hill:.0%} each time (at most one quarter: it did not hold)",
-        f"{share:.0%} of {len(curves)} curves",
-        decided(held=share >= 0.75, refuted=share <= 0.25),
+        f"at least three quarters of the stable curves, averaged over {config.fine:.1%} of the epochs, do so "
+        f"by {config.hill:.0%} each time (at most one quarter: it did not hold)",
+        f"{fine:.0%} of {len(curves)} curves; "
+        f"averaged over {config.smoothing:.0%} of the epochs, {coarse:.0%}",
+        decided(held=fine >= 0.75, refuted=fine <= 0.25),
     )
 
 
@@ -105,7 +114,7 @@ def _heights(
 
 def _bounded(config: Figure6Config, found: Figure6) -> Claim:
     floors = [
-        float(runs.norm.min()) / (int(runs.p) * network.eps**0.5)
+        float(np.nanmin(runs.norm)) / (int(runs.p) * network.eps**0.5)
         for runs, network in ((found.left, config.left), (found.right, config.right))
     ]
     # In float32 the sum of p equal terms is rounded.
@@ -113,7 +122,7 @@ def _bounded(config: Figure6Config, found: Figure6) -> Claim:
     return Claim(
         "section 5",
         "The perturbed one-norm is bounded from below by p sqrt(eps).",
-        "the smallest value in any run is at least p sqrt(eps), up to float32 rounding (1e-5)",
+        "the smallest finite value in any run is at least p sqrt(eps), up to float32 rounding (1e-5)",
         f"smallest value {least:.6f} p sqrt(eps)",
         decided(held=least >= 1 - 1e-5, refuted=least < 1 - 1e-5),
     )

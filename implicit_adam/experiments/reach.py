@@ -192,7 +192,7 @@ def _reaches_further(config: ReachConfig, setting: str, largest: np.ndarray) -> 
 
 
 def _from(h: float, accuracy: float) -> str:
-    return f"{accuracy:.1%} never" if np.isnan(h) else f"{accuracy:.1%} from h = {h:.2g}"
+    return f"{100 * accuracy:g}% {'never' if np.isnan(h) else f'from h = {h:.2g}'}"
 
 
 REACH = Item(

@@ -8,8 +8,9 @@ from implicit_adam.experiments.claims import Item
 from implicit_adam.experiments.figure1 import FIGURE1
 from implicit_adam.experiments.figure6 import FIGURE6
 from implicit_adam.experiments.figures45 import FIGURE4, FIGURE5
-from implicit_adam.experiments.modified_equations import EXAMPLE21, GD, MOMENTUM, SGD
 from implicit_adam.experiments.reach import REACH
+from implicit_adam.experiments.shuffles import SGD
+from implicit_adam.experiments.special_cases import EXAMPLE21, GD, MOMENTUM
 from implicit_adam.experiments.table1 import TABLE1
 from implicit_adam.experiments.theorem import THEOREM
 from implicit_adam.experiments.three_regimes import THREE_REGIMES

@@ -33,6 +33,10 @@ class Varied:
     sign: int
     statement: str
 
+    def __str__(self) -> str:
+        fixed = ", ".join(f"{name} {value:g}" for name, value in self.fixed)
+        return f"({self.name} {', '.join(f'{value:g}' for value in self.values)} at {fixed})"
+
     def rule(self, value: float, *, eps_in_sqrt: bool = True) -> Adam:
         given = dict(self.fixed) | {self.name: value}
         # The same smallest denominator wherever eps stands.
@@ -57,13 +61,14 @@ class ValleyConfig:
 class Family(NamedTuple):
     """Trajectories (values, points, 2), and theta_1 + theta_2 where they pass the levels, (values, levels).
 
-    The flow's is NaN beyond its range. `met` is where Adam first meets the hyperbola, (values, 2), and
-    `met_outside` the same with eps outside the root.
+    Those of the corrected flow are NaN beyond its range. `met` is where Adam first meets the hyperbola,
+    (values, 2), and `met_outside` the same with eps outside the root.
     """
 
     values: np.ndarray
     levels: np.ndarray
     adam: np.ndarray
+    flow: np.ndarray
     met: np.ndarray
     met_outside: np.ndarray
     adam_sum: np.ndarray
@@ -94,16 +99,23 @@ def _one(config: ValleyConfig, varied: Varied, value: float) -> Sequence[np.ndar
         np.asarray(flow(rule, problem.loss, problem.params, steps, order=order).params) for order in (0, 1)
     )
     kept = np.round(np.linspace(0, steps, config.points)).astype(int)
-    paths = (adam, corrected[_within(config, rule, corrected)], plain)
+    valid = _down(corrected) & _within(config, rule, corrected)
+    followed = np.where(valid[:, None], corrected, np.nan)
+    paths = (adam[_down(adam)], corrected[valid], plain[_down(plain)])
     sums = [_sums(points, np.asarray(config.levels)) for points in paths]
-    return [adam[kept], _meets(adam), _meets(other), *sums]
+    return [adam[kept], followed[kept], _meets(adam), _meets(other), *sums]
 
 
 def _within(config: ValleyConfig, rule: Adam, points: np.ndarray) -> np.ndarray:
     """Up to where the first correction outgrows its share of the leading field."""
     loss = bilinear().loss
     share = jax.jit(jax.vmap(lambda theta: regimes(rule, loss, theta).validity))(points)
-    return ~np.logical_or.accumulate(~(np.asarray(share) < config.validity))
+    return np.logical_and.accumulate(np.asarray(share) < config.validity)
+
+
+def _down(points: np.ndarray) -> np.ndarray:
+    """Up to where the level first rises."""
+    return np.logical_and.accumulate(np.diff(_level(points), prepend=np.inf) < 0)
 
 
 def _level(points: np.ndarray) -> np.ndarray:
@@ -111,12 +123,12 @@ def _level(points: np.ndarray) -> np.ndarray:
 
 
 def _sums(points: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """theta_1 + theta_2 where a path on its way down passes the levels, NaN for those it does not reach."""
+    """theta_1 + theta_2 where a path that only goes down passes the levels, NaN for those it does not
+    reach.
+    """
     level = _level(points)
-    rises = np.flatnonzero(np.diff(level) >= 0)
-    down = slice(0, rises[0] + 1 if len(rises) else len(points))
-    sums = np.interp(levels, level[down][::-1], points[down].sum(axis=1)[::-1])
-    return np.where(levels >= level[down][-1], sums, np.nan)
+    sums = np.interp(levels, level[::-1], points.sum(axis=1)[::-1])
+    return np.where(levels >= level[-1], sums, np.nan)
 
 
 def _meets(points: np.ndarray) -> np.ndarray:

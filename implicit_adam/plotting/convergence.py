@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from implicit_adam.convergence import Convergence
-from implicit_adam.plotting.style import COLOURS, MARKERS, STYLE, new_axes
+from implicit_adam.plotting.style import COLOURS, MARKERS, STYLE, greek, log_ticks, new_axes
 
 NAMES = {0: "plain flow", 1: "corrected flow"}
 
@@ -37,7 +37,7 @@ def plot_convergence(study: Convergence, ax: Any = None, *, title: str = "") -> 
             )
     ax.set(title=title, xlabel=r"step size $h$")
     ax.set_ylabel(r"$\sup_n \|\tilde\theta(nh) - \theta^{(n)}\|$")
-    ax.xaxis.set_minor_formatter("")
+    log_ticks(ax)
     if alone:
         ax.legend()
     return ax.figure
@@ -56,7 +56,7 @@ def plot_studies(studies: dict[str, dict[str, Convergence]]) -> Any:
             for ax in panels[len(by_name) :]:
                 ax.set_visible(False)
             for ax, (name, study) in zip(panels, by_name.items(), strict=False):
-                plot_convergence(study, ax, title=f"{row}: {name}")
+                plot_convergence(study, ax, title=greek(f"{row}: {name}"))
             for ax in panels[1:]:
                 ax.set_ylabel("")
         handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -23,7 +23,9 @@ def plot_curves(x: np.ndarray, curves: Mapping[str, np.ndarray], ax: Any = None)
 
 
 def plot_trend(values: np.ndarray, measured: np.ndarray, kept: np.ndarray, ax: Any = None) -> Any:
-    """Measurements (values, seeds) against equally spaced values: seeds and mean, hollow if not kept."""
+    """Measurements (values, seeds) against equally spaced values: mean and, grey, every seed; hollow if not
+    kept.
+    """
     ax = new_axes() if ax is None else ax
     place = np.arange(len(values))
     mean = measured.mean(axis=1)
@@ -39,7 +41,7 @@ def plot_trend(values: np.ndarray, measured: np.ndarray, kept: np.ndarray, ax: A
         zorder=3,
     )
     for seed in measured.T:
-        ax.plot(place, seed, ".", color="0.55", markersize=4, zorder=1)
+        ax.plot(place, seed, ".-", color="0.7", markersize=4, linewidth=0.6, zorder=1)
     ax.set_xticks(place, labels=[f"{value:g}" for value in values])
     return ax.figure
 

@@ -25,13 +25,12 @@ def plot_level_sets(
 def plot_path(
     points: np.ndarray, ax: Any = None, *, label: str = "", colour: Any = None, dashed: bool = False
 ) -> Any:
-    """A trajectory (points, 2): the optimizer as a line, a flow dashed on top of it."""
+    """A trajectory (points, 2): the optimizer as a line, a flow dashed on top of it, black by default."""
     ax = new_axes() if ax is None else ax
-    look: dict[str, Any] = {"linewidth": 1.4, "zorder": 3}
+    look: dict[str, Any] = {"linewidth": 1.6, "zorder": 3, "color": colour}
     if dashed:
-        # A dark outline keeps the dashes visible on a line of the same colour.
-        look = {"linewidth": 1.0, "linestyle": (0, (4, 3)), "zorder": 4}
-    ax.plot(points[:, 0], points[:, 1], color=colour, label=label or None, **look)
+        look = {"linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 4, "color": colour or "k"}
+    ax.plot(points[:, 0], points[:, 1], label=label or None, **look)
     return ax.figure
 
 

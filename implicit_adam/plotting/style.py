@@ -1,5 +1,6 @@
 """One look for all pictures: colours that colour-blind readers tell apart, the paper's symbols as labels."""
 
+import re
 from typing import Any
 
 # Okabe & Ito's colours, told apart by colour-blind readers, in the order of the flows' orders.
@@ -33,11 +34,28 @@ def symbol(name: str) -> str:
     return SYMBOLS.get(name, name.replace("_", " "))
 
 
+def greek(text: str) -> str:
+    """Words with the paper's letters for its hyperparameters."""
+    signs = {"beta": r"$\beta$", "rho": r"$\rho$", "eps": r"$\varepsilon$", ">=": r"$\geq$", ">": "$>$"}
+    return re.sub("|".join(rf"(?<!\w){sign}(?!\w)" for sign in signs), lambda m: signs[m[0]], text)
+
+
 def new_axes() -> Any:
     """Axes of a new Figure."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(4, 3.2), layout="constrained").subplots()
+
+
+def log_ticks(ax: Any) -> None:
+    """On a logarithmic x axis: a labelled tick at 1, 2 and 5 of every decade where there are few decades."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+
+    low, high = ax.get_xlim()
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    if high < 50 * low:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(9, 9)))
 
 
 def shades(count: int) -> list[Any]:

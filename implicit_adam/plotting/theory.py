@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from implicit_adam.experiments.figure1 import Figure1, Figure1Config
-from implicit_adam.experiments.modified_equations import CaseConfig, Orders
+from implicit_adam.experiments.modified_flows import Orders
 from implicit_adam.experiments.reach import Reach, ReachConfig
 from implicit_adam.experiments.table1 import CELLS, Table1, Table1Config
 from implicit_adam.experiments.theorem import Theorem, TheoremConfig, studies
@@ -13,7 +13,7 @@ from implicit_adam.experiments.valley import CROSS, Family, ValleyConfig
 from implicit_adam.plotting.convergence import flow_name, plot_studies
 from implicit_adam.plotting.panels import panels, short, styled
 from implicit_adam.plotting.plane import plot_level_sets, plot_path
-from implicit_adam.plotting.style import COLOURS, MARKERS, shades
+from implicit_adam.plotting.style import COLOURS, MARKERS, greek, log_ticks, shades
 
 
 @styled
@@ -51,7 +51,7 @@ def table1(config: Table1Config, found: Table1) -> Any:
             cosines.ravel(), y.ravel(), MARKERS[i], color=COLOURS[i], alpha=0.35, markersize=4, linewidth=0
         )
         ax.plot([], [], MARKERS[i], color=COLOURS[i], label=label)
-    ax.set_yticks(rows, labels=[_greek(cell) for cell in CELLS])
+    ax.set_yticks(rows, labels=[greek(cell) for cell in CELLS])
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
     ax.set(xlim=(-1.05, 1.05), xlabel=f"cosine with the bias, {config.losses} random losses")
     figure.legend(loc="outside upper center", ncols=2)
@@ -73,6 +73,7 @@ def valley(config: ValleyConfig, found: tuple[Family, ...]) -> Any:
         _level_sets(inset, low, high)
         for i, colour in enumerate(shades(len(family.values))):
             plot_path(family.adam[i], plane, label=f"{varied.values[i]:g}", colour=colour)
+            plot_path(family.flow[i], plane, dashed=True)
             plot_path(family.adam[i], inset, colour=colour)
             for sums, style in ((family.adam_sum, "-"), (family.flow_sum, "--")):
                 relative = 100 * (sums[i] / family.plain_sum[i] - 1)
@@ -107,7 +108,7 @@ def theorem(_: TheoremConfig, found: Theorem) -> Any:
 
 
 @styled
-def orders(_: CaseConfig, found: Orders) -> Any:
+def orders(_: Any, found: Orders) -> Any:
     """Errors of the modified and of the plain flow against h."""
     figure, ((ax,),) = panels(1, 1, 4.2, 3.2)
     for i, (name, errors, slopes) in enumerate(
@@ -117,13 +118,14 @@ def orders(_: CaseConfig, found: Orders) -> Any:
         )
     ):
         order = round(float(slopes[-1]))
-        ax.loglog(found.h, errors, MARKERS[i], color=COLOURS[i], label=f"{name}, slope {slopes[-1]:.2f}")
+        label = f"{name}, slope {slopes[-1]:.2f} (line: {order})"
+        ax.loglog(found.h, errors, MARKERS[i], color=COLOURS[i], label=label)
         ax.loglog(
             found.h, errors[-1] * (found.h / found.h[-1]) ** order, color=COLOURS[i], linewidth=1, alpha=0.6
         )
     ax.set(xlabel=r"step size $h$", ylabel="largest distance to the iterates")
-    ax.xaxis.set_minor_formatter("")
-    ax.legend(title="(lines: slopes in whole numbers)")
+    log_ticks(ax)
+    figure.legend(loc="outside upper center")
     return figure
 
 
@@ -140,6 +142,8 @@ def reach(config: ReachConfig, found: Reach) -> Any:
             ax.loglog(h, errors[-1], "x:", color="k", linewidth=1, label="unexpanded map of order 1")
             for accuracy in config.accuracies:
                 ax.axhline(accuracy, color="0.7", linewidth=0.8, zorder=0)
+                words = f"{100 * accuracy:g}%"
+                ax.text(h[0], accuracy, words, color="0.5", ha="right", va="bottom", fontsize=7, clip_on=True)
             shown = errors[np.isfinite(errors)]
             ax.set(ylim=(max(shown.min() / 2, 1e-7), min(2 * shown.max(), 10)), xlabel=r"step size $h$")
             ax.set_title(rf"{name}, $\varepsilon = {_scientific(eps)}$: $\beta = {beta:g}$, $\rho = {rho:g}$")
@@ -165,11 +169,3 @@ def _around(family: Family) -> tuple[tuple[float, float], tuple[float, float]]:
     met = family.met[np.isfinite(family.met).all(axis=1)]
     middle, half = (met.min(axis=0) + met.max(axis=0)) / 2, 0.75 * max(np.ptp(met, axis=0).max(), 0.02)
     return tuple(middle - half), tuple(middle + half)
-
-
-def _greek(text: str) -> str:
-    return (
-        text.replace("beta >= rho", r"$\beta\geq\rho$")
-        .replace("rho > beta", r"$\rho>\beta$")
-        .replace("eps", r"$\varepsilon$")
-    )

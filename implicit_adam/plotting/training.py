@@ -11,7 +11,7 @@ from implicit_adam.experiments.hills import smoothed
 from implicit_adam.experiments.three_regimes import CAUSES, RegimesConfig, ThreeRegimes
 from implicit_adam.plotting.curves import plot_curves, plot_parts, plot_trend
 from implicit_adam.plotting.panels import NORM, panels, short, styled
-from implicit_adam.plotting.style import COLOURS, shades, symbol
+from implicit_adam.plotting.style import COLOURS, greek, shades, symbol
 from implicit_adam.regimes import REGIMES
 
 
@@ -46,11 +46,10 @@ def along(_: AlongConfig, found: Along) -> Any:
 def regimes(config: RegimesConfig, found: ThreeRegimes) -> Any:
     """The losses of one seed, a panel for each regime."""
     figure, (row,) = panels(1, len(REGIMES), 3.2, 2.8)
-    for ax, cause, pairs, losses in zip(row, CAUSES, config.pairs, found.loss, strict=True):
+    for ax, name, cause, pairs, losses in zip(row, REGIMES, CAUSES, config.pairs, found.loss, strict=True):
         for (beta, rho), curve, colour in zip(pairs, losses[:, 0], shades(len(pairs)), strict=True):
             ax.semilogy(curve, color=colour, linewidth=0.9, label=rf"$\beta = {beta:g}$, $\rho = {rho:g}$")
-        title = cause.replace("beta", r"$\beta$").replace("rho", r"$\rho$")
-        ax.set(xlabel="step $n$", title=title)
+        ax.set(xlabel="step $n$", title=greek(f"expected: {name},\nas {cause}"))
         ax.legend()
     row[0].set_ylabel("loss $E$")
     return figure
@@ -76,30 +75,26 @@ def trends(config: TrendConfig, found: Trends) -> Any:
 
 @styled
 def figure6(config: Figure6Config, found: Figure6) -> Any:
-    """The norm over the epochs, averaged as the claims read it."""
+    """The norm over the epochs, averaged as its shape is read, and the floor below which it cannot fall."""
     figure, ((left, right),) = panels(1, 2, 3.9, 3.2)
-    shown = (
-        (
-            left,
-            found.left,
-            found.left.norm[:, 0],
-            "beta",
-            found.left.beta,
-            rf"$\rho = {found.left.rho[0]:g}$",
-        ),
-        (
-            right,
-            found.right,
-            found.right.norm[0],
-            "rho",
-            found.right.rho,
-            rf"$\beta = {found.right.beta[0]:g}$",
-        ),
-    )
-    for ax, _, curves, name, values, title in shown:
-        smooth = smoothed(curves, config.smoothing)
-        epochs = np.arange(smooth.shape[-1]) + 1 + (curves.shape[-1] - smooth.shape[-1]) / 2
-        labelled = {f"{short(name)} = {value:g}": curve for value, curve in zip(values, smooth, strict=True)}
-        plot_curves(epochs, labelled, ax)
-        ax.set(xlabel="epoch", ylabel=NORM, title=title, yscale="log", xscale="log")
+    by_beta, by_rho = found.left.norm[:, 0], found.right.norm[0]
+    fixed_rho, fixed_beta = found.left.rho[0], found.right.beta[0]
+    _norms(left, config, by_beta, "beta", found.left.beta, f"{short('rho')} = {fixed_rho:g}")
+    _norms(right, config, by_rho, "rho", found.right.rho, f"{short('beta')} = {fixed_beta:g}")
+    for ax, runs, network in ((left, found.left, config.left), (right, found.right, config.right)):
+        ax.axhline(int(runs.p) * network.eps**0.5, color="0.5", linestyle=":", linewidth=1, label=FLOOR)
+        ax.legend(loc="lower left")
     return figure
+
+
+FLOOR = r"$p\sqrt{\varepsilon}$"
+
+
+def _norms(
+    ax: Any, config: Figure6Config, norms: np.ndarray, name: str, values: np.ndarray, title: str
+) -> None:
+    curves = smoothed(norms, config.fine)
+    epochs = np.arange(curves.shape[-1]) + 1 + (norms.shape[-1] - curves.shape[-1]) / 2
+    labelled = {f"{short(name)} = {value:g}": curve for value, curve in zip(values, curves, strict=True)}
+    plot_curves(epochs, labelled, ax)
+    ax.set(xlabel="epoch", ylabel=NORM, title=title, yscale="log", xscale="log")
