@@ -23,6 +23,16 @@ def full_loss(theta):
     return batch_loss(theta, jax.tree.map(lambda x: x[0], batches()))
 
 
+def quartic(theta, batch):
+    """Random cubic and quartic terms, so that no derivative that matters vanishes."""
+    A, c = batch
+    return batch_loss(theta, batch) + jnp.sum((A @ theta) ** 3) / 6 + jnp.sum(c * theta**4) / 24
+
+
+def full_quartic(theta):
+    return quartic(theta, jax.tree.map(lambda x: x[0], batches()))
+
+
 def random_schedule(steps, seed=0, m=M):
     return jnp.asarray(np.random.default_rng(seed).integers(0, m, steps))
 
