@@ -8,7 +8,7 @@ are looked at with numpy: under an outer jit, jax.numpy would trace even these, 
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,6 +161,13 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
         msg = f"{name} must be a Python integer >= {least}, got {value!r}"
         raise ValueError(msg)
     return int(value)
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Integers >= 0, each once: a run counted twice would look like certainty."""
+    if len({check_count("a seed", seed, least=0) for seed in seeds}) < max(1, len(seeds)):
+        msg = f"seeds must be one or more different integers, got {', '.join(map(str, seeds)) or 'none'}"
+        raise ValueError(msg)
 
 
 def check_order(order: Any, highest: int) -> None:

@@ -152,7 +152,7 @@ def _read(path: Path, layout: Layout, count: int | None) -> tuple[np.ndarray, np
         msg = (
             f"{path} has {len(content)} bytes instead of {count * size} = {count} records of {size} bytes: "
             f"truncated, or another version? Download it again from {SOURCE}, or read a subset of whole "
-            "records with allow_partial=True"
+            "records with allow_partial=True (--allow-partial)"
         )
         raise ValueError(msg)
     try:

@@ -128,3 +128,10 @@ def raveled(
         return Objective(lambda theta, _: loss(unravel(theta)), unravel, None, None, 1)
     m = jax.tree.leaves(batches)[0].shape[0]
     return Objective(lambda theta, batch: loss(unravel(theta), batch), unravel, batches, schedule, m)
+
+
+def mean_loss(loss: Loss, batches: Batches = None) -> Callable[[Params], Scalar]:
+    """The full-batch loss: the mean over the mini-batches, if there are any."""
+    if batches is None:
+        return loss
+    return lambda params: jnp.mean(jax.vmap(loss, (None, 0))(params, batches))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from implicit_adam.checks import check_count
+from implicit_adam.objective import mean_loss
 from implicit_adam.types import Batches, Loss, Params
 
 
@@ -18,6 +19,11 @@ class Problem(NamedTuple):
     loss: Loss
     params: Params
     batches: Batches = None
+
+    @property
+    def mean_loss(self) -> Loss:
+        """The full-batch loss."""
+        return mean_loss(self.loss, self.batches)
 
 
 def bilinear_loss(theta):

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from implicit_adam.checks import check_batches, check_kind, check_loss
 from implicit_adam.fields.closed_form import closed_form
+from implicit_adam.objective import mean_loss
 from implicit_adam.rules.adam import Adam
 from implicit_adam.rules.rmsprop import RMSProp
 from implicit_adam.training import checked_training
@@ -120,13 +121,7 @@ def training_regime(trajectory: Trajectory, loss: Loss, *, batches: Batches = No
     start = jax.tree.map(lambda x: x[0], trajectory.params)
     check_batches(batches)
     check_loss(loss, start, batches)
-
-    def mean_loss(params: Params) -> Any:
-        if batches is None:
-            return loss(params)
-        return jnp.mean(jax.vmap(loss, (None, 0))(params, batches))
-
-    return regime_of_losses(jax.lax.map(mean_loss, trajectory.params))
+    return regime_of_losses(jax.lax.map(mean_loss(loss, batches), trajectory.params))
 
 
 def regime_of_losses(E: Float[Array, " saves"]) -> TrainingRegime:

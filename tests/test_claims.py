@@ -21,6 +21,7 @@ from implicit_adam.experiments import (
     special_cases,
     table1,
     theorem,
+    three_regimes,
     valley,
 )
 from implicit_adam.experiments.claims import DID_NOT_HOLD, HELD, UNDECIDED, named_arrays
@@ -164,7 +165,7 @@ def test_the_bias_along_a_short_run_is_judged_by_its_sign():
         alignment=-found.alignment,
         eps_small=0 * found.eps_small,
         transient_at_start=found.transient_at_start + 1,
-        validity=0 * found.validity,
+        validity=1e-9 * found.validity,
     )
     assert verdicts(item, turned, config) == [DID_NOT_HOLD] * 4
 
@@ -247,6 +248,53 @@ def test_a_first_fall_shorter_than_the_coarse_average_is_seen_by_the_fine_one():
     claim = figure6._hills(config, np.stack([quick, quick]))
     assert claim.verdict == HELD
     assert claim.measured == "100% of 2 curves; averaged over 1% of the epochs, 0%"
+
+
+def test_the_height_of_a_hill_is_the_highest_value_after_a_rise():
+    hill = np.concatenate([np.linspace(9, 2, 20), np.linspace(2, 5, 20), np.linspace(5, 0.1, 20)])
+    late_bump = np.concatenate([hill, np.linspace(0.1, 1, 20), np.linspace(1, 0.1, 20)])
+    assert hills.height(hill, 0.1) == hills.height(late_bump, 0.1) == 5
+    np.testing.assert_array_equal(hills.height(np.stack([hill, hill[::-1] + 1]), 0.1), [5, 10])
+    assert np.isnan(hills.height(np.linspace(3, 1, 20), 0.1))
+
+
+def test_what_is_not_a_number_decides_nothing():
+    nan = lambda found: jax.tree.map(lambda x: np.full_like(np.asarray(x, float), np.nan), found)
+    for name in ("figure1", "table1", "gd", "along"):
+        item = ITEMS[name]
+        config = item.quick if name != "along" else along_a_run.AlongConfig(steps=40, samples=20)
+        found = item.run(config, nothing)
+        empty = nan(found)._replace(
+            **{k: getattr(found, k) for k in ("rho", "order", "n") if hasattr(found, k)}
+        )
+        assert set(verdicts(item, empty, config)) == {UNDECIDED}, name
+
+
+def test_the_order_of_norms_over_the_epochs_must_be_that_of_every_seed():
+    config, rng = figure6.Figure6Config(), np.random.default_rng(0)
+    noise = 1 + 0.1 * rng.normal(size=(4, 3, 1)) + np.zeros((4, 3, 200))
+    at = lambda curves, kept: figure6.Measurement("beta", np.arange(4.0), curves, np.asarray(kept))
+    falling = np.arange(4.0, 0, -1)[:, None, None] + np.zeros((4, 3, 200))
+    every = [True] * 4
+    assert figure6._ordered(config, at(falling, every)).verdict == HELD
+    assert figure6._ordered(config, at(falling[::-1], every)).verdict == DID_NOT_HOLD
+    assert figure6._ordered(config, at(noise, every)).verdict == UNDECIDED
+    assert figure6._ordered(config, at(falling, [True, True, False, False])).verdict == UNDECIDED
+
+
+def test_a_regime_that_the_other_pairs_are_in_as_well_is_not_explained():
+    config = three_regimes.RegimesConfig()
+    regime = np.broadcast_to(np.arange(3)[:, None, None], (3, 3, 3))
+    found = three_regimes.ThreeRegimes(regime, np.zeros((3, 3, 3, 2)))
+    assert verdicts(three_regimes.THREE_REGIMES, found, config) == [HELD] * 3
+    all_stable = found._replace(regime=0 * regime)
+    expected = [UNDECIDED, DID_NOT_HOLD, DID_NOT_HOLD]
+    assert verdicts(three_regimes.THREE_REGIMES, all_stable, config) == expected
+
+
+def test_the_flows_of_the_special_cases_are_compared_over_the_horizon_they_are_given():
+    study = special_cases.Study(step_counts=(200, 400, 800), horizon=0.5, burn_in=0)
+    assert verdicts(special_cases.GD, special_cases.GD.run(study, nothing), study) == [HELD]
 
 
 def test_a_hill_is_a_fall_a_rise_and_a_fall():

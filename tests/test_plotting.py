@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 import implicit_adam as ia
 from implicit_adam import plotting
 from implicit_adam.convergence import Convergence
+from implicit_adam.plotting.style import greek
 from implicit_adam.sweeps import SweepResult
 
 X = np.linspace(0.1, 1, 7)
@@ -32,7 +33,7 @@ def swept(dims=("beta", "rho")):
 PLOTS = {
     "convergence": lambda ax: plotting.plot_convergence(study(), ax),
     "curves": lambda ax: plotting.plot_curves(X, {"a": np.stack([X, 2 * X]), "b": X}, ax),
-    "trend": lambda ax: plotting.plot_trend(X[:3], np.ones((3, 2)), np.array([True, False, True]), ax),
+    "trend": lambda ax: plotting.plot_trend([1, 2, 3], np.ones((3, 2)), ax, kept=[True, False, True]),
     "parts": lambda ax: plotting.plot_parts(X, {"memory": X, "discreteness": X**2}, ax),
     "level sets": lambda ax: plotting.plot_level_sets(X, X, X[:, None] * X, ax, minimum=0.5),
     "path": lambda ax: plotting.plot_path(np.stack([X, X**2], axis=1), ax, label="Adam", dashed=True),
@@ -75,3 +76,23 @@ def test_bands_reach_from_the_least_to_the_largest_seed():
     np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), 2 * X)
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((X.min(), 3 * X.max()))
+
+
+def test_a_curve_and_a_heat_map_take_the_axes_they_can_draw():
+    for plot, dims in ((plotting.plot_curve, ("beta", "rho")), (plotting.plot_heat_map, ("beta",))):
+        with pytest.raises(ValueError, match="a curve takes one axis, a heat map two"):
+            plot(swept(dims), "factor")
+    with pytest.raises(ValueError, match="no variable 'size'; it has factor"):
+        plotting.plot_heat_map(swept(), "size")
+
+
+def test_the_lines_of_a_study_are_named_by_their_order():
+    one = study()._replace(error={1: X[:3] ** 2, 2: X[:3] ** 3}, slope={1: 2.0, 2: 3.0})
+    (legend,) = plotting.plot_studies({"full batch": {"Adam, eps inside": one}}).legends
+    words = [text.get_text() for text in legend.get_texts()]
+    assert words == ["corrected flow (line: slope 2)", "order-2 flow (line: slope 3)"]
+
+
+def test_words_become_the_papers_letters():
+    assert greek("rho > beta, eps small") == r"$\rho$ $>$ $\beta$, $\varepsilon$ small"
+    assert greek("steps") == "steps"

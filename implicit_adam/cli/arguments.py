@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import re
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +22,14 @@ def names(known: Collection[str], *, prefix: str | None = None) -> Callable[[str
         return parts
 
     return parse
+
+
+def folder(text: str) -> Path:
+    """A folder's name."""
+    if not text.strip():
+        msg = "'' is no folder; . is the one you are in"
+        raise argparse.ArgumentTypeError(msg)
+    return Path(text)
 
 
 def integers(text: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""`implicit-adam COMMAND`: parse, run, and turn bad usage into words and exit status 2."""
+"""`implicit-adam COMMAND`: parse, run, and turn what went wrong into words and an exit status."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from implicit_adam.cli.reproduce import add_reproduce
 from implicit_adam.cli.sweep import add_sweep
 from implicit_adam.cli.verify import add_verify
 
-BAD_USAGE = 2
+BAD_USAGE, INTERRUPTED = 2, 130
 
 DESCRIPTION = """\
 What does an optimizer implicitly do? Its iterates follow a modified differential equation, known by
@@ -38,9 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jax.config.update("jax_enable_x64", val=True)
     try:
         return options.run(options)
-    except (ValueError, ImportError) as error:
-        print(f"implicit-adam: {error}", file=sys.stderr)
+    except (ValueError, ImportError, OSError) as error:
+        print("\n".join([f"implicit-adam: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         return BAD_USAGE
+    except KeyboardInterrupt:
+        print("implicit-adam: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

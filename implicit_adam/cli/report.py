@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -25,12 +25,14 @@ PACKAGES = (
 
 # What the paper says that no item measures, and why.
 UNMEASURED = (
-    "Figures 4 to 6 on the paper's own networks and data (ResNets on CIFAR): they need a GPU, see "
-    "`implicit-adam reproduce --help`. Here a small network on real digits stands in for them.",
-    "That the bias may explain sharper minima and poorer generalization of adaptive methods (section 2): "
-    "the paper itself calls the link speculative. The accuracies of Figures 4 and 5 are all that bears on "
-    "it here.",
+    "That the bias may explain sharper minima and poorer generalization of adaptive methods (section 2): the "
+    "paper itself calls the link speculative. The accuracies of Figures 4 and 5 are all that bears on it."
 )
+PAPER = (
+    "M. D. Cattaneo, J. M. Klusowski, B. Shigida, "
+    "[On the Implicit Bias of Adam](https://arxiv.org/abs/2309.00079), ICML 2024"
+)
+QUICK = "**Small settings (`--quick`): everything runs, and no more. Verdicts on networks mean nothing.**"
 
 
 class Done(NamedTuple):
@@ -42,9 +44,11 @@ class Done(NamedTuple):
     seconds: float
 
 
-def report(done: Mapping[str, Done], command: str) -> str:
+def report(
+    done: Mapping[str, Done], command: str, *, quick: bool = False, missing: Sequence[str] = ()
+) -> str:
     """Markdown: a table of all claims, then each item with its picture, criteria, measurements and
-    settings.
+    settings; `missing` are items that have not run yet.
     """
     claims = [claim for one in done.values() for claim in one.claims]
     verdicts = [claim.verdict for claim in claims]
@@ -53,26 +57,36 @@ def report(done: Mapping[str, Done], command: str) -> str:
     lines = [
         "# The paper, re-checked",
         "",
-        f"Written by `{command}` in {_minutes(seconds)} on {_machine()}; with {_versions()}.",
+        f"{PAPER}.",
         "",
+        f"{written_by(command)} in {_minutes(seconds)} on {_machine()}; with {_versions()}.",
+        "",
+        *([QUICK, ""] if quick else []),
+        *([f"**Not finished: without {', '.join(missing)}.**", ""] if missing else []),
         "Each verdict is computed from the stated criterion: *held*, *did not hold*, or *not decided here*, "
-        "where the data do not say. All settings are listed with their item, those of the networks fixed "
-        "before their first run but for two that are named there; the arrays are in npz files beside it.",
+        "where the data do not say; it is about what the claim was measured on. All settings are listed with "
+        "their item. The command also writes all arrays (npz).",
         "",
         f"{len(claims)} claims: {counts}.",
         "",
-        "| source | claim | verdict | item |",
-        "|---|---|---|---|",
+        "| source | claim | measured on | verdict | item |",
+        "|---|---|---|---|---|",
     ]
     for name, one in done.items():
         lines += [
-            f"| {claim.source} | {_cell(claim.statement)} | **{claim.verdict}** | [{name}](#{name}) |"
+            f"| {claim.source} | {_cell(claim.statement)} | {one.item.subject} | **{claim.verdict}** | "
+            f"[{name}](#{name}) |"
             for claim in one.claims
         ]
-    lines += ["", "Not measured here:", "", *(f"* {words}" for words in UNMEASURED)]
+    lines += ["", f"Not measured here: {UNMEASURED}"]
     for name, one in done.items():
         lines += ["", *_section(name, one)]
     return "\n".join(lines) + "\n"
+
+
+def written_by(command: str) -> str:
+    """By which a report is known as this command's."""
+    return f"Written by `{command}`"
 
 
 def _section(name: str, one: Done) -> Iterator[str]:
@@ -138,11 +152,15 @@ def _cell(text: str) -> str:
     return text.replace("|", r"\|")
 
 
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _machine() -> str:
     device = jax.devices()[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     kind = "" if device.platform == "cpu" else f" and {device.device_kind}"
-    return f"{cores} {platform.machine()} cores{kind}"
+    return f"{cores()} {platform.machine()} cores{kind}"
 
 
 def _versions() -> str:

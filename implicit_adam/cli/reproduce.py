@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import shlex
 import sys
 import time
@@ -14,14 +13,14 @@ import jax
 import numpy as np
 
 from implicit_adam.checks import check_writable
-from implicit_adam.cli.arguments import integers, require
-from implicit_adam.cli.report import Done, report
+from implicit_adam.cli.arguments import folder, integers, require
+from implicit_adam.cli.report import Done, cores, report, written_by
 from implicit_adam.datasets import CIFAR
 from implicit_adam.experiments.claims import Item, named_arrays
-from implicit_adam.experiments.reproduce import ITEMS, on_cifar
+from implicit_adam.experiments.reproduce import ITEMS, PRINTED, Printed, on_cifar
 from implicit_adam.experiments.training.cifar_runs import CifarConfig
 from implicit_adam.experiments.training.network_runs import NetworkConfig
-from implicit_adam.networks import MODELS
+from implicit_adam.networks import MODELS, choices
 from implicit_adam.networks.normalisation import NORMALISATIONS
 from implicit_adam.networks.select import ACTIVATIONS, DTYPES
 from implicit_adam.plotting.paper import PICTURES
@@ -30,7 +29,8 @@ REPRODUCE = """\
 Run the figures, the table and the claims of "On the Implicit Bias of Adam" again and say of each claim
 whether it held, did not hold, or is not decided here, by a stated criterion. Writes report.md and, for each
 item, NAME.npz (its arrays) and NAME.png. All items take under half an hour on two cores, --quick under three
-minutes: enough to see that everything runs, too little for the networks to show what they do."""
+minutes: enough to see that everything runs, too little for the networks to show what they do. The report of
+another command is never written over."""
 
 REPRODUCE_EXAMPLES = """\
 examples:
@@ -42,29 +42,40 @@ examples:
 the paper's own setting, on a GPU:
   With --dataset, Figures 4 to 6 train a network on CIFAR in full batches, accumulated over micro-batches,
   from the official binary files. Each run is kept under OUT/runs and the same command goes on where it was
-  stopped. Normalisation is a choice: ghost (statistics of each micro-batch, as the paper's code), exact (of
-  the whole batch, in one piece), frozen (measured at the start) or group.
+  stopped. A trend takes two seeds or more. Normalisation is a choice: ghost (statistics of each
+  micro-batch, as the paper's code), exact (of the whole batch, in one piece), frozen (measured at the start)
+  or group.
 
 items:
 {items}
 
-The exit status is 0 once the report is written, whatever the verdicts; 2 after bad usage."""
+The exit status is 0 once the report is written, whatever the verdicts; 2 after bad usage, 130 when
+interrupted: the items that were finished are in the report."""
 
 
-ON_CIFAR = ("figure4", "figure5", "figure6")
+OUT = "reproduce"
+_TRAINING = CifarConfig.training
 CIFAR_OPTIONS: dict[str, dict[str, Any]] = {
     "dataset": {"choices": tuple(CIFAR), "help": "train on CIFAR instead of the digits"},
     "data_dir": {"metavar": "DIR", "help": "where its official binary files are"},
-    "model": {"choices": tuple(MODELS), "help": "default: resnet50"},
+    "model": {"choices": tuple(MODELS), "help": "default: the figure's in the paper, resnet50 or resnet101"},
     "normalisation": {"choices": tuple(NORMALISATIONS), "help": "default: the model's, ghost for ResNets"},
     "activation": {"choices": tuple(ACTIVATIONS), "help": "default: the model's, relu for ResNets"},
-    "dtype": {"choices": DTYPES, "help": "of the forward pass (default: float32)"},
+    "dtype": {"choices": DTYPES, "help": f"of the forward pass (default: {_TRAINING.dtype})"},
     "width": {"type": int, "help": "channels of the first layer (default: the model's)"},
-    "micro_batch": {"type": int, "metavar": "N", "help": "images at a time (default: 500)"},
-    "epochs": {"type": int, "metavar": "N", "help": "steps of each run (default: 3600)"},
-    "test_every": {"type": int, "metavar": "N", "help": "test after every N epochs (default: 10)"},
-    "h": {"type": float, "help": "step size (default: 7.5e-5)"},
-    "seeds": {"type": integers, "metavar": "N,N", "help": "a run each (default: 0)"},
+    "micro_batch": {
+        "type": int,
+        "metavar": "N",
+        "help": f"images at a time (default: {_TRAINING.micro_batch})",
+    },
+    "epochs": {"type": int, "metavar": "N", "help": f"steps of each run (default: {_TRAINING.epochs})"},
+    "test_every": {
+        "type": int,
+        "metavar": "N",
+        "help": f"test after every N epochs (default: {_TRAINING.test_every})",
+    },
+    "h": {"type": float, "help": "step size (default: the figure's in the paper, 7.5e-5 or 1e-4)"},
+    "seeds": {"type": integers, "metavar": "N,N", "help": "a run each (default: 0,1)"},
     "allow_partial": {
         "action": "store_const",
         "const": True,
@@ -89,26 +100,49 @@ def add_reproduce(commands: Any) -> None:
     cifar = command.add_argument_group("CIFAR (only with --dataset)")
     for name, given in CIFAR_OPTIONS.items():
         cifar.add_argument(f"--{name.replace('_', '-')}", **given)
-    add("--out", default="reproduce", metavar="DIR", help="folder of the report (default: reproduce)")
+    add(
+        "--out",
+        type=folder,
+        metavar="DIR",
+        help=f"folder of the report (default: {OUT} or, with --quick, {OUT}-quick)",
+    )
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    items = _items(options)
+    out = options.out or Path(f"{OUT}-quick" if options.quick else OUT)
+    items = _items(options, out)
     require("matplotlib", "tqdm", "sklearn", "scipy")
-    folder = check_writable("--out", Path(options.out))
+    command = shlex.join(["implicit-adam", *options.given])
+    check_writable("--out", out)
+    _check_own(out / "report.md", command)
     _use_all_cores()
     done: dict[str, Done] = {}
-    for name, item in items.items():
-        done[name] = _run(name, item, item.quick if options.quick else item.config, folder)
-        # After every item, so that an interrupted run leaves what it found.
-        (folder / "report.md").write_text(report(done, shlex.join(["implicit-adam", *options.given])))
-    print(f"written: {folder / 'report.md'}")
+    try:
+        for name, item in items.items():
+            done[name] = _run(name, item, item.quick if options.quick else item.config, out)
+            # After every item, so that an interrupted run leaves what it found.
+            missing = [name for name in items if name not in done]
+            text = report(done, command, quick=options.quick, missing=missing)
+            (out / "report.md").write_text(text)
+    except KeyboardInterrupt:
+        runs = "; the same command goes on with the runs in it" if options.dataset else ""
+        print(f"\nwhat was finished ({', '.join(done) or 'no item'}) is in {out}{runs}", file=sys.stderr)
+        raise
+    print(f"written: {out / 'report.md'}")
     return 0
 
 
-def _items(options: argparse.Namespace) -> dict[str, Item]:
+def _check_own(path: Path, command: str) -> None:
+    """No report of another command is written over: it may have taken days."""
+    if not path.exists() or written_by(command) in path.read_text():
+        return
+    msg = f"{path} was written by another command: name another --out, or remove it"
+    raise ValueError(msg)
+
+
+def _items(options: argparse.Namespace, out: Path) -> dict[str, Item]:
     """What to run; everything that can be wrong with the options is said here."""
-    known = ON_CIFAR if options.dataset else tuple(ITEMS)
+    known = tuple(PRINTED) if options.dataset else tuple(ITEMS)
     unknown = [name for name in options.names if name not in known]
     if unknown:
         about = " with --dataset" if options.dataset else ""
@@ -124,43 +158,38 @@ def _items(options: argparse.Namespace) -> dict[str, Item]:
     if options.quick:
         msg = "--quick has no effect with --dataset; give fewer --epochs"
         raise ValueError(msg)
-    return {name: on_cifar(name, lambda network: _cifar(options, network)) for name in names}
+    return {name: on_cifar(name, lambda *setting: _cifar(options, out, *setting)) for name in names}
 
 
-def _cifar(options: argparse.Namespace, network: NetworkConfig) -> CifarConfig:
+def _cifar(options: argparse.Namespace, out: Path, network: NetworkConfig, printed: Printed) -> CifarConfig:
     if options.data_dir is None:
         msg = f"--dataset {options.dataset} needs --data-dir, the folder of its official binary files"
         raise ValueError(msg)
-    training = {
-        name: getattr(options, name)
-        for name in (
-            "model",
-            "normalisation",
-            "activation",
-            "dtype",
-            "width",
-            "micro_batch",
-            "epochs",
-            "test_every",
-        )
-        if getattr(options, name) is not None
-    }
-    own = {name: getattr(options, name) for name in ("h", "seeds") if getattr(options, name) is not None}
+    given = {name: value for name in CIFAR_OPTIONS if (value := getattr(options, name)) is not None}
+    chosen = choices(
+        given.get("model", printed.model),
+        normalisation=options.normalisation,
+        activation=options.activation,
+        dtype=given.get("dtype", _TRAINING.dtype),
+        width=options.width,
+    )
+    own = {name: given[name] for name in ("micro_batch", "epochs", "test_every") if name in given}
     config = CifarConfig(
         options.data_dir,
-        str(Path(options.out) / "runs"),
+        str(out / "runs"),
         network.beta,
         network.rho,
+        given.get("h", printed.h),
         options.dataset,
+        seeds=given.get("seeds", CifarConfig.seeds),
         allow_partial=bool(options.allow_partial),
-        **own,
+        training=replace(_TRAINING, **chosen._asdict(), **own),
     )
-    config = replace(config, training=replace(config.training, **training))
     config.load()
     return config
 
 
-def _run(name: str, item: Item, config: Any, folder: Any) -> Done:
+def _run(name: str, item: Item, config: Any, out: Path) -> Done:
     from tqdm.auto import tqdm
 
     started = time.perf_counter()
@@ -172,8 +201,8 @@ def _run(name: str, item: Item, config: Any, folder: Any) -> Done:
         found = item.run(config, advance)
     claims = item.claims(config, found)
     arrays: Any = named_arrays(found)
-    np.savez_compressed(folder / f"{name}.npz", **arrays)
-    PICTURES[name](config, found).savefig(folder / f"{name}.png", dpi=150)
+    np.savez_compressed(out / f"{name}.npz", **arrays)
+    PICTURES[name](config, found).savefig(out / f"{name}.png", dpi=150)
     seconds = time.perf_counter() - started
     print(f"\n{item.title}  ({seconds:.0f} s)")
     for claim in claims:
@@ -188,6 +217,5 @@ _BAR = "{l_bar}{bar}| {elapsed} < {remaining}"
 
 def _use_all_cores() -> None:
     """One device a core for the sweeps; refused once devices exist, and without effect on accelerators."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", cores())

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from implicit_adam.checks import check_count, check_horizon, check_writable
-from implicit_adam.cli.arguments import axis, integers, names, require, setting
+from implicit_adam.cli.arguments import axis, folder, integers, names, require, setting
 from implicit_adam.experiments import sweeps
 from implicit_adam.observed import OBSERVABLES
 from implicit_adam.plotting import plot_sweep
@@ -24,7 +24,6 @@ from implicit_adam.rules import RULES
 from implicit_adam.sweeps import SweepResult, sweep
 from implicit_adam.sweeps.lanes import device_mesh
 
-INTERRUPTED = 130
 HYPERPARAMETERS = ("h", "beta", "rho", "eps")
 DEFAULTS = {"h": 1e-3}
 # The default picture of each study: what to draw of all that is saved.
@@ -96,7 +95,7 @@ def add_sweep(commands: Any) -> None:
     add("--devices", type=int, metavar="N", help="use N devices; on a CPU as many are made (default: all)")
     add("--resume", action="store_true", help="go on from the chunks that an earlier run left in OUT")
     add("--netcdf", action="store_true", help="write sweep.nc, too (needs xarray)")
-    add("--out", type=Path, default=Path("sweep"), metavar="DIR", help="output folder (default: sweep)")
+    add("--out", type=folder, default=Path("sweep"), metavar="DIR", help="output folder (default: sweep)")
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -107,8 +106,8 @@ def _sweep(options: argparse.Namespace) -> int:
     require(*(["xarray"] if options.netcdf else []), extra="sweeps")
     lanes = int(np.prod([len(values) for values in axes.values()]))
     size = -(-lanes // CHUNKS) if options.chunk is None else check_count("--chunk", options.chunk)
-    folder = check_writable("--out", options.out)
-    chunks = folder / "chunks"
+    out = check_writable("--out", options.out)
+    chunks = out / "chunks"
     if not options.resume:
         for old in chunks.glob("*.npz"):
             old.unlink()
@@ -116,24 +115,24 @@ def _sweep(options: argparse.Namespace) -> int:
         result = sweep(point, axes, chunk_size=size, checkpoint=chunks, mesh=mesh, cost=cost)
     except KeyboardInterrupt:
         again = shlex.join(["implicit-adam", *_arguments(options), "--resume"])
-        print(f"\ninterrupted; finished chunks are kept in {chunks}. To go on:\n  {again}", file=sys.stderr)
-        return INTERRUPTED
-    _write(folder, options, result, axes, fixed)
+        print(f"\nfinished chunks are kept in {chunks}. To go on:\n  {again}", file=sys.stderr)
+        raise
+    _write(out, options, result, axes, fixed)
     return 0
 
 
 def _write(
-    folder: Path,
+    out: Path,
     options: argparse.Namespace,
     result: SweepResult,
     axes: dict[str, Any],
     fixed: dict[str, Any],
 ) -> None:
-    result.save(folder / "sweep.npz")
-    written = [folder / "sweep.npz", folder / "sweep.json", folder / "sweep.png"]
+    result.save(out / "sweep.npz")
+    written = [out / "sweep.npz", out / "sweep.json", out / "sweep.png"]
     if options.netcdf:
-        result.to_xarray().to_netcdf(folder / "sweep.nc")
-        written.append(folder / "sweep.nc")
+        result.to_xarray().to_netcdf(out / "sweep.nc")
+        written.append(out / "sweep.nc")
     about = {
         "problem": options.problem,
         "optimizer": options.optimizer,
@@ -144,10 +143,10 @@ def _write(
         "steps": options.steps,
         "every": options.every,
     }
-    (folder / "sweep.json").write_text(json.dumps(about, indent=1) + "\n")
+    (out / "sweep.json").write_text(json.dumps(about, indent=1) + "\n")
     shown = PICTURE.get(options.observable[0]) or tuple(f"last_{name}" for name in options.observable)
     title = f"{options.optimizer} on {options.problem}"
-    plot_sweep(result, shown, title=title).savefig(folder / "sweep.png")
+    plot_sweep(result, shown, title=title).savefig(out / "sweep.png")
     for name in shown:
         values = result.variables()[name]
         finite = values[np.isfinite(values)]

@@ -20,7 +20,7 @@ from implicit_adam.checks import (
     check_wide_dtype,
     check_writable,
 )
-from implicit_adam.cli.arguments import integers, names, require
+from implicit_adam.cli.arguments import folder, integers, names, require
 from implicit_adam.cli.optax_names import PREFIX, parse_optax
 from implicit_adam.experiments import verify
 from implicit_adam.experiments.verify import Case, Outcome, VerifyConfig
@@ -135,7 +135,7 @@ def add_verify(commands: Any) -> None:
     )
     add(
         "--out",
-        type=Path,
+        type=folder,
         default=Path("verify"),
         metavar="DIR",
         help="folder for verify.json and verify.png (default: verify)",
@@ -148,7 +148,7 @@ def _verify(options: argparse.Namespace) -> int:
     for case in plan:
         case.rule.astype(jnp.dtype(config.dtype))
     require("matplotlib", "tqdm", *(["sklearn"] if "digits" in config.problems else []))
-    folder = check_writable("--out", options.out)
+    out = check_writable("--out", options.out)
 
     from tqdm.auto import tqdm
 
@@ -166,11 +166,11 @@ def _verify(options: argparse.Namespace) -> int:
             bar.clear()
             print(_table(outcome), flush=True)
 
-    (folder / "verify.json").write_text(json.dumps(verify.as_json(config, outcomes), indent=1) + "\n")
-    plot_studies(_by_problem(outcomes)).savefig(folder / "verify.png")
+    (out / "verify.json").write_text(json.dumps(verify.as_json(config, outcomes), indent=1) + "\n")
+    plot_studies(_by_problem(outcomes)).savefig(out / "verify.png")
     status = _status(outcomes)
     print(_summary(outcomes, status, time.perf_counter() - started))
-    print(f"written: {folder / 'verify.json'}, {folder / 'verify.png'}")
+    print(f"written: {out / 'verify.json'}, {out / 'verify.png'}")
     return status
 
 

@@ -25,10 +25,12 @@ class Claim(NamedTuple):
 class Item(NamedTuple):
     """A figure, table or statement: `run(config, advance)` gives arrays, `claims(config, found)` judges them.
 
-    `quick` is the config of a run that takes seconds; `caveat` says what to keep in mind of the result.
+    `subject` is what it is measured on, `quick` the config of a run that takes seconds, `caveat` what to keep
+    in mind of the result.
     """
 
     title: str
+    subject: str
     config: Any
     quick: Any
     run: Callable[[Any, Advance], Any]

@@ -73,15 +73,14 @@ def claims(config: Figure1Config, found: Figure1) -> tuple[Claim, ...]:
     gap = np.max(abs(found.closed_form - found.quadrature)) / np.max(abs(found.closed_form))
     near = found.closed_form[:, 1]
     far = found.closed_form[:, -1] - found.closed_form[:, -2]
-    right = (
-        np.sign(far[found.rho != config.beta]) == np.sign(config.beta - found.rho)[found.rho != config.beta]
-    ).all()
+    # Above 0 where a curve does what is claimed.
+    ends = np.concatenate([near, (far * (config.beta - found.rho))[found.rho != config.beta]])
     return (
         Claim(
             "Figure 1",
             "The graphs are those of the integral of the braces of (4).",
             f"closed form and quadrature of the library's bias differ by less than {config.tolerance:g} of "
-            "the largest value",
+            "the largest value (by more: it did not hold)",
             f"largest difference {gap:.1e}",
             decided(held=gap < config.tolerance, refuted=gap >= config.tolerance),
         ),
@@ -89,12 +88,20 @@ def claims(config: Figure1Config, found: Figure1) -> tuple[Claim, ...]:
             "Figure 1, section 2",
             "A small gradient is always penalised; a large one is penalised for beta > rho and the opposite "
             "for rho > beta.",
-            "each curve rises from x = 0, and at the largest x rises for rho < beta and falls for rho > beta",
+            "each curve rises from x = 0, and at the largest x rises for rho < beta and falls for rho > "
+            "beta (one that does not: it did not hold)",
             f"{int((near > 0).sum())} of {len(near)} rise at 0; at x = {config.largest:g} sqrt(eps) "
             f"{int((far > 0).sum())} rise and {int((far < 0).sum())} fall",
-            decided(held=(near > 0).all() and right, refuted=not ((near > 0).all() and right)),
+            decided(held=(ends > 0).all(), refuted=(ends <= 0).any()),
         ),
     )
 
 
-FIGURE1 = Item("Figure 1: what is penalised in one dimension", Figure1Config(), Figure1Config(), run, claims)
+FIGURE1 = Item(
+    "Figure 1: what is penalised in one dimension",
+    "one parameter",
+    Figure1Config(),
+    Figure1Config(),
+    run,
+    claims,
+)

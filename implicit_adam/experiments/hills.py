@@ -10,18 +10,20 @@ def smoothed(curves: np.ndarray, share: float) -> np.ndarray:
     return (total[..., width:] - total[..., :-width]) / width
 
 
-def top(curves: np.ndarray) -> np.ndarray:
-    """Where along the last axis a curve stands highest, as a ratio, above its lowest value so far."""
-    return np.asarray(np.argmax(curves / np.minimum.accumulate(curves, axis=-1), axis=-1))
-
-
-def height(curves: np.ndarray) -> np.ndarray:
-    """The value at the top."""
-    return np.take_along_axis(curves, top(curves)[..., None], axis=-1)[..., 0]
+def height(curves: np.ndarray, by: float) -> np.ndarray:
+    """The highest value of a curve after a rise by this share above its lowest value so far; NaN without a
+    rise.
+    """
+    risen = curves > (1 + by) * np.minimum.accumulate(curves, axis=-1)
+    highest = np.max(curves, axis=-1, where=risen, initial=-np.inf)
+    return np.where(risen.any(axis=-1), highest, np.nan)
 
 
 def has_hill(curve: np.ndarray, by: float) -> bool:
     """Whether a curve falls, then rises, then falls again, each time by at least this share."""
-    i = int(top(curve))
+    top = height(curve, by)
+    if np.isnan(top):
+        return False
+    i = int(np.argmax(curve == top))
     before, after = curve[: i + 1].min(), curve[i:].min()
-    return bool(curve[0] > (1 + by) * before and curve[i] > (1 + by) * max(before, after))
+    return bool(curve[0] > (1 + by) * before and top > (1 + by) * after)

@@ -58,11 +58,12 @@ def run(config: ShuffleConfig, advance: Advance) -> Orders:
     for i, h in enumerate(config.h):
         errors.append(distances(jnp.asarray(h)))
         advance((i + 1) / len(config.h))
-    return orders(np.asarray(config.h), errors, 0.0)
+    return orders(3, np.asarray(config.h), errors, 0.0)
 
 
 SGD = Item(
     "Shuffled mini-batches (Smith et al.)",
+    "random losses",
     ShuffleConfig(),
     ShuffleConfig(h=(0.005, 0.0025, 0.00125)),
     run,
@@ -70,6 +71,5 @@ SGD = Item(
         "section 1",
         "After one epoch the mean iterate over all shuffles is close to the flow of E + h/(4m) sum_k ||grad "
         "E_k||^2.",
-        3,
     ),
 )

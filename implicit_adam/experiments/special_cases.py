@@ -89,30 +89,31 @@ def _scaled(loss: Loss, factor: float) -> Loss:
 
 GD = Item(
     "Gradient descent (Barrett & Dherin)",
+    "a random loss",
     replace(_STUDY, burn_in=0),
     replace(_QUICK, burn_in=0),
     gradient_descent,
     order_claim(
         "section 1",
         "E + (h/4) ||grad E||^2 approximates the trajectory of full-batch GD one order of h better.",
-        2,
         "the penalty equals (h/4) ||grad E||^2",
     ),
 )
 MOMENTUM = Item(
     "Heavy-ball momentum (Ghosh et al.)",
+    "a random loss",
     HeavyBallConfig(),
     HeavyBallConfig(_QUICK),
     heavy_ball,
     order_claim(
         "eq. (1)",
         "For n large, heavy ball follows eq. (1), its sign mended.",
-        2,
         "without momentum its modified loss is that of gradient descent",
     ),
 )
 EXAMPLE21 = Item(
     "Example 2.1: Adam with a large eps",
+    "a random loss",
     LargeEpsConfig(),
     LargeEpsConfig(_QUICK),
     adam_large_eps,
@@ -120,7 +121,6 @@ EXAMPLE21 = Item(
         "Example 2.1, eq. (8)",
         "With eps large, Adam follows (8), which a linear change of step and time turns into heavy ball's "
         "equation.",
-        2,
         "the two modified losses agree",
     ),
 )

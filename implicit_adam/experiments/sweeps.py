@@ -20,7 +20,7 @@ from implicit_adam.observed import observe
 from implicit_adam.problems import Problem
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.training import checked_training
-from implicit_adam.types import Loss, Scalar, StepNumber
+from implicit_adam.types import Scalar, StepNumber
 
 Build = Callable[..., Any]
 Point = Callable[..., Any]
@@ -75,7 +75,7 @@ def bias_at(build: Build, problem: Problem) -> Point:
         rule = build(**point)
         check_kind("the bias sweep", rule, AbstractRule)
         check_has_limit(rule)
-        loss = mean_loss(problem)
+        loss = problem.mean_loss
         training = checked_training(rule, loss, problem.params)
         theta, objective = training.theta, training.objective
         F = closed_form(training.rule, objective)(jnp.inf).update(theta)
@@ -137,10 +137,3 @@ def run_length(default_h: float) -> Callable[..., float]:
         return 1 / float(h)
 
     return cost
-
-
-def mean_loss(problem: Problem) -> Loss:
-    """The full-batch loss of a problem."""
-    if problem.batches is None:
-        return problem.loss
-    return lambda params: jnp.mean(jax.vmap(problem.loss, (None, 0))(params, problem.batches))

@@ -5,15 +5,22 @@ from typing import NamedTuple
 
 from implicit_adam.convergence import Convergence
 from implicit_adam.experiments.claims import Advance, Claim, Item, decided
-from implicit_adam.experiments.verify import STEP_COUNTS, VerifyConfig, cases
+from implicit_adam.experiments.verify import (
+    DEFAULT_TOLERANCE,
+    HORIZON,
+    STEP_COUNTS,
+    TOLERANCE,
+    VerifyConfig,
+    cases,
+)
 from implicit_adam.experiments.verify import run as verify
 
 FULL_BATCH, CYCLIC, SHUFFLED = "full batch", "cyclic", "shuffled"
 
 
-_BILINEAR = VerifyConfig(problems=("bilinear",), step_counts=STEP_COUNTS)
-_CYCLIC = VerifyConfig(problems=("digits",), step_counts=STEP_COUNTS)
-_SHUFFLED = VerifyConfig(problems=("digits",), step_counts=STEP_COUNTS, schedule="shuffled")
+_BILINEAR = VerifyConfig(("bilinear",), horizon=HORIZON["bilinear"], step_counts=STEP_COUNTS)
+_CYCLIC = VerifyConfig(("digits",), horizon=HORIZON["digits"], step_counts=STEP_COUNTS)
+_SHUFFLED = replace(_CYCLIC, schedule="shuffled")
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,9 @@ def _claim(source: str, statement: str, chosen: list[Verdict]) -> Claim:
     return Claim(
         source,
         f"{statement[0].upper()}{statement[1:]}, in full batch and in mini-batches of any order.",
-        "fitted slopes of sup_n ||theta(nh) - theta^(n)|| against h have settled, within 0.15 of 1 for the "
-        "plain flow and 0.1 of 2 for the corrected one (a settled slope elsewhere: it did not hold)",
+        "fitted slopes of sup_n ||theta(nh) - theta^(n)|| against h have settled, within "
+        f"{DEFAULT_TOLERANCE:g} of 1 for the plain flow and {TOLERANCE[1]:g} of 2 for the corrected one (one "
+        "elsewhere whose local slopes stand still: it did not hold)",
         f"slopes {slopes}",
         decided(held=all(w == "holds" for w in words), refuted="contradicted" in words),
     )
@@ -101,4 +109,13 @@ _QUICK = TheoremConfig(
         for verification in (_BILINEAR, _CYCLIC, _SHUFFLED)
     )
 )
-THEOREM = Item("Theorem 3.1: the order of the corrected flow", TheoremConfig(), _QUICK, run, claims)
+THEOREM = Item(
+    "Theorem 3.1: the order of the corrected flow",
+    "the bilinear model, a small network on digits",
+    TheoremConfig(),
+    _QUICK,
+    run,
+    claims,
+    "Mini-batches are four of 449 digits each, on a network of eight hidden units. By default eps is 1e-3 "
+    "inside the root and its square root outside, and the solver is Tsit5, one step an interval.",
+)

@@ -4,7 +4,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from implicit_adam.experiments.claims import decided
+from implicit_adam.experiments.claims import Claim, decided
+
+
+class Measurement(NamedTuple):
+    """Something measured (values, seeds, ..) at the values of a hyperparameter, and which of them count."""
+
+    name: str
+    values: np.ndarray
+    measured: np.ndarray
+    kept: np.ndarray
 
 
 class Trend(NamedTuple):
@@ -20,8 +29,8 @@ class Trend(NamedTuple):
 def trend(values: np.ndarray) -> Trend:
     """Of measurements (seeds, values), the values in increasing order of the hyperparameter.
 
-    Ranks are compared within a seed only, so that what the seeds differ by does not count. Page's statistic
-    is a monotone function of the mean correlation.
+    Ranks are compared within a seed only, so that what the seeds differ by does not count. Without ties
+    Page's statistic is a monotone function of the mean correlation.
     """
     seeds, count = values.shape
     if count < 3 or seeds < 2 or not np.isfinite(values).all():
@@ -55,5 +64,20 @@ def judged(found: Trend, sign: int, alpha: float) -> str:
 def in_words(found: Trend) -> str:
     """For a report."""
     if not np.isfinite(found.p_value):
-        return "too few values for a trend"
+        return "no trend (it needs three values, two seeds, and every number finite)"
     return f"rank correlation {found.correlation:+.2f}, p = {found.p_value:.2g}"
+
+
+def trend_claim(source: str, statement: str, found: Measurement, sign: int, alpha: float, more: str) -> Claim:
+    """That what was measured has a trend of this sign; `more` is told of it besides."""
+    result = trend(found.measured[found.kept].T)
+    left_out = ", ".join(f"{value:g}" for value in found.values[~found.kept]) or "none"
+    return Claim(
+        source,
+        statement,
+        f"Spearman's rank correlation with {found.name} within a seed, over the stable values, has this sign "
+        f"with p < {alpha:g} (Page's trend test, two-sided); the opposite sign with p < {alpha:g}: it did "
+        "not hold",
+        f"{in_words(result)}; {more}; unstable and left out: {left_out}",
+        judged(result, sign, alpha),
+    )

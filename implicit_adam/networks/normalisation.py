@@ -34,7 +34,6 @@ class Normalisation(NamedTuple):
     """A layer, and what it asks of the passes over the data."""
 
     layer: Normalise
-    has_statistics: bool = False
     whole_batch: bool = False
     reshuffled: bool = False
     frozen: bool = False
@@ -80,9 +79,9 @@ def layer_norm(params: dict[str, Array], x: Activations, _: Statistics) -> tuple
 
 
 NORMALISATIONS: dict[str, Normalisation] = {
-    "exact": Normalisation(batch_norm, has_statistics=True, whole_batch=True),
-    "ghost": Normalisation(batch_norm, has_statistics=True, reshuffled=True),
-    "frozen": Normalisation(batch_norm, has_statistics=True, frozen=True),
+    "exact": Normalisation(batch_norm, whole_batch=True),
+    "ghost": Normalisation(batch_norm, reshuffled=True),
+    "frozen": Normalisation(batch_norm, frozen=True),
     "group": Normalisation(group_norm),
     "layer": Normalisation(layer_norm),
 }

@@ -7,7 +7,7 @@ a convolution would become a slow grouped one on a CPU.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from implicit_adam.types import Params
 
@@ -37,15 +37,9 @@ def residual_logits(params: Params, images: Float[Array, "samples 8 8"]) -> Floa
     return _affine(params["end"], x.reshape(x.shape[0], -1))
 
 
-def cross_entropy(logits: Float[Array, "samples classes"], targets: Float[Array, "samples classes"]) -> Array:
-    """The mean of -log softmax at the one-hot targets."""
-    return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1))
-
-
-def accuracy(logits: Float[Array, "samples classes"], targets: Float[Array, "samples classes"]) -> Array:
-    """The share of samples whose largest logit is at the target."""
-    right = jnp.argmax(logits, axis=-1) == jnp.argmax(targets, axis=-1)
-    return jnp.mean(right.astype(logits.dtype))
+def accuracy(logits: Float[Array, "samples classes"], labels: Int[Array, " samples"]) -> Array:
+    """The share of samples whose label has the largest logit."""
+    return jnp.mean((jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels).astype(logits.dtype))
 
 
 def _layer(key: Array, inputs: int, outputs: int, variance: float) -> Params:

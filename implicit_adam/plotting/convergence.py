@@ -60,6 +60,7 @@ def plot_studies(studies: dict[str, dict[str, Convergence]]) -> Any:
             for ax in panels[1:]:
                 ax.set_ylabel("")
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        labels = [f"{label} (line: slope {i + 1})" for i, label in enumerate(labels)]
+        shown = next(iter(next(iter(studies.values())).values())).error
+        labels = [f"{label} (line: slope {order + 1})" for label, order in zip(labels, shown, strict=True)]
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels) if columns > 1 else 1)
     return figure

@@ -22,26 +22,21 @@ def plot_curves(x: np.ndarray, curves: Mapping[str, np.ndarray], ax: Any = None)
     return ax.figure
 
 
-def plot_trend(values: np.ndarray, measured: np.ndarray, kept: np.ndarray, ax: Any = None) -> Any:
-    """Measurements (values, seeds) against equally spaced values: mean and, grey, every seed; hollow if not
-    kept.
+def plot_trend(values: Any, measured: Any, ax: Any = None, *, kept: Any = None) -> Any:
+    """Measurements (values, seeds) at values set side by side: the mean and, grey, every seed.
+
+    `kept` (values,), if given, says where the mean counts; elsewhere it is hollow.
     """
     ax = new_axes() if ax is None else ax
-    place = np.arange(len(values))
-    mean = measured.mean(axis=1)
+    measured = np.asarray(measured, float).reshape(len(values), -1)
+    hollow = np.zeros(len(values), bool) if kept is None else ~np.asarray(kept, bool)
+    place, mean = np.arange(len(values)), measured.mean(axis=1)
+    look = {"color": COLOURS[1], "markersize": 6, "zorder": 3}
     ax.plot(place, mean, color=COLOURS[1], linewidth=1.2, zorder=2)
-    ax.plot(place[kept], mean[kept], MARKERS[0], color=COLOURS[1], markersize=6, zorder=3, label="mean")
-    ax.plot(
-        place[~kept],
-        mean[~kept],
-        MARKERS[0],
-        color=COLOURS[1],
-        markerfacecolor="white",
-        markersize=6,
-        zorder=3,
-    )
-    for seed in measured.T:
-        ax.plot(place, seed, ".-", color="0.7", markersize=4, linewidth=0.6, zorder=1)
+    ax.plot(place[~hollow], mean[~hollow], MARKERS[0], **look)
+    ax.plot(place[hollow], mean[hollow], MARKERS[0], markerfacecolor="white", **look)
+    if measured.shape[1] > 1:
+        ax.plot(place, measured, ".-", color="0.7", markersize=4, linewidth=0.6, zorder=1)
     ax.set_xticks(place, labels=[f"{value:g}" for value in values])
     return ax.figure
 

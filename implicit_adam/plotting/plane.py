@@ -15,7 +15,7 @@ def plot_level_sets(
     """Contours of values (len(y), len(x)) by equal shares of the points; `minimum`: a thick level."""
     ax = new_axes() if ax is None else ax
     levels = np.unique(np.quantile(values, np.linspace(0.02, 0.98, 14)))
-    ax.contour(x, y, values, levels, colors="0.82", linewidths=0.7, zorder=0)
+    ax.contour(x, y, values, levels, colors="0.82", linewidths=0.7, linestyles="solid", zorder=0)
     if minimum is not None:
         ax.contour(x, y, values, [minimum], colors="0.35", linewidths=1.6, zorder=1)
     ax.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
@@ -34,12 +34,13 @@ def plot_path(
     return ax.figure
 
 
-def plot_distances(t: np.ndarray, distances: Mapping[int, np.ndarray], ax: Any = None) -> Any:
-    """The distance of flows to the iterates over time, by the order of the flow."""
+def plot_distances(t: np.ndarray, distances: Mapping[int | str, np.ndarray], ax: Any = None) -> Any:
+    """The distance of flows to the iterates over time, by the order of the flow or by a name."""
     ax = new_axes() if ax is None else ax
-    for order, distance in distances.items():
+    for i, (flow, distance) in enumerate(distances.items()):
+        label = flow if isinstance(flow, str) else flow_name(flow)
         # The common start has distance zero.
-        ax.semilogy(t[1:], distance[1:], color=COLOURS[order % len(COLOURS)], label=flow_name(order))
+        ax.semilogy(t[1:], distance[1:], color=COLOURS[i % len(COLOURS)], label=label)
     ax.set(xlabel=r"time $t = nh$", ylabel=r"$\|\tilde\theta(nh) - \theta^{(n)}\|$")
     ax.legend()
     return ax.figure

@@ -38,9 +38,13 @@ def plot_sweep(result: SweepResult, names: Sequence[str], *, title: str = "") ->
 
 
 def plot_curve(result: SweepResult, name: str, ax: Any = None) -> Any:
-    """A variable over the only axis of a sweep; points that are not finite are left out."""
+    """A variable over the only axis of a sweep; points that are not finite are left out.
+
+    Raises `ValueError` for other sweeps and unknown variables.
+    """
+    values = _variable(result, name, axes=1)
     ax = new_axes() if ax is None else ax
-    x, values = result.coords[result.dims[0]], result.variables()[name]
+    x = result.coords[result.dims[0]]
     ax.plot(x, values, MARKERS[0] + "-", color=COLOURS[1], linewidth=1)
     _scales(ax, x=x)
     if (values[np.isfinite(values)] > 0).all() and np.nanmax(values) > 100 * np.nanmin(values):
@@ -53,14 +57,16 @@ def plot_heat_map(result: SweepResult, name: str, ax: Any = None, *, index: tupl
     """A variable over the first two axes of a sweep, `index` fixing the others.
 
     Where it changes sign the colours diverge at zero, stretched by a root so that both signs show, and a line
-    marks the zero; what is not finite stays grey.
+    marks the zero; what is not finite stays grey. Raises `ValueError` for sweeps over fewer or more axes and
+    for unknown variables.
     """
     from matplotlib.colors import FuncNorm
 
+    found = _variable(result, name, axes=2 + len(index))
     ax = new_axes() if ax is None else ax
     first, second = result.dims[:2]
     x, y = result.coords[first], result.coords[second]
-    values = np.ma.masked_invalid(result.variables()[name][(slice(None), slice(None), *index)].T)
+    values = np.ma.masked_invalid(found[(slice(None), slice(None), *index)].T)
     signed = values.count() and values.min() < 0 < values.max()
     kwargs: dict[str, Any] = {"cmap": "cividis"}
     largest = float(abs(values).max()) if signed else 0.0
@@ -79,6 +85,21 @@ def plot_heat_map(result: SweepResult, name: str, ax: Any = None, *, index: tupl
         colours.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
         colours.ax.minorticks_off()
     return ax.figure
+
+
+def _variable(result: SweepResult, name: str, axes: int) -> np.ndarray:
+    variables = result.variables()
+    if name not in variables:
+        msg = f"the sweep has no variable {name!r}; it has {', '.join(variables)}"
+        raise ValueError(msg)
+    shape, dims = variables[name].shape, ", ".join(result.dims) or "none"
+    if len(shape) != axes or len(result.dims) != axes:
+        msg = (
+            f"{name!r} has the shape {shape} over the axes {dims}; a curve takes one axis, a heat map two "
+            "and an index for every further one, with one number a point"
+        )
+        raise ValueError(msg)
+    return variables[name]
 
 
 def _scales(ax: Any, **coords: np.ndarray) -> None:

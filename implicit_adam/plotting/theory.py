@@ -18,20 +18,22 @@ from implicit_adam.plotting.style import COLOURS, MARKERS, greek, log_ticks, sha
 
 @styled
 def figure1(config: Figure1Config, found: Figure1) -> Any:
-    """The integrals of the braces over x in units of sqrt(eps)."""
-    figure, ((ax,),) = panels(1, 1, 4.6, 3.4)
-    root = config.eps**0.5
+    """The integrals of the braces over x in units of sqrt(eps), and how they begin."""
+    figure, ((ax, start),) = panels(1, 2, 3.8, 3.2)
+    root, first = config.eps**0.5, slice(len(found.x) // 10 + 1)
     for rho, closed, quadrature, colour in zip(
         found.rho, found.closed_form, found.quadrature, shades(len(found.rho)), strict=True
     ):
         ax.plot(found.x / root, closed / root, color=colour, label=rf"$\rho = {rho:g}$")
         ax.plot(found.x[::10] / root, quadrature[::10] / root, ".", color=colour)
-    ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    ax.set(
-        xlabel=r"gradient $x\,/\sqrt{\varepsilon}$",
-        ylabel=r"$\int_0^x \{\ldots\}\,d\sqrt{\varepsilon + y^2}\;/\sqrt{\varepsilon}$",
-        title=rf"$\beta = {config.beta:g}$; dots: quadrature of the bias",
-    )
+        start.plot(found.x[first] / root, closed[first] / root, color=colour)
+        start.plot(found.x[first] / root, quadrature[first] / root, ".", color=colour)
+    for each in (ax, start):
+        each.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+        each.set(xlabel=r"gradient $x\,/\sqrt{\varepsilon}$")
+    ax.set_ylabel(r"$\int_0^x \{\ldots\}\,d\sqrt{\varepsilon + y^2}\;/\sqrt{\varepsilon}$")
+    ax.set_title(rf"$\beta = {config.beta:g}$; dots: quadrature of the bias")
+    start.set_title("a small gradient is always penalised")
     ax.legend()
     return figure
 
@@ -51,7 +53,7 @@ def table1(config: Table1Config, found: Table1) -> Any:
             cosines.ravel(), y.ravel(), MARKERS[i], color=COLOURS[i], alpha=0.35, markersize=4, linewidth=0
         )
         ax.plot([], [], MARKERS[i], color=COLOURS[i], label=label)
-    ax.set_yticks(rows, labels=[greek(cell) for cell in CELLS])
+    ax.set_yticks(rows, labels=[greek(cell.words) for cell in CELLS])
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
     ax.set(xlim=(-1.05, 1.05), xlabel=f"cosine with the bias, {config.losses} random losses")
     figure.legend(loc="outside upper center", ncols=2)
@@ -78,7 +80,9 @@ def valley(config: ValleyConfig, found: tuple[Family, ...]) -> Any:
             for sums, style in ((family.adam_sum, "-"), (family.flow_sum, "--")):
                 relative = 100 * (sums[i] / family.plain_sum[i] - 1)
                 norms.semilogx(family.levels, relative, style, color=colour, linewidth=1.3)
-        inset.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="", ylabel="", xticks=[], yticks=[])
+        inset.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="", ylabel="")
+        inset.locator_params(nbins=2)
+        inset.tick_params(labelsize=6, labeltop=True, labelbottom=False, bottom=False, top=True, pad=1)
         inset.spines[:].set_visible(True)
         plane.indicate_inset_zoom(inset, edgecolor="0.3")
         plane.plot(*CROSS, "x", color="k", markersize=7, markeredgewidth=1.8, zorder=5)
@@ -89,7 +93,7 @@ def valley(config: ValleyConfig, found: tuple[Family, ...]) -> Any:
         norms.invert_xaxis()
         norms.set(
             xlabel=r"level $c = 4\theta_1\theta_2 - 3$ on the way down",
-            ylabel=r"$\|\nabla E\|_1$ against the plain flow's (%)",
+            ylabel=r"$\|\nabla E\|_1$ relative to the plain flow's (%)",
         )
     lines = {"linewidth": 1.3, "color": "0.2"}
     handles = [
@@ -111,13 +115,12 @@ def theorem(_: TheoremConfig, found: Theorem) -> Any:
 def orders(_: Any, found: Orders) -> Any:
     """Errors of the modified and of the plain flow against h."""
     figure, ((ax,),) = panels(1, 1, 4.2, 3.2)
-    for i, (name, errors, slopes) in enumerate(
+    for i, (name, order, errors, slopes) in enumerate(
         (
-            ("plain flow", found.plain, found.plain_slope),
-            ("flow of the modified loss", found.modified, found.modified_slope),
+            ("plain flow", found.order - 1, found.plain, found.plain_slope),
+            ("flow of the modified loss", found.order, found.modified, found.modified_slope),
         )
     ):
-        order = round(float(slopes[-1]))
         label = f"{name}, slope {slopes[-1]:.2f} (line: {order})"
         ax.loglog(found.h, errors, MARKERS[i], color=COLOURS[i], label=label)
         ax.loglog(
@@ -149,7 +152,7 @@ def reach(config: ReachConfig, found: Reach) -> Any:
             ax.set_title(rf"{name}, $\varepsilon = {_scientific(eps)}$: $\beta = {beta:g}$, $\rho = {rho:g}$")
         row[0].set_ylabel("largest error / distance travelled")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    figure.legend(handles, labels, loc="outside upper center", ncols=2 * len(config.decays))
     return figure
 
 

@@ -16,9 +16,9 @@ from implicit_adam.regimes import REGIMES
 
 
 @styled
-def along(_: AlongConfig, found: Along) -> Any:
-    """The parts of the field; the sign of the bias; where eps stands."""
-    figure, ((parts, signs, loss),) = panels(1, 3, 3.6, 3.0)
+def along(config: AlongConfig, found: Along) -> Any:
+    """The parts of the field; how young memories are forgotten; the sign of the bias and where eps stands."""
+    figure, ((parts, young), (signs, loss)) = panels(2, 2, 4.2, 2.8)
     later = found.n > 0
     plot_parts(
         found.n[later],
@@ -29,16 +29,29 @@ def along(_: AlongConfig, found: Along) -> Any:
         },
         parts,
     )
-    parts.set_ylabel("norm, in units of the leading part")
+    parts.set(ylabel="norm / norm of the leading part", title="the parts of the correction")
+    young.semilogy(found.n, found.transient_at_start, color=COLOURS[2])
+    young.axvline(config.memories / (1 - config.rho), color="0.6", linewidth=0.8, zorder=0)
+    young.annotate(
+        rf"$n = {config.memories}/(1-\rho)$",
+        (config.memories / (1 - config.rho), 1),
+        xytext=(4, -4),
+        textcoords="offset points",
+        va="top",
+    )
+    young.set(xlabel="step $n$", ylabel="norm / norm of what it changes")
+    young.set(title="the transient, at the start point")
     signs.plot(found.n, found.alignment, color=COLOURS[0], label=r"cosine of bias and $\nabla$" + NORM)
     signs.plot(found.n, found.negative, color=COLOURS[1], label="share of negative braces")
     signs.plot(found.n, found.eps_small, color=COLOURS[2], label=r"share of $g_j^2 > 100\,\varepsilon$")
     signs.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     # Room for the legend above what shares and cosines can be.
-    signs.set(xlabel="step $n$", ylim=(-1.05, 1.75), yticks=(-1, -0.5, 0, 0.5, 1))
+    signs.set(
+        xlabel="step $n$", ylim=(-1.05, 1.95), yticks=(-1, -0.5, 0, 0.5, 1), title="the sign of the bias"
+    )
     signs.legend(loc="upper right")
     loss.semilogy(found.n, found.loss, color=COLOURS[1])
-    loss.set(xlabel="step $n$", ylabel="loss $E$")
+    loss.set(xlabel="step $n$", ylabel="loss $E$", title="the run")
     return figure
 
 
@@ -60,16 +73,20 @@ def trends(config: TrendConfig, found: Trends) -> Any:
     """The height of the hills and the best accuracy against the hyperparameter."""
     figure, ((heights, accuracies),) = panels(1, 2, 3.6, 3.0)
     kept = stable(found.regime)
-    plot_trend(found.values, found.height, kept, heights)
-    plot_trend(found.values, 100 * found.accuracy, kept, accuracies)
+    plot_trend(found.values, found.height, heights, kept=kept)
+    plot_trend(found.values, 100 * found.accuracy, accuracies, kept=kept)
     heights.set(xlabel=symbol(config.varied), ylabel=f"{NORM} at the top of its hill")
     accuracies.set(xlabel=symbol(config.varied), ylabel="best test accuracy (%)")
     fixed, value = (
         ("beta", config.network.beta[0]) if config.varied == "rho" else ("rho", config.network.rho[0])
     )
-    figure.suptitle(
-        f"{short(fixed)} = {value:g}, {len(config.network.seeds)} seeds (grey); hollow: not stable"
+    seeds = len(config.network.seeds)
+    words = (
+        f"{short(fixed)} = {value:g}; mean of {seeds} seeds (grey)"
+        if seeds > 1
+        else f"{short(fixed)} = {value:g}"
     )
+    figure.suptitle(words if kept.all() else f"{words}; hollow: not stable")
     return figure
 
 

@@ -2,13 +2,14 @@
 GPU.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from implicit_adam.checks import check_seeds
 from implicit_adam.datasets import ImageData, cifar
 from implicit_adam.experiments.claims import Advance
 from implicit_adam.experiments.training.full_batch import Callback, FullBatchConfig, checked_setup, run
@@ -24,23 +25,32 @@ class CifarConfig:
     """All combinations of beta, rho and seed. Each run is kept in its own folder and goes on where it
     stopped.
 
-    h and eps are those of the paper's Figures 4 and 5 (eps inside the root, Definition 1.1).
+    eps is the paper's, inside the root (Definition 1.1).
     """
 
     data_dir: str
     folder: str
     beta: tuple[float, ...]
     rho: tuple[float, ...]
+    h: float
     dataset: str = "cifar10"
-    h: float = 7.5e-5
     eps: float = 1e-8
-    seeds: tuple[int, ...] = (0,)
+    # Two are the least that can show a trend.
+    seeds: tuple[int, ...] = (0, 1)
     # Files of fewer records than the official ones are refused unless this is set.
     allow_partial: bool = False
     training: FullBatchConfig = _TRAINING
 
     def load(self) -> ImageData:
         """The data; everything that can be wrong with them or with the choices raises `ValueError` here."""
+        check_seeds(self.seeds)
+        Adam(self.h, self.beta[0], self.rho[0], self.eps)
+        if self.training.epochs <= self.training.test_every:
+            msg = (
+                f"epochs = {self.training.epochs} must be more than test_every = {self.training.test_every}, "
+                "or the network is tested at its start only"
+            )
+            raise ValueError(msg)
         data = cifar(self.dataset, self.data_dir, allow_partial=self.allow_partial)
         checked_setup(self.training, data)
         return data
@@ -62,11 +72,9 @@ class CifarConfig:
 def _one(
     config: CifarConfig, data: ImageData, beta: float, rho: float, seed: int, tick: Callback
 ) -> dict[str, np.ndarray]:
-    folder = (
-        Path(config.folder) / f"{config.dataset}-{config.training.model}-beta{beta:g}-rho{rho:g}-seed{seed}"
-    )
+    name = f"{config.dataset}-{config.training.model}-h{config.h:g}-beta{beta:g}-rho{rho:g}-seed{seed}"
     rule = Adam(config.h, beta, rho, config.eps)
-    return run(replace(config.training, seed=seed), data, rule, folder, tick)
+    return run(config.training, data, rule, seed=seed, folder=Path(config.folder) / name, callback=tick)
 
 
 def _stacked(config: CifarConfig, data: ImageData, logs: list[dict[str, np.ndarray]]) -> NetworkRuns:

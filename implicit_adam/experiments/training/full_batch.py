@@ -43,17 +43,20 @@ class FullBatchConfig:
     epochs: int = 100
     test_every: int = 10
     checkpoint_every: int = 10
-    seed: int = 0
 
 
 def run(
     config: FullBatchConfig,
     data: ImageData,
     rule: Any,
+    *,
+    seed: int = 0,
     folder: Any = None,
     callback: Callback | None = None,
 ) -> dict[str, np.ndarray]:
     """Train on all images at once; what was seen at the parameters before each step, one entry an epoch.
+
+    `seed` draws the weights and, with "ghost", the micro-batches.
 
     - "loss", and of its gradient "one_norm", "two_norm" and, for rules with an eps in or outside a root,
       "perturbed_one_norm" (with the rule's own eps and placement).
@@ -70,8 +73,9 @@ def run(
     rule = as_optimizer(rule)
     check_rule(rule, AbstractOptimizer)
     rule, setup = rule.astype(PARAMETER_DTYPE), checked_setup(config, data)
-    store = resumable(folder, "full_batch", lambda: _fingerprint(config, setup, data, rule))
-    start_key, key = jax.random.split(jax.random.key(config.seed))
+    check_count("seed", seed, least=0)
+    store = resumable(folder, "full_batch", lambda: _fingerprint(config, seed, setup, data, rule))
+    start_key, key = jax.random.split(jax.random.key(seed))
     train, test = _examples(data)
     found = None if store is None else store.load(eqx.filter_eval_shape(start, setup, rule, train, start_key))
     state, logs = found or (start(setup, rule, train, start_key), _empty(rule))
@@ -106,7 +110,6 @@ def checked_setup(config: FullBatchConfig, data: ImageData) -> Setup:
     )
     for name in ("micro_batch", "epochs", "test_every", "checkpoint_every"):
         check_count(name, getattr(config, name))
-    check_count("seed", config.seed, least=0)
     setup = Setup(network(chosen, data.classes), chosen, config.micro_batch, len(data.train_labels))
     if setup.normalisation.whole_batch and config.micro_batch != setup.size:
         msg = (
@@ -116,9 +119,10 @@ def checked_setup(config: FullBatchConfig, data: ImageData) -> Setup:
         )
         raise ValueError(msg)
     if setup.size % config.micro_batch:
+        fits = max(d for d in range(1, config.micro_batch) if setup.size % d == 0)
         msg = (
             f"micro_batch = {config.micro_batch} must divide the {setup.size} training images, so that all "
-            "micro-batches weigh the same"
+            f"micro-batches weigh the same; {fits} does"
         )
         raise ValueError(msg)
     return setup
@@ -138,13 +142,13 @@ def _examples(data: ImageData) -> tuple[Examples, Examples]:
 
 
 def _fingerprint(
-    config: FullBatchConfig, setup: Setup, data: ImageData, rule: AbstractOptimizer
+    config: FullBatchConfig, seed: int, setup: Setup, data: ImageData, rule: AbstractOptimizer
 ) -> dict[str, Any]:
     """All that a run's numbers depend on; not how far it goes nor how often it is kept."""
     digest = hashlib.sha256()
     for array in data[:4]:
         digest.update(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
-    own = {name: getattr(config, name) for name in ("micro_batch", "test_every", "seed")}
+    own = {"micro_batch": config.micro_batch, "test_every": config.test_every, "seed": seed}
     return described(rule) | setup.choices._asdict() | own | {"data": digest.hexdigest()[:16]}
 
 

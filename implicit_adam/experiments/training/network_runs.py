@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from implicit_adam.checks import check_seeds
 from implicit_adam.experiments.claims import Advance
-from implicit_adam.networks.residual import accuracy, cross_entropy, residual_logits, residual_params
+from implicit_adam.networks.passes import cross_entropy
+from implicit_adam.networks.residual import accuracy, residual_logits, residual_params
 from implicit_adam.observables import perturbed_one_norm
 from implicit_adam.problems import load_digits
 from implicit_adam.regimes import regime_of_losses
@@ -45,8 +47,9 @@ class NetworkConfig:
 class NetworkRuns(NamedTuple):
     """Curves over the epochs, before each step, with axes (beta, rho, seed, epochs).
 
-    `norm` is the perturbed one-norm of the full-batch gradient, `accuracy` that on the test images after
-    every `test_every` epochs, `regime` (beta, rho, seed) indexes `REGIMES`; p is the number of parameters.
+    `norm` is the perturbed one-norm of the full-batch gradient, `accuracy` that on the test images every
+    `test_every` epochs (the digits after them, CIFAR before them), `regime` (beta, rho, seed) indexes
+    `REGIMES`; p is the number of parameters.
     """
 
     beta: np.ndarray
@@ -60,11 +63,12 @@ class NetworkRuns(NamedTuple):
 
 class Data(NamedTuple):
     images: jax.Array
-    targets: jax.Array
+    labels: jax.Array
 
 
 def train_networks(config: NetworkConfig, advance: Advance) -> NetworkRuns:
-    """As `NetworkConfig.trained`."""
+    """As `NetworkConfig.trained`. Raises `ValueError` for seeds that are not different integers >= 0."""
+    check_seeds(config.seeds)
     train, test = _digits(config.train)
     grid = {"beta": np.asarray(config.beta), "rho": np.asarray(config.rho), "seed": np.asarray(config.seeds)}
     at = _training(config, train, test)
@@ -87,8 +91,8 @@ def _digits(train: int) -> tuple[Data, Data]:
     images, labels = load_digits()
     order = np.random.default_rng(0).permutation(len(images))
     X = jnp.asarray(images[order].reshape(-1, 8, 8) / 16, jnp.float32)
-    T = jax.nn.one_hot(labels[order], 10, dtype=jnp.float32)
-    return Data(X[:train], T[:train]), Data(X[train:], T[train:])
+    y = jnp.asarray(labels[order], jnp.int32)
+    return Data(X[:train], y[:train]), Data(X[train:], y[train:])
 
 
 def _start(config: NetworkConfig, seed: Any) -> Params:
@@ -102,7 +106,7 @@ def _training(config: NetworkConfig, train: Data, test: Data) -> Callable[..., d
         optimizer = raveled(rule.transformation(), unravel)
 
         def loss(theta: Vector) -> Scalar:
-            return cross_entropy(residual_logits(unravel(theta), train.images), train.targets)
+            return cross_entropy(residual_logits(unravel(theta), train.images), train.labels)
 
         def epoch(carry: Any, _: None) -> Any:
             theta, state = carry
@@ -112,7 +116,7 @@ def _training(config: NetworkConfig, train: Data, test: Data) -> Callable[..., d
 
         def until_test(carry: Any, _: None) -> Any:
             carry, curves = jax.lax.scan(epoch, carry, length=config.test_every)
-            right = accuracy(residual_logits(unravel(carry[0]), test.images), test.targets)
+            right = accuracy(residual_logits(unravel(carry[0]), test.images), test.labels)
             return carry, (*curves, right)
 
         tests = config.epochs // config.test_every
