@@ -65,6 +65,20 @@ def test_observables_over_step_sizes_and_seeds_are_those_of_single_runs():
     assert result.values["record_loss"].shape == (2, 2, 3)
 
 
+def test_the_command_sweeps_the_orders_it_is_asked_for(tmp_path, capsys):
+    out = tmp_path / "orders"
+    study = ["--observable", "order", "--orders", "1,2", "--horizon", "0.2", "--steps", "50,100,200"]
+    assert (
+        main(["sweep", "--beta", "0.2,0.4", "--rho", "0.6", "--eps", "1e-2", *study, "--out", str(out)]) == 0
+    )
+    values = ia.SweepResult.load(out / "sweep.npz").values
+    np.testing.assert_allclose(values["slope_1"], 2, atol=0.1)
+    np.testing.assert_allclose(values["slope_2"], 3, atol=0.15)
+    assert "slope_2: " in capsys.readouterr().out
+    assert main(["sweep", "--beta", "0.2,0.4", "--orders", "1", "--out", str(out)]) == 2
+    assert "--orders belongs to --observable order" in capsys.readouterr().err
+
+
 def test_the_command_writes_arrays_a_picture_and_what_was_asked(tmp_path, capsys):
     out = tmp_path / "sweep"
     assert main(["sweep", "--beta", "0:0.9:4", "--rho", "0.1,0.5,0.9", "--netcdf", "--out", str(out)]) == 0

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from implicit_adam.checks import check_count, check_horizon, check_writable
 from implicit_adam.cli.arguments import axis, folder, integers, names, require, setting
 from implicit_adam.experiments import sweeps
+from implicit_adam.fields.select import HIGHEST_ORDER
 from implicit_adam.observed import OBSERVABLES
 from implicit_adam.plotting import plot_sweep
 from implicit_adam.problems import PROBLEMS, digits_start
@@ -26,9 +27,8 @@ from implicit_adam.sweeps.lanes import device_mesh
 
 HYPERPARAMETERS = ("h", "beta", "rho", "eps")
 DEFAULTS = {"h": 1e-3}
-# The default picture of each study: what to draw of all that is saved.
-PICTURE = {"bias": ("factor",), "order": ("slope_0", "slope_1")}
 CHUNKS = 16
+ORDERS = (0, 1)
 
 SWEEP = """\
 Evaluate something over a grid of hyperparameters, as one compiled program over all devices: the sign and
@@ -90,6 +90,12 @@ def add_sweep(commands: Any) -> None:
         metavar="N,N,N",
         help="step counts for `order` (default: 100,200,400)",
     )
+    add(
+        "--orders",
+        type=integers,
+        metavar="N,N",
+        help=f"orders of the flows for `order`, 0 to {HIGHEST_ORDER} (default: 0,1)",
+    )
     add("--every", type=int, default=1, metavar="K", help="watch every K-th step only (default: 1)")
     add("--chunk", type=int, metavar="N", help="lanes at a time (default: a sixteenth of all)")
     add("--devices", type=int, metavar="N", help="use N devices; on a CPU as many are made (default: all)")
@@ -141,10 +147,11 @@ def _write(
         "fixed": fixed,
         "horizon": options.horizon,
         "steps": options.steps,
+        "orders": options.orders or ORDERS,
         "every": options.every,
     }
     (out / "sweep.json").write_text(json.dumps(about, indent=1) + "\n")
-    shown = PICTURE.get(options.observable[0]) or tuple(f"last_{name}" for name in options.observable)
+    shown = _shown(options)
     title = f"{options.optimizer} on {options.problem}"
     plot_sweep(result, shown, title=title).savefig(out / "sweep.png")
     for name in shown:
@@ -153,6 +160,15 @@ def _write(
         span = f"{finite.min():.4g} .. {finite.max():.4g}" if finite.size else "nothing finite"
         print(f"{name}: {span} over {result.ok.size} points, {int((~result.ok).sum())} of them not finite")
     print(f"written: {', '.join(map(str, written))}")
+
+
+def _shown(options: argparse.Namespace) -> tuple[str, ...]:
+    """What to draw of all that is saved."""
+    if options.observable == ("bias",):
+        return ("factor",)
+    if options.observable == ("order",):
+        return tuple(f"slope_{order}" for order in options.orders or ORDERS)
+    return tuple(f"last_{name}" for name in options.observable)
 
 
 def _split(options: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, float]]:
@@ -206,6 +222,9 @@ def _study(
     if alone and len(options.observable) > 1:
         msg = f"--observable {alone.pop()} stands alone; the others are measured along runs"
         raise ValueError(msg)
+    if options.orders is not None and "order" not in alone:
+        msg = "--orders belongs to --observable order; leave it out"
+        raise ValueError(msg)
     if "order" in alone and "h" in axes:
         msg = "--observable order sets h = T / steps itself; leave --h out"
         raise ValueError(msg)
@@ -221,7 +240,12 @@ def _study(
     if "bias" in alone:
         return sweeps.bias_at(build, problem), None
     if "order" in alone:
-        return sweeps.order_at(build, problem, horizon=options.horizon, step_counts=options.steps), None
+        kwargs = {
+            "horizon": options.horizon,
+            "step_counts": options.steps,
+            "orders": options.orders or ORDERS,
+        }
+        return sweeps.order_at(build, problem, **kwargs), None
     seed = fixed.get("seed")
     if seed is not None:
         problem = problem._replace(params=digits_start(int(seed)))

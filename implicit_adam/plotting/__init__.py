@@ -3,7 +3,6 @@
 Every function draws on the Axes it is given, or on a new Figure, and returns the Figure.
 """
 
-from implicit_adam.plotting.convergence import flow_name as flow_name
 from implicit_adam.plotting.convergence import plot_convergence as plot_convergence
 from implicit_adam.plotting.convergence import plot_studies as plot_studies
 from implicit_adam.plotting.curves import plot_curves as plot_curves
@@ -16,6 +15,7 @@ from implicit_adam.plotting.style import COLOURS as COLOURS
 from implicit_adam.plotting.style import MARKERS as MARKERS
 from implicit_adam.plotting.style import STYLE as STYLE
 from implicit_adam.plotting.style import SYMBOLS as SYMBOLS
+from implicit_adam.plotting.style import flow_name as flow_name
 from implicit_adam.plotting.style import shades as shades
 from implicit_adam.plotting.sweeps import plot_curve as plot_curve
 from implicit_adam.plotting.sweeps import plot_heat_map as plot_heat_map

@@ -5,14 +5,7 @@ from typing import Any
 import numpy as np
 
 from implicit_adam.convergence import Convergence
-from implicit_adam.plotting.style import COLOURS, MARKERS, STYLE, greek, log_ticks, new_axes
-
-NAMES = {0: "plain flow", 1: "corrected flow"}
-
-
-def flow_name(order: int) -> str:
-    """What a flow of this order is called in tables and legends."""
-    return NAMES.get(order, f"order-{order} flow")
+from implicit_adam.plotting.style import COLOURS, MARKERS, STYLE, flow_name, greek, log_ticks, new_axes
 
 
 def plot_convergence(study: Convergence, ax: Any = None, *, title: str = "") -> Any:

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from implicit_adam.plotting.convergence import flow_name
-from implicit_adam.plotting.style import COLOURS, new_axes
+from implicit_adam.plotting.style import COLOURS, flow_name, new_axes
 
 
 def plot_level_sets(

@@ -3,6 +3,14 @@
 import re
 from typing import Any
 
+NAMES = {0: "plain flow", 1: "corrected flow"}
+
+
+def flow_name(order: int) -> str:
+    """What a flow of this order is called in tables and legends."""
+    return NAMES.get(order, f"order-{order} flow")
+
+
 # Okabe & Ito's colours, told apart by colour-blind readers, in the order of the flows' orders.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
 MARKERS = ("o", "s", "^", "D")
@@ -24,8 +32,7 @@ SYMBOLS = {
     "rho": r"$\rho$",
     "eps": r"$\varepsilon$",
     "factor": r"mean of the braces of (4)",
-    "slope_0": "local slope, plain flow",
-    "slope_1": "local slope, corrected flow",
+    **{f"slope_{order}": f"local slope, {flow_name(order)}" for order in range(4)},
 }
 
 

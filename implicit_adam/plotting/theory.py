@@ -10,10 +10,10 @@ from implicit_adam.experiments.reach import Reach, ReachConfig
 from implicit_adam.experiments.table1 import CELLS, Table1, Table1Config
 from implicit_adam.experiments.theorem import Theorem, TheoremConfig, studies
 from implicit_adam.experiments.valley import CROSS, Family, ValleyConfig
-from implicit_adam.plotting.convergence import flow_name, plot_studies
+from implicit_adam.plotting.convergence import plot_studies
 from implicit_adam.plotting.panels import panels, short, styled
 from implicit_adam.plotting.plane import plot_level_sets, plot_path
-from implicit_adam.plotting.style import COLOURS, MARKERS, greek, log_ticks, shades
+from implicit_adam.plotting.style import COLOURS, MARKERS, flow_name, greek, log_ticks, shades
 
 
 @styled
