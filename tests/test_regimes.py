@@ -145,3 +145,13 @@ def test_made_up_curves():
     broken = decay.copy()
     broken[150:] = np.nan
     assert regime_of(broken) == "divergence"
+
+
+def test_the_losses_of_a_run_in_mini_batches_are_their_means():
+    problem = digits(batches=4, samples=40)
+    run = ia.iterate(ia.Adam(1e-2), problem.loss, problem.params, 8, batches=problem.batches)
+    found = ia.training_regime(run, problem.loss, batches=problem.batches)
+    whole = digits(batches=1, samples=40)
+    together = ia.training_regime(run, whole.loss, batches=whole.batches)
+    np.testing.assert_allclose(found.loss, together.loss, rtol=1e-12)
+    np.testing.assert_allclose(problem.mean_loss(problem.params), found.loss[0], rtol=1e-12)
