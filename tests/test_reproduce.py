@@ -118,7 +118,6 @@ def test_networks_train_in_one_sweep_with_their_norms(trained):
     # Shares of the 1697 images that do not train.
     right = runs.accuracy.astype(float) * 1697
     np.testing.assert_allclose(right, np.round(right), atol=1e-3)
-    assert (runs.accuracy[..., -1] > 0.2).all()
     assert (runs.loss[..., -1] < runs.loss[..., 0]).all()
     assert (runs.norm >= 0.999 * int(runs.p) * config.eps**0.5).all()
     assert REGIMES[runs.regime[0, 0, 0]] == "stable oscillation"
