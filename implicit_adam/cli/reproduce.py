@@ -17,7 +17,7 @@ from implicit_adam.cli.arguments import folder, integers, require
 from implicit_adam.cli.report import Done, cores, report, written_by
 from implicit_adam.datasets import CIFAR
 from implicit_adam.experiments.claims import Item, named_arrays
-from implicit_adam.experiments.reproduce import ITEMS, PRINTED, Printed, on_cifar
+from implicit_adam.experiments.reproduce import ITEMS, PAPER_SETTINGS, PaperSetting, on_cifar
 from implicit_adam.experiments.training.cifar_runs import CifarConfig
 from implicit_adam.experiments.training.network_runs import NetworkConfig
 from implicit_adam.networks import MODELS, choices
@@ -49,8 +49,8 @@ the paper's own setting, on a GPU:
 items:
 {items}
 
-The exit status is 0 once the report is written, whatever the verdicts; 2 after bad usage, 130 when
-interrupted: the items that were finished are in the report."""
+The exit status is 0 once the report is written, whatever the verdicts; 2 after bad usage or
+where a file cannot be written, 130 when interrupted: the items that were finished are in the report."""
 
 
 OUT = "reproduce"
@@ -142,7 +142,7 @@ def _check_own(path: Path, command: str) -> None:
 
 def _items(options: argparse.Namespace, out: Path) -> dict[str, Item]:
     """What to run; everything that can be wrong with the options is said here."""
-    known = tuple(PRINTED) if options.dataset else tuple(ITEMS)
+    known = tuple(PAPER_SETTINGS) if options.dataset else tuple(ITEMS)
     unknown = [name for name in options.names if name not in known]
     if unknown:
         about = " with --dataset" if options.dataset else ""
@@ -161,13 +161,15 @@ def _items(options: argparse.Namespace, out: Path) -> dict[str, Item]:
     return {name: on_cifar(name, lambda *setting: _cifar(options, out, *setting)) for name in names}
 
 
-def _cifar(options: argparse.Namespace, out: Path, network: NetworkConfig, printed: Printed) -> CifarConfig:
+def _cifar(
+    options: argparse.Namespace, out: Path, network: NetworkConfig, paper: PaperSetting
+) -> CifarConfig:
     if options.data_dir is None:
         msg = f"--dataset {options.dataset} needs --data-dir, the folder of its official binary files"
         raise ValueError(msg)
     given = {name: value for name in CIFAR_OPTIONS if (value := getattr(options, name)) is not None}
     chosen = choices(
-        given.get("model", printed.model),
+        given.get("model", paper.model),
         normalisation=options.normalisation,
         activation=options.activation,
         dtype=given.get("dtype", _TRAINING.dtype),
@@ -179,7 +181,7 @@ def _cifar(options: argparse.Namespace, out: Path, network: NetworkConfig, print
         str(out / "runs"),
         network.beta,
         network.rho,
-        given.get("h", printed.h),
+        given.get("h", paper.h),
         options.dataset,
         seeds=given.get("seeds", CifarConfig.seeds),
         allow_partial=bool(options.allow_partial),

@@ -60,7 +60,7 @@ reading the result:
 
 exit status:
   0  every slope is what the theorem says      1  a settled slope contradicts it
-  2  bad usage; nothing was run or written     3  a slope has not settled: nothing is decided there"""
+  2  bad usage, or nowhere to write            3  a slope has not settled: nothing is decided there"""
 
 
 def add_verify(commands: Any) -> None:

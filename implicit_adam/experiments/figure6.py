@@ -48,9 +48,9 @@ def claims(config: Figure6Config, found: Figure6) -> tuple[Claim, ...]:
     """What the paper reads off its curves."""
     left = Measurement("beta", found.left.beta, found.left.norm[:, 0], stable(found.left.regime[:, 0]))
     right = Measurement("rho", found.right.rho, found.right.norm[0], stable(found.right.regime[0]))
-    curves = [curve for panel in (left, right) for curve in panel.measured[panel.kept]]
+    kept = np.concatenate([panel.measured[panel.kept] for panel in (left, right)])
     return (
-        _hills(config, np.concatenate(curves) if curves else np.empty((0, left.measured.shape[-1]))),
+        _hills(config, kept.reshape(-1, kept.shape[-1])),
         _ordered(config, left),
         _heights(config, "The hills are higher with smaller beta.", left, -1),
         _heights(config, "The hills are higher with larger rho.", right, 1),

@@ -38,7 +38,7 @@ ITEMS: dict[str, Item] = {
 }
 
 
-class Printed(NamedTuple):
+class PaperSetting(NamedTuple):
     """What the paper trains and its step size."""
 
     model: str
@@ -46,18 +46,18 @@ class Printed(NamedTuple):
 
 
 # Of Figures 4 and 5 h is given in a published review only.
-PRINTED = {
-    "figure4": Printed("resnet50", 7.5e-5),
-    "figure5": Printed("resnet50", 1e-4),
-    "figure6": Printed("resnet101", 1e-4),
+PAPER_SETTINGS = {
+    "figure4": PaperSetting("resnet50", 7.5e-5),
+    "figure5": PaperSetting("resnet50", 1e-4),
+    "figure6": PaperSetting("resnet101", 1e-4),
 }
 
 
-def on_cifar(name: str, setting: Callable[[NetworkConfig, Printed], CifarConfig]) -> Item:
+def on_cifar(name: str, setting: Callable[[NetworkConfig, PaperSetting], CifarConfig]) -> Item:
     """An item of Figures 4 to 6 with its networks trained on CIFAR at the same values of beta and rho."""
     item = ITEMS[name]
     networks = {
-        field.name: setting(value, PRINTED[name])
+        field.name: setting(value, PAPER_SETTINGS[name])
         for field in fields(item.config)
         if isinstance(value := getattr(item.config, field.name), NetworkConfig)
     }

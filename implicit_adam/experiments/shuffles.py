@@ -17,6 +17,7 @@ from implicit_adam.experiments.claims import Advance, Item
 from implicit_adam.experiments.modified_flows import Orders, gradient_flow, order_claim, orders
 from implicit_adam.experiments.random_losses import random_data, random_loss
 from implicit_adam.iterate import iterate
+from implicit_adam.objective import mean_loss
 from implicit_adam.rules import GradientDescent
 from implicit_adam.types import Scalar, Vector
 
@@ -37,9 +38,7 @@ def run(config: ShuffleConfig, advance: Advance) -> Orders:
     data = jax.vmap(lambda key: random_data(key, config.p))(jax.random.split(jax.random.key(config.seed), m))
     theta = jnp.ones(config.p)
     shuffles = jnp.asarray(list(permutations(range(m))))
-
-    def loss(theta: Vector) -> Scalar:
-        return jnp.mean(jax.vmap(random_loss, (None, 0))(theta, data))
+    loss = mean_loss(random_loss, data)
 
     @jax.jit
     def distances(h: Scalar) -> tuple[Scalar, ...]:

@@ -1,0 +1,139 @@
+"""Figures 4 to 6: hills, trends and their p-values, and verdicts that follow them."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from implicit_adam.experiments import (
+    figure6,
+    figures45,
+    hills,
+)
+from implicit_adam.experiments.claims import DID_NOT_HOLD, HELD, UNDECIDED
+from implicit_adam.experiments.training.network_runs import NetworkConfig, NetworkRuns
+from implicit_adam.experiments.trends import judged, trend
+from implicit_adam.plotting.paper import PICTURES
+from tests.verdicts import verdicts
+
+
+def test_a_trend_is_the_mean_of_spearmans_correlations_with_an_exact_p_value():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 4)) + 0.4 * np.arange(4)
+    found = trend(values)
+    each = [spearmanr(np.arange(4), row).statistic for row in values]
+    assert found.correlation == pytest.approx(np.mean(each))
+    orders = np.array(list(permutations(range(1, 5)))) @ np.arange(1, 5)
+    sums = (orders[:, None, None] + orders[None, :, None] + orders[None, None, :]).ravel()
+    observed = sum((np.argsort(np.argsort(row)) + 1) @ np.arange(1, 5) for row in values)
+    one_sided = min((sums >= observed).mean(), (sums <= observed).mean())
+    assert found.p_value == pytest.approx(min(1, 2 * one_sided), rel=1e-6)
+
+
+def test_a_trend_is_judged_by_sign_and_significance_and_needs_data():
+    rising = np.arange(5.0) + np.zeros((4, 1))
+    assert [judged(trend(rising), sign, 0.05) for sign in (1, -1)] == [HELD, DID_NOT_HOLD]
+    noise = np.random.default_rng(1).normal(size=(4, 5))
+    assert judged(trend(noise), 1, 0.05) == UNDECIDED
+    for too_little in (rising[:1], rising[:, :2], np.where(rising > 3, np.nan, rising)):
+        assert judged(trend(too_little), 1, 0.05) == UNDECIDED
+
+
+def runs(norm, accuracy, **values):
+    """Runs of four seeds with these norms and accuracies, by value; curves fall from twice the norm."""
+    shape = (len(values["beta"]), len(values["rho"]), 4)
+    curve = np.concatenate([np.linspace(3, 0.3, 50), np.linspace(0.3, 1, 20), np.linspace(1, 0.2, 130)])
+    norms = np.broadcast_to(np.reshape(norm, (*shape[:2], 1, 1)), (*shape, 1)) * curve
+    right = np.broadcast_to(np.reshape(accuracy, (*shape[:2], 1, 1)), (*shape, 3))
+    return NetworkRuns(
+        np.asarray(values["beta"]),
+        np.asarray(values["rho"]),
+        loss=norms,
+        norm=norms,
+        accuracy=right,
+        regime=np.zeros(shape, int),
+        p=np.asarray(10),
+    )
+
+
+def test_figures_4_and_5_read_the_trend_and_leave_unstable_values_out():
+    rho = (0.97, 0.98, 0.99, 0.999)
+    config = figures45.TrendConfig("rho", 1, NetworkConfig((0.99,), rho, seeds=(0, 1, 2, 3)))
+    as_printed = runs([1.0, 2.0, 3.0, 4.0], [0.9, 0.8, 0.7, 0.6], beta=(0.99,), rho=rho)
+    found = figures45.summary(config, as_printed)
+    # The curve of `runs` has its hill at 1 and, after a tenth of the epochs, is still at 1.9.
+    np.testing.assert_allclose(found.height[:, 0], [1.0, 2, 3, 4], rtol=0.03)
+    np.testing.assert_allclose(found.late[:, 0], [1.9 * k for k in (1, 2, 3, 4)], rtol=0.03)
+    assert verdicts(figures45.FIGURE4, found, config) == [HELD, HELD]
+    other = figures45.summary(config, runs([4.0, 3, 2, 1], [0.6, 0.7, 0.8, 0.9], beta=(0.99,), rho=rho))
+    assert verdicts(figures45.FIGURE4, other, config) == [DID_NOT_HOLD] * 2
+    unstable = found._replace(regime=np.array([[0, 0, 0, 0], [0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]]))
+    assert verdicts(figures45.FIGURE4, unstable, config) == [UNDECIDED] * 2
+    assert "left out: 0.98, 0.99" in figures45.claims(config, unstable)[0].measured
+
+
+def test_figure_6_reads_hills_order_and_floor():
+    config = figure6.Figure6Config()
+    beta, rho = (0.9, 0.95, 0.97, 0.99), (0.97, 0.98, 0.99, 0.999)
+    left = runs([4.0, 3, 2, 1], [0.9] * 4, beta=beta, rho=(0.999,))
+    right = runs([1.0, 2, 3, 4], [0.9] * 4, beta=(0.97,), rho=rho)
+    found = figure6.Figure6(left, right)
+    assert verdicts(figure6.FIGURE6, found, config) == [HELD] * 5
+    turned = figure6.Figure6(
+        runs([1.0, 2, 3, 4], [0.9] * 4, beta=beta, rho=(0.999,)),
+        runs([4.0, 3, 2, 1], [0.9] * 4, beta=(0.97,), rho=rho),
+    )
+    assert verdicts(figure6.FIGURE6, turned, config)[1:4] == [DID_NOT_HOLD] * 3
+    falling = np.linspace(3, 1, 200) + np.zeros((4, 1, 4, 1))
+    flat = figure6.Figure6(left._replace(norm=falling), right._replace(norm=falling.swapaxes(0, 1) * 1e-5))
+    assert [verdicts(figure6.FIGURE6, flat, config)[i] for i in (0, 4)] == [DID_NOT_HOLD] * 2
+
+
+def test_figure_6_is_drawn_as_its_shape_is_read_above_its_floor():
+    config = figure6.Figure6Config()
+    left = runs([4.0, 3, 2, 1], [0.9] * 4, beta=(0.9, 0.95, 0.97, 0.99), rho=(0.999,))
+    right = runs([1.0, 2, 3, 4], [0.9] * 4, beta=(0.97,), rho=(0.97, 0.98, 0.99, 0.999))
+    ax = PICTURES["figure6"](config, figure6.Figure6(left, right)).axes[1]
+    *curves, floor = ax.get_lines()
+    for line, norm in zip(curves, right.norm[0], strict=True):
+        np.testing.assert_allclose(line.get_ydata(), hills.smoothed(norm, config.fine).mean(axis=0))
+    np.testing.assert_allclose(floor.get_ydata(), 10 * 1e-8**0.5)
+
+
+def test_a_first_fall_shorter_than_the_coarse_average_is_seen_by_the_fine_one():
+    config = figure6.Figure6Config()
+    quick = np.concatenate([np.linspace(1.5, 1, 8), np.linspace(1, 4, 60), np.linspace(4, 0.1, 2932)])
+    claim = figure6._hills(config, np.stack([quick, quick]))
+    assert claim.verdict == HELD
+    assert claim.measured == "100% of 2 curves; averaged over 1% of the epochs, 0%"
+
+
+def test_the_height_of_a_hill_is_the_highest_value_after_a_rise():
+    hill = np.concatenate([np.linspace(9, 2, 20), np.linspace(2, 5, 20), np.linspace(5, 0.1, 20)])
+    late_bump = np.concatenate([hill, np.linspace(0.1, 1, 20), np.linspace(1, 0.1, 20)])
+    assert hills.height(hill, 0.1) == hills.height(late_bump, 0.1) == 5
+    np.testing.assert_array_equal(hills.height(np.stack([hill, hill[::-1] + 1]), 0.1), [5, 10])
+    assert np.isnan(hills.height(np.linspace(3, 1, 20), 0.1))
+
+
+def test_the_order_of_norms_over_the_epochs_must_be_that_of_every_seed():
+    config, rng = figure6.Figure6Config(), np.random.default_rng(0)
+    noise = 1 + 0.1 * rng.normal(size=(4, 3, 1)) + np.zeros((4, 3, 200))
+    at = lambda curves, kept: figure6.Measurement("beta", np.arange(4.0), curves, np.asarray(kept))
+    falling = np.arange(4.0, 0, -1)[:, None, None] + np.zeros((4, 3, 200))
+    every = [True] * 4
+    assert figure6._ordered(config, at(falling, every)).verdict == HELD
+    assert figure6._ordered(config, at(falling[::-1], every)).verdict == DID_NOT_HOLD
+    assert figure6._ordered(config, at(noise, every)).verdict == UNDECIDED
+    assert figure6._ordered(config, at(falling, [True, True, False, False])).verdict == UNDECIDED
+
+
+def test_a_hill_is_a_fall_a_rise_and_a_fall():
+    down, up = np.linspace(3, 1, 10), np.linspace(1, 2, 10)
+    assert hills.has_hill(np.concatenate([down, up, down / 3]), 0.1)
+    assert not hills.has_hill(down, 0.1)
+    assert not hills.has_hill(np.concatenate([up, up[::-1]]), 0.1)
+    assert not hills.has_hill(np.concatenate([up, down / 3]), 0.1)
+    assert not hills.has_hill(np.concatenate([down, up]), 0.1)
+    assert not hills.has_hill(np.concatenate([down, 0.95 + 0.05 * up, down / 3]), 0.1)
