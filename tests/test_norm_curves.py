@@ -88,6 +88,9 @@ def test_figure_6_reads_hills_order_and_floor():
     falling = np.linspace(3, 1, 200) + np.zeros((4, 1, 4, 1))
     flat = figure6.Figure6(left._replace(norm=falling), right._replace(norm=falling.swapaxes(0, 1) * 1e-5))
     assert [verdicts(figure6.FIGURE6, flat, config)[i] for i in (0, 4)] == [DID_NOT_HOLD] * 2
+    one_panel = figure6.claims(config, figure6.Figure6(left, flat.right))[0]
+    assert one_panel.verdict == UNDECIDED
+    assert "50% of 32 curves" in one_panel.measured
 
 
 def test_figure_6_is_drawn_as_its_shape_is_read_above_its_floor():
