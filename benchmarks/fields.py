@@ -19,7 +19,7 @@ def gradients(params: Params, batches):
 
 def field(n, params: Params, batches, **kwargs) -> Params:
     """Adam's field at step n, exact or shifted."""
-    rule = ia.Adam(1e-3, 0.9, 0.999, 1e-8)
+    rule = ia.Adam(1e-3, 0.9, 0.999, 1e-8, eps_in_sqrt=True)
     return ia.vector_field(rule, dense_loss, batches=batches, **kwargs)(n, params)
 
 

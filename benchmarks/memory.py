@@ -38,7 +38,7 @@ def micro_batches() -> Measure:
     def plan(m: int) -> float:
         def velocity(params, batches):
             loss = ia.accumulated_loss(dense_loss, batches)
-            return ia.vector_field(ia.Adam(1e-3), loss)(jnp.asarray(100), params)
+            return ia.vector_field(ia.Adam(1e-3, eps_in_sqrt=True), loss)(jnp.asarray(100), params)
 
         batches = dense_batches(m, 1024)
         return jax.jit(velocity).lower(params, batches).compile().memory_analysis().temp_size_in_bytes

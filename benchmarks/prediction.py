@@ -15,7 +15,7 @@ def _end(run, problem: Problem, steps: int, **kwargs):
     """h -> the last point of a run of `steps` steps, compiled."""
 
     def end(h, params, batches):
-        rule = ia.Adam(h, 0.9, 0.999, 1e-6)
+        rule = ia.Adam(h, 0.9, 0.999, 1e-6, eps_in_sqrt=True)
         saved = run(rule, problem.loss, params, steps, batches=batches, save_every=steps, **kwargs).params
         return jax.tree.map(lambda x: x[-1], saved)
 
@@ -72,7 +72,7 @@ def digits_steps() -> Measure:
 def _python_loop(steps: int):
     """What a training script does: one jitted step, called from Python."""
     problem = bilinear()
-    optimizer = ia.Adam(1e-6, 0.9, 0.999, 1e-6).transformation()
+    optimizer = ia.Adam(1e-6, 0.9, 0.999, 1e-6, eps_in_sqrt=True).transformation()
 
     @jax.jit
     def step(params, state):

@@ -53,7 +53,9 @@ def literal() -> Measure:
 
     slow = jax.jit(lambda theta, batches: literal_equation_10(loss, theta, batches, jnp.arange(n + 1) % 4))
     fast = jax.jit(
-        lambda theta, batches: ia.vector_field(ia.Adam(H, BETA, RHO, EPS), loss, batches=batches)(n, theta)
+        lambda theta, batches: ia.vector_field(
+            ia.Adam(H, BETA, RHO, EPS, eps_in_sqrt=True), loss, batches=batches
+        )(n, theta)
     )
     timings = alternate({"literal (10)": lambda: slow(theta, batches), "field": lambda: fast(theta, batches)})
     difference = jnp.max(jnp.abs(slow(theta, batches) - fast(theta, batches)))
@@ -70,7 +72,11 @@ def _problem(name: str):
 
 
 def _ours(params, loss, steps: int):
-    run = jax.jit(lambda params: ia.flow(ia.Adam(H, BETA, RHO, EPS), loss, params, steps, save_every=steps))
+    run = jax.jit(
+        lambda params: ia.flow(
+            ia.Adam(H, BETA, RHO, EPS, eps_in_sqrt=True), loss, params, steps, save_every=steps
+        )
+    )
     return lambda: ravel(jax.tree.map(lambda x: x[-1], run(params).params))
 
 
@@ -83,7 +89,9 @@ def solve_ivp(name: str, steps: int) -> Measure | Missing:
     params, loss = _problem(name)
     unravel = unravel_like(params)
     field = jax.jit(
-        lambda n, theta: ravel(ia.vector_field(ia.Adam(H, BETA, RHO, EPS), loss)(n, unravel(theta)))
+        lambda n, theta: ravel(
+            ia.vector_field(ia.Adam(H, BETA, RHO, EPS, eps_in_sqrt=True), loss)(n, unravel(theta))
+        )
     )
 
     def right_side(n, _time, theta):

@@ -87,7 +87,7 @@ def _end(run, steps: int, **kwargs):
     problem = bilinear()
 
     def end(h, params):
-        rule = ia.Adam(h, 0.9, 0.999, 1e-6)
+        rule = ia.Adam(h, 0.9, 0.999, 1e-6, eps_in_sqrt=True)
         return run(rule, problem.loss, params, steps, save_every=steps, **kwargs).params[-1]
 
     return partial(_call, jax.jit(end), problem.params)

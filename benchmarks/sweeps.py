@@ -22,7 +22,9 @@ GRID = {"beta": np.linspace(0, 0.9, 64), "rho": np.linspace(0, 0.95, 64)}
 def study(beta, rho, steps: int = 100):
     """The errors of both flows against Adam over T = .1."""
     problem = bilinear()
-    training = checked_training(ia.Adam(0.1 / steps, beta, rho, 1e-3), problem.loss, problem.params)
+    training = checked_training(
+        ia.Adam(0.1 / steps, beta, rho, 1e-3, eps_in_sqrt=True), problem.loss, problem.params
+    )
     return supremum(training, jnp.asarray(steps), (0, 1)).two_norm
 
 
@@ -94,7 +96,7 @@ def waste() -> Measure:
 
     def lane(n):
         problem = bilinear()
-        rule = ia.Adam(0.1 / n.astype(float), 0.5, 0.7, 1e-3)
+        rule = ia.Adam(0.1 / n.astype(float), 0.5, 0.7, 1e-3, eps_in_sqrt=True)
         training = checked_training(rule, problem.loss, problem.params)
         return supremum(training, n, (0, 1)).two_norm
 

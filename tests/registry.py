@@ -10,23 +10,25 @@ def schedule(n):
 
 
 CASES = {
-    "adam": lambda h: ia.Adam(h, 0.5, 0.6, 0.1),
+    "adam": lambda h: ia.Adam(h, 0.5, 0.6, 0.1, eps_in_sqrt=True),
     "adam-eps-outside": lambda h: ia.Adam(h, 0.5, 0.6, 0.1, eps_in_sqrt=False),
     "rmsprop": lambda h: ia.RMSProp(h, 0.6, 0.1),
     "rmsprop-eps-outside": lambda h: ia.RMSProp(h, 0.6, 0.1, eps_in_sqrt=False),
     "rmsprop-corrected": lambda h: ia.RMSProp(h, 0.6, 0.1, bias_correction=True),
-    "rmsprop-corrected-eps-outside": lambda h: ia.RMSProp(h, 0.6, 0.1, False, True),
+    "rmsprop-corrected-eps-outside": lambda h: ia.RMSProp(
+        h, 0.6, 0.1, eps_in_sqrt=False, bias_correction=True
+    ),
     "gradient-descent": lambda h: ia.GradientDescent(h),
     "heavy-ball": lambda h: ia.HeavyBall(h, 0.5),
     "nesterov": lambda h: ia.Nesterov(h, 0.5),
-    "adamw": lambda h: ia.AdamW(h, 0.5, 0.6, 0.1, weight_decay=0.3),
+    "adamw": lambda h: ia.AdamW(h, 0.5, 0.6, 0.1, weight_decay=0.3, eps_in_sqrt=True),
     "adamw-eps-outside": lambda h: ia.AdamW(h, 0.5, 0.6, 0.1, eps_in_sqrt=False, weight_decay=0.3),
-    "nadam": lambda h: ia.NAdam(h, 0.5, 0.6, 0.1),
+    "nadam": lambda h: ia.NAdam(h, 0.5, 0.6, 0.1, eps_in_sqrt=True),
     "lion": lambda h: ia.Lion(h, 0.5, 0.6, 0.5),
     "signum": lambda h: ia.Signum(h, 0.5, 0.5),
     "adagrad": lambda h: ia.Adagrad(h, 0.1, 0.2),
-    "ademamix": lambda h: ia.AdEMAMix(h, 0.5, 0.6, 0.7, 0.8, 0.1),
-    "scheduled-adam": lambda h: ia.Scheduled(ia.Adam(h, 0.5, 0.6, 0.1), schedule),
+    "ademamix": lambda h: ia.AdEMAMix(h, 0.5, 0.6, 0.7, 0.8, 0.1, eps_in_sqrt=True),
+    "scheduled-adam": lambda h: ia.Scheduled(ia.Adam(h, 0.5, 0.6, 0.1, eps_in_sqrt=True), schedule),
 }
 
 NO_LIMIT = ("adagrad", "scheduled-adam")

@@ -28,7 +28,7 @@ def test_value_gradient_and_hessian_are_those_of_the_mean():
 def test_runs_are_those_of_the_mean(call):
     batches = losses.batches(m=7)
     runs = [
-        getattr(ia, call)(ia.Adam(0.01, 0.5, 0.6, 0.1), loss, losses.START, 20).params
+        getattr(ia, call)(ia.Adam(0.01, 0.5, 0.6, 0.1, eps_in_sqrt=True), loss, losses.START, 20).params
         for loss in (ia.accumulated_loss(losses.batch_loss, batches), whole(batches))
     ]
     np.testing.assert_allclose(*runs, rtol=1e-11)
@@ -44,7 +44,7 @@ def test_it_takes_pytrees_sweeps_and_integer_data():
     params = {"w": losses.START}
 
     def velocity(h):
-        return ia.vector_field(ia.Adam(h, 0.5, 0.6, 0.1), total)(3, params)["w"]
+        return ia.vector_field(ia.Adam(h, 0.5, 0.6, 0.1, eps_in_sqrt=True), total)(3, params)["w"]
 
     hs = jnp.asarray([0.1, 0.2])
     np.testing.assert_allclose(jax.vmap(velocity)(hs), [velocity(h) for h in hs], rtol=1e-12)
@@ -58,7 +58,7 @@ def test_memory_does_not_grow_with_the_number_of_micro_batches():
         loss = ia.accumulated_loss(problem.loss, problem.batches)
 
         def velocity(loss, params):
-            return ia.vector_field(ia.Adam(0.1), loss)(jnp.asarray(5), params)
+            return ia.vector_field(ia.Adam(0.1, eps_in_sqrt=True), loss)(jnp.asarray(5), params)
 
         compiled = eqx.filter_jit(velocity).lower(loss, problem.params).compile()
         return compiled.compiled.memory_analysis().temp_size_in_bytes

@@ -12,7 +12,7 @@ import implicit_adam as ia
 from implicit_adam.problems import digits
 from tests import losses
 
-START, RULE = losses.START, ia.Adam(0.1, 0.5, 0.6, 0.1)
+START, RULE = losses.START, ia.Adam(0.1, 0.5, 0.6, 0.1, eps_in_sqrt=True)
 
 HYPERPARAMETERS = {
     "h-zero": (lambda: ia.Adam(0.0), "h = 0"),
@@ -25,9 +25,12 @@ HYPERPARAMETERS = {
     "rho-above-one": (lambda: ia.RMSProp(0.1, rho=1.5), "rho = 1.5"),
     "rho-nan": (lambda: ia.Adam(0.1, rho=np.nan), "rho = nan"),
     "rho-rounds-to-one": (lambda: ia.Adam(0.1, rho=jnp.asarray(1 - 1e-9, jnp.float32)), "becomes 1"),
-    "eps-zero": (lambda: ia.Adam(0.1, eps=0.0), "eps = 0"),
+    "eps-zero": (lambda: ia.Adam(0.1, eps=0.0, eps_in_sqrt=True), "eps = 0"),
     "eps-negative": (lambda: ia.RMSProp(0.1, eps=-1e-8), "eps = -1e-08"),
-    "eps-underflows-at-once": (lambda: ia.Adam(0.1, eps=jnp.asarray(1e-60, jnp.float32)), "becomes 0"),
+    "eps-underflows-at-once": (
+        lambda: ia.Adam(0.1, eps=jnp.asarray(1e-60, jnp.float32), eps_in_sqrt=True),
+        "becomes 0",
+    ),
 }
 
 
@@ -83,19 +86,26 @@ def test_bad_runs_are_refused_before_any_compilation(run, change, words):
 @pytest.mark.parametrize("eps", [1e-60, 1e-40], ids=["zero", "subnormal, which XLA flushes"])
 def test_an_eps_that_vanishes_in_the_dtype_of_the_parameters_is_refused(eps):
     with pytest.raises(ValueError, match=r"underflows.*float32"):
-        ia.iterate(ia.Adam(0.1, eps=eps), lambda t: jnp.sum(t**2), START.astype(jnp.float32), 4)
+        ia.iterate(
+            ia.Adam(0.1, eps=eps, eps_in_sqrt=True), lambda t: jnp.sum(t**2), START.astype(jnp.float32), 4
+        )
 
 
 def test_a_decay_that_becomes_one_in_the_dtype_of_the_parameters_is_refused():
     with pytest.raises(ValueError, match=r"rho = 1 .*bfloat16"):
-        ia.iterate(ia.Adam(0.1, rho=0.9999, eps=1e-3), lambda t: jnp.sum(t**2), START.astype(jnp.bfloat16), 4)
+        ia.iterate(
+            ia.Adam(0.1, rho=0.9999, eps=1e-3, eps_in_sqrt=True),
+            lambda t: jnp.sum(t**2),
+            START.astype(jnp.bfloat16),
+            4,
+        )
 
 
 @pytest.mark.parametrize("twin", [False, True], ids=["rule", "optax"])
 @pytest.mark.parametrize("bad", [[0, 1, 3, 0], [0, -1, 1, 0]], ids=["too large", "negative"])
 def test_a_traced_schedule_out_of_range_is_flagged(bad, twin):
     """It cannot be looked at; it must not pass for another mini-batch."""
-    rule = ia.Optax(0.1, ia.Adam(1.0, 0.5, 0.6, 0.1).transformation()) if twin else RULE
+    rule = ia.Optax(0.1, ia.Adam(1.0, 0.5, 0.6, 0.1, eps_in_sqrt=True).transformation()) if twin else RULE
 
     @jax.jit
     def finite(schedule):
@@ -109,7 +119,7 @@ def test_a_traced_schedule_out_of_range_is_flagged(bad, twin):
 
 @pytest.mark.parametrize("twin", [False, True], ids=["rule", "optax"])
 def test_a_traced_step_beyond_the_schedule_gives_nan(twin):
-    rule = ia.Optax(0.1, ia.Adam(1.0, 0.5, 0.6, 0.1).transformation()) if twin else RULE
+    rule = ia.Optax(0.1, ia.Adam(1.0, 0.5, 0.6, 0.1, eps_in_sqrt=True).transformation()) if twin else RULE
     field = ia.vector_field(rule, losses.batch_loss, batches=losses.batches(), schedule=jnp.arange(3))
     assert jnp.isfinite(jax.jit(field)(jnp.asarray(2), START)).all()
     assert jnp.isnan(jax.jit(field)(jnp.asarray(3), START)).all()

@@ -70,7 +70,9 @@ def test_late_in_a_run_the_moments_and_the_fields_derivatives_stay_finite():
     moments = lag_moments(ia.Adam(0.1, 0.9, 0.99), jnp.asarray(20000))
     np.testing.assert_allclose(moments.second, [0.9 * 1.9 / 0.1**2, 0.99 * 1.99 / 0.01**2], rtol=1e-10)
     beta = jnp.asarray(0.9)
-    field = lambda beta: ia.vector_field(ia.Adam(0.1, beta, 0.99), losses.full_loss)(20000, losses.START)
+    field = lambda beta: ia.vector_field(ia.Adam(0.1, beta, 0.99, eps_in_sqrt=True), losses.full_loss)(
+        20000, losses.START
+    )
     assert bool(jnp.isfinite(jax.jacfwd(field)(beta)).all())
 
 
@@ -94,9 +96,9 @@ def test_the_smooth_mean_lag_averages_to_that_of_the_step(n):
 
 
 SMOOTH = {
-    "short memory": (ia.Adam(1e-3, 0.5, 0.7, 1e-2), 500),
-    "long memory": (ia.Adam(1e-4, 0.9, 0.999, 1e-6), 1000),
-    "decay": (ia.AdamW(1e-3, 0.9, 0.95, 1e-2, weight_decay=0.1), 500),
+    "short memory": (ia.Adam(1e-3, 0.5, 0.7, 1e-2, eps_in_sqrt=True), 500),
+    "long memory": (ia.Adam(1e-4, 0.9, 0.999, 1e-6, eps_in_sqrt=True), 1000),
+    "decay": (ia.AdamW(1e-3, 0.9, 0.95, 1e-2, weight_decay=0.1, eps_in_sqrt=True), 500),
 }
 
 
@@ -121,7 +123,7 @@ def deep_loss(weights):
     return jnp.mean(z**2)
 
 
-@pytest.mark.parametrize(("rule", "r"), [(ia.GradientDescent(0.1), 1), (ia.Adam(0.1), 2)])
+@pytest.mark.parametrize(("rule", "r"), [(ia.GradientDescent(0.1), 1), (ia.Adam(0.1, eps_in_sqrt=True), 2)])
 def test_an_evaluation_in_closed_form_at_order_2_costs_what_was_counted(rule, r):
     """A gradient, D, T[F, F] and r products Hess E V: 1 + 2 + 7/3 + 2r gradients, whatever n is."""
     weights = [jax.random.normal(key, (48, 48)) / 7 for key in jax.random.split(jax.random.key(0), 6)]

@@ -10,7 +10,7 @@ from implicit_adam.problems import bilinear, quadratic
 from tests import losses
 
 COUNTS = (20, 40, 80)
-RULE = ia.Adam(1.0, 0.5, 0.6, 0.1)
+RULE = ia.Adam(1.0, 0.5, 0.6, 0.1, eps_in_sqrt=True)
 
 
 def study(rule=RULE, loss=losses.full_loss, start=losses.START, **kwargs):
@@ -43,7 +43,12 @@ def test_a_study_compiles_once_and_tells_its_progress():
 
     study(loss=loss, callback=lambda done, total: progress.append((done, total)))
     first = len(traces)
-    study(rule=ia.Adam(0.3, 0.4, 0.5, 0.2), loss=loss, horizon=0.2, step_counts=(30, 60, 90, 120))
+    study(
+        rule=ia.Adam(0.3, 0.4, 0.5, 0.2, eps_in_sqrt=True),
+        loss=loss,
+        horizon=0.2,
+        step_counts=(30, 60, 90, 120),
+    )
     assert len(traces) == first + 1  # the look at its shape
     assert progress == [(20, 140), (60, 140), (140, 140)]
 
@@ -51,7 +56,9 @@ def test_a_study_compiles_once_and_tells_its_progress():
 def test_the_step_size_is_the_horizon_over_the_steps_whatever_the_rules_own():
     result = study()
     np.testing.assert_allclose(result.h, 0.1 / np.array(COUNTS))
-    np.testing.assert_array_equal(result.error[1], study(rule=ia.Adam(0.3, 0.5, 0.6, 0.1)).error[1])
+    np.testing.assert_array_equal(
+        result.error[1], study(rule=ia.Adam(0.3, 0.5, 0.6, 0.1, eps_in_sqrt=True)).error[1]
+    )
 
 
 def test_the_constant_is_that_of_the_theorem():
@@ -74,7 +81,7 @@ def test_narrow_dtypes_are_refused_since_their_rounding_fakes_success(dtype):
 
 def test_float32_really_would_fake_it():
     """The reason for refusing: both sides round alike, and the true difference is gone."""
-    rule, start, steps = ia.Adam(2.0**-16, 0.5, 0.6, 0.1), jnp.asarray([2.8, 3.5]), 128
+    rule, start, steps = ia.Adam(2.0**-16, 0.5, 0.6, 0.1, eps_in_sqrt=True), jnp.asarray([2.8, 3.5]), 128
     loss = bilinear().loss
     difference = {
         dtype: jnp.max(jnp.abs(
@@ -99,7 +106,11 @@ def test_what_rounding_adds_to_tiny_errors_stays_below_the_floor_and_is_not_fitt
 
 
 def test_a_long_memory_is_called_not_yet_asymptotic():
-    result = study(rule=ia.Adam(1.0, 0.9, 0.99, 0.1), loss=bilinear().loss, start=jnp.asarray([2.8, 3.5]))
+    result = study(
+        rule=ia.Adam(1.0, 0.9, 0.99, 0.1, eps_in_sqrt=True),
+        loss=bilinear().loss,
+        start=jnp.asarray([2.8, 3.5]),
+    )
     assert not result.asymptotic[1]
 
 
@@ -114,7 +125,7 @@ def test_a_study_vmaps_over_hyperparameters():
     from implicit_adam.training import checked_training
 
     def error(beta):
-        rule = ia.Adam(0.01, beta, 0.6, 0.1)
+        rule = ia.Adam(0.01, beta, 0.6, 0.1, eps_in_sqrt=True)
         return supremum(checked_training(rule, losses.full_loss, losses.START), 10, (1,)).two_norm[0]
 
     betas = jnp.asarray([0.3, 0.5, 0.7])

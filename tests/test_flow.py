@@ -10,7 +10,7 @@ import implicit_adam as ia
 from implicit_adam.problems import quadratic
 from tests import losses
 
-RULE = ia.Adam(0.02, 0.5, 0.6, 0.1)
+RULE = ia.Adam(0.02, 0.5, 0.6, 0.1, eps_in_sqrt=True)
 BATCHES = losses.batches()
 
 
@@ -104,7 +104,7 @@ def test_a_solver_that_gives_up_is_flagged():
 
 
 def test_the_flow_differentiates_in_its_hyperparameters():
-    end = lambda beta, **kwargs: run(ia.Adam(0.02, beta, 0.6, 0.1), 6, **kwargs).params[-1]
+    end = lambda beta, **kwargs: run(ia.Adam(0.02, beta, 0.6, 0.1, eps_in_sqrt=True), 6, **kwargs).params[-1]
     difference = (end(0.5 + 1e-5) - end(0.5 - 1e-5)) / 2e-5
     for kwargs in ({}, {"stepsize_controller": diffrax.PIDController(rtol=1e-9, atol=1e-9)}):
         derivative = jax.jacfwd(lambda beta, kwargs=kwargs: end(beta, **kwargs))(0.5)
@@ -112,7 +112,9 @@ def test_the_flow_differentiates_in_its_hyperparameters():
 
 
 def test_in_closed_form_both_modes_of_autodiff_agree():
-    end = lambda beta: ia.flow(ia.Adam(0.02, beta, 0.6, 0.1), losses.full_loss, losses.START, 6).params[-1]
+    end = lambda beta: ia.flow(
+        ia.Adam(0.02, beta, 0.6, 0.1, eps_in_sqrt=True), losses.full_loss, losses.START, 6
+    ).params[-1]
     np.testing.assert_allclose(jax.jacrev(end)(0.5), jax.jacfwd(end)(0.5), rtol=1e-11)
 
 

@@ -20,7 +20,7 @@ from implicit_adam.networks import choices, network
 from implicit_adam.networks.passes import cross_entropy
 from tests import cifar_files
 
-ADAM = ia.Adam(1e-2, 0.9, 0.99, 1e-6)
+ADAM = ia.Adam(1e-2, 0.9, 0.99, 1e-6, eps_in_sqrt=True)
 SMALL = FullBatchConfig("cnn", "group", width=4, micro_batch=2, epochs=6, test_every=2, checkpoint_every=2)
 GHOST = replace(SMALL, normalisation="ghost")
 DATA = cifar_files.data()
@@ -92,7 +92,7 @@ def test_every_model_learns_from_official_files(tmp_path, model, width):
     cifar_files.write(tmp_path, cifar_files.CIFAR10, records=2)
     data = cifar("cifar10", tmp_path, allow_partial=True)
     config = FullBatchConfig(model, width=width, micro_batch=10, epochs=2)
-    logs = run(config, data, ia.Adam(1e-5))
+    logs = run(config, data, ia.Adam(1e-5, eps_in_sqrt=True))
     assert logs["finite"]
     assert all(np.isfinite(values).all() for values in logs.values())
     assert logs["loss"][1] < logs["loss"][0]
@@ -109,7 +109,7 @@ def test_exact_is_ghost_in_one_piece():
 
 
 def test_only_ghost_divides_the_data_anew_every_epoch():
-    still = ia.Adam(1e-30)
+    still = ia.Adam(1e-30, eps_in_sqrt=True)
     moves = {
         name: np.ptp(run(replace(SMALL, normalisation=name), DATA, still)["loss"])
         for name in ("ghost", "frozen", "group")
@@ -196,7 +196,7 @@ def test_a_finished_run_is_found_again_cut_and_extended(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"rule": ia.Adam(1e-2, 0.95, 0.99, 1e-6)}, "beta = 0.9 there, 0.95 here"),
+        ({"rule": ia.Adam(1e-2, 0.95, 0.99, 1e-6, eps_in_sqrt=True)}, "beta = 0.9 there, 0.95 here"),
         ({"rule": ia.Adam(1e-2, 0.9, 0.99, 1e-6, eps_in_sqrt=False)}, "eps_in_sqrt = True there, False here"),
         ({"rule": ia.RMSProp(1e-2, 0.99, 1e-6)}, "optimizer = Adam there, RMSProp here"),
         ({"seed": 1}, "seed = 0 there, 1 here"),
@@ -244,7 +244,7 @@ def test_hyperparameters_seeds_and_data_share_one_compilation(monkeypatch):
     config = replace(SMALL, width=3, epochs=2)
     first = run(config, DATA, ADAM)
     for change in (
-        {"rule": ia.Adam(1e-3, 0.5, 0.6, 1e-3)},
+        {"rule": ia.Adam(1e-3, 0.5, 0.6, 1e-3, eps_in_sqrt=True)},
         {"seed": 7},
         {"data": cifar_files.data(seed=3)},
     ):

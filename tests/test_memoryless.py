@@ -44,7 +44,10 @@ def test_gradient_descent_has_no_memory_to_lose():
 
 
 def test_an_optax_transformation_has_a_memoryless_map_too():
-    rule, twin = ia.Adam(0.01, 0.5, 0.6, 0.1), ia.Optax(0.01, ia.Adam(1.0, 0.5, 0.6, 0.1).transformation())
+    rule, twin = (
+        ia.Adam(0.01, 0.5, 0.6, 0.1, eps_in_sqrt=True),
+        ia.Optax(0.01, ia.Adam(1.0, 0.5, 0.6, 0.1, eps_in_sqrt=True).transformation()),
+    )
     runs = [
         ia.memoryless(r, losses.batch_loss, losses.START, 8, batches=BATCHES).params for r in (rule, twin)
     ]
@@ -65,7 +68,7 @@ def test_the_parts_sum_to_the_field(name):
 def test_each_part_is_what_its_name_says():
     """One part after the other vanishes: without mini-batches, late, without memory."""
     zero = lambda part: float(jnp.max(jnp.abs(part))) < 1e-12
-    rule = ia.Adam(0.1, 0.5, 0.6, 0.1)
+    rule = ia.Adam(0.1, 0.5, 0.6, 0.1, eps_in_sqrt=True)
     young = ia.decompose(rule, losses.full_loss, losses.START, 2)
     assert zero(young.minibatch)
     assert not zero(young.transient)
@@ -121,7 +124,7 @@ def test_with_its_bias_doubled_it_strays_from_the_plain_flow_twice_as_far():
 
 
 def test_with_strength_zero_it_is_the_optimizer_itself():
-    rule = ia.Adam(0.05, 0.5, 0.6, 0.1)
+    rule = ia.Adam(0.05, 0.5, 0.6, 0.1, eps_in_sqrt=True)
     run = train(ia.with_bias(rule, losses.batch_loss, 0.0, batches=BATCHES), 10)
     own = ia.iterate(rule, losses.batch_loss, losses.START, 10, batches=BATCHES).params
     np.testing.assert_allclose(run, own, rtol=1e-14)
@@ -135,7 +138,7 @@ def test_a_strength_is_one_finite_number(strength):
 
 def test_it_does_not_run_past_its_schedule():
     kwargs = {"batches": BATCHES, "schedule": jnp.asarray([0, 1])}
-    tx = ia.with_bias(ia.Adam(0.1, 0.5, 0.6, 0.1), losses.batch_loss, -1.0, **kwargs)
+    tx = ia.with_bias(ia.Adam(0.1, 0.5, 0.6, 0.1, eps_in_sqrt=True), losses.batch_loss, -1.0, **kwargs)
     state = tx.init(losses.START)
     with jax.numpy_dtype_promotion("standard"):
         for _ in range(2):

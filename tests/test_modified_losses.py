@@ -29,20 +29,32 @@ CASES = {
     "gradient-descent": (modified_losses.gradient_descent, ia.GradientDescent, unit, 1e-12),
     "heavy-ball": (modified_losses.heavy_ball, lambda h: ia.HeavyBall(h, 0.7), unit, 1e-12),
     "adam-small-eps-protects": (
-        modified_losses.adam_small_eps, lambda h: ia.Adam(h, 0.9, 0.99, SMALL), jnp.abs, 1e-9
+        modified_losses.adam_small_eps,
+        lambda h: ia.Adam(h, 0.9, 0.99, SMALL, eps_in_sqrt=True),
+        jnp.abs,
+        1e-9,
     ),
     "adam-small-eps-penalises": (
-        modified_losses.adam_small_eps, lambda h: ia.Adam(h, 0.99, 0.9, SMALL), jnp.abs, 1e-9
+        modified_losses.adam_small_eps,
+        lambda h: ia.Adam(h, 0.99, 0.9, SMALL, eps_in_sqrt=True),
+        jnp.abs,
+        1e-9,
     ),
     "adam-small-eps-outside": (
-        modified_losses.adam_small_eps, lambda h: ia.Adam(h, 0.9, 0.99, SMALL, False), jnp.abs, 1e-9
+        modified_losses.adam_small_eps,
+        lambda h: ia.Adam(h, 0.9, 0.99, SMALL, eps_in_sqrt=False),
+        jnp.abs,
+        1e-9,
     ),
-    "rmsprop-small-eps": (
-        modified_losses.adam_small_eps, lambda h: ia.RMSProp(h, 0.9, SMALL), jnp.abs, 1e-9
+    "rmsprop-small-eps": (modified_losses.adam_small_eps, lambda h: ia.RMSProp(h, 0.9, SMALL), jnp.abs, 1e-9),
+    "adam-large-eps": (
+        modified_losses.adam_large_eps,
+        lambda h: ia.Adam(h, 0.9, 0.99, LARGE, eps_in_sqrt=True),
+        unit,
+        1e-9,
     ),
-    "adam-large-eps": (modified_losses.adam_large_eps, lambda h: ia.Adam(h, 0.9, 0.99, LARGE), unit, 1e-9),
     "rmsprop-large-eps": (modified_losses.adam_large_eps, lambda h: ia.RMSProp(h, 0.9, LARGE), unit, 1e-9),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("modified", "rule", "divisor", "rtol"), CASES.values(), ids=CASES.keys())
@@ -62,7 +74,10 @@ def test_gradient_descent_descends_it_from_the_first_step(n):
 
 def test_with_large_eps_the_gap_to_the_field_is_far_smaller_than_the_correction():
     """Already at eps = 1e4; so the agreement at 1e10 is no accident of everything being small."""
-    for rule in (ia.Adam(0.1, 0.9, 0.99, 1e4), ia.Adam(0.1, 0.9, 0.5, 1e4)):
+    for rule in (
+        ia.Adam(0.1, 0.9, 0.99, 1e4, eps_in_sqrt=True),
+        ia.Adam(0.1, 0.9, 0.5, 1e4, eps_in_sqrt=True),
+    ):
         descent = jax.grad(modified_losses.adam_large_eps(rule, losses.full_loss))(losses.START)
         plain, field = (
             ia.limiting_field(rule, losses.full_loss, order=order)(losses.START) for order in (0, 1)
@@ -94,14 +109,16 @@ def test_it_is_linear_in_a_traced_step_size(modified, rule):
 def test_the_other_hyperparameters_may_be_traced_too():
     h, b, r = 0.1, 0.9, 0.99
     E, g = losses.full_loss(losses.START), gradient(losses.START)
-    small = lambda b, r: modified_losses.adam_small_eps(ia.Adam(h, b, r), losses.full_loss)(losses.START)
+    small = lambda b, r: modified_losses.adam_small_eps(ia.Adam(h, b, r, eps_in_sqrt=True), losses.full_loss)(
+        losses.START
+    )
     norm = jnp.sum(jnp.abs(g))
     expected = h / (1 - b) ** 2 * norm, -h / (1 - r) ** 2 * norm
     np.testing.assert_allclose(jax.grad(small, (0, 1))(b, r), expected, rtol=1e-12)
 
-    large = lambda r, eps: modified_losses.adam_large_eps(ia.Adam(h, b, r, eps), losses.full_loss)(
-        losses.START
-    )
+    large = lambda r, eps: modified_losses.adam_large_eps(
+        ia.Adam(h, b, r, eps, eps_in_sqrt=True), losses.full_loss
+    )(losses.START)
     expected = 0, -E / 2 - h / 4 * (1 + b) / (1 - b) * jnp.sum(g**2)
     np.testing.assert_allclose(jax.grad(large, (0, 1))(r, 1.0), expected, rtol=1e-12)
 
@@ -121,7 +138,7 @@ def test_adam_with_large_eps_is_heavy_ball_with_another_step_in_another_time(bet
     """Example 2.1: n steps are the time n h of one and n k, k = h (1-beta)/sqrt(eps), of the other."""
     h = 0.1
     k = h * (1 - beta) / eps**0.5
-    adam = modified_losses.adam_large_eps(ia.Adam(h, beta, 0.99, eps), losses.full_loss)
+    adam = modified_losses.adam_large_eps(ia.Adam(h, beta, 0.99, eps, eps_in_sqrt=True), losses.full_loss)
     ball = modified_losses.heavy_ball(ia.HeavyBall(k, beta), losses.full_loss)
     np.testing.assert_allclose(h * adam(losses.START), k * ball(losses.START), rtol=1e-13)
     np.testing.assert_allclose(h * jax.grad(adam)(losses.START), k * jax.grad(ball)(losses.START), rtol=1e-12)
@@ -133,7 +150,7 @@ def test_without_momentum_both_are_the_modified_loss_of_barrett_and_dherin():
     descent = modified_losses.gradient_descent(ia.GradientDescent(k), losses.full_loss)(losses.START)
     ball = modified_losses.heavy_ball(ia.HeavyBall(k, 0.0), losses.full_loss)(losses.START)
     np.testing.assert_allclose(ball, descent, rtol=1e-14)
-    for rule in (ia.Adam(h, 0.0, 0.9, eps), ia.RMSProp(h, 0.9, eps)):
+    for rule in (ia.Adam(h, 0.0, 0.9, eps, eps_in_sqrt=True), ia.RMSProp(h, 0.9, eps)):
         adam = modified_losses.adam_large_eps(rule, losses.full_loss)(losses.START)
         np.testing.assert_allclose(h * adam, k * descent, rtol=1e-13)
 
@@ -242,7 +259,9 @@ def test_for_eps_outside_the_root_no_large_eps_makes_equation_8_good_to_the_orde
     """Why it is refused: with eps for sqrt(eps), the gap to the field is as large as the correction."""
     for eps in (1e3, 1e6):
         rule = ia.Adam(0.1, 0.9, 0.99, eps, eps_in_sqrt=False)
-        analogue = modified_losses.adam_large_eps(ia.Adam(0.1, 0.9, 0.99, eps**2), losses.full_loss)
+        analogue = modified_losses.adam_large_eps(
+            ia.Adam(0.1, 0.9, 0.99, eps**2, eps_in_sqrt=True), losses.full_loss
+        )
         plain, field = (
             ia.limiting_field(rule, losses.full_loss, order=order)(losses.START) for order in (0, 1)
         )
@@ -272,6 +291,8 @@ def test_bad_batches_are_refused():
 
 
 def test_an_eps_that_vanishes_in_the_dtype_of_the_parameters_is_refused():
-    E_tilde = modified_losses.adam_large_eps(ia.Adam(0.1, eps=1e-60), lambda t: jnp.sum(t**2))
+    E_tilde = modified_losses.adam_large_eps(
+        ia.Adam(0.1, eps=1e-60, eps_in_sqrt=True), lambda t: jnp.sum(t**2)
+    )
     with pytest.raises(ValueError, match="underflows"):
         E_tilde(losses.START.astype(jnp.float32))

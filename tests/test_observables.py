@@ -27,7 +27,7 @@ def test_for_vanishing_eps_it_is_the_one_norm_and_its_gradient_is_the_update(ins
 
 
 def test_the_bias_is_a_pytree_like_the_parameters_and_jits():
-    rule = ia.Adam(0.1, 0.9, 0.99, 0.3)
+    rule = ia.Adam(0.1, 0.9, 0.99, 0.3, eps_in_sqrt=True)
     loss = lambda tree: losses.full_loss(losses.from_tree(tree))
     tree = jax.jit(lambda p: ia.bias(rule, loss, p))(losses.as_tree(losses.START))
     flat = ia.bias(rule, losses.full_loss, losses.START)

@@ -8,7 +8,7 @@ import pytest
 import implicit_adam as ia
 from tests import losses
 
-RULE = ia.Adam(0.02, 0.5, 0.6, 0.1)
+RULE = ia.Adam(0.02, 0.5, 0.6, 0.1, eps_in_sqrt=True)
 NAMES = ("loss", "one_norm", "perturbed_one_norm", "two_norm")
 KWARGS = {"batches": losses.batches()}
 
@@ -81,14 +81,18 @@ def test_runs_of_different_lengths_share_one_compilation():
     @jax.jit
     def last(h):
         steps = jnp.round(0.2 / h).astype(int)
-        return ia.observe(ia.Adam(h, 0.5, 0.6, 0.1), counted, losses.START, steps, "loss").last["loss"]
+        return ia.observe(
+            ia.Adam(h, 0.5, 0.6, 0.1, eps_in_sqrt=True), counted, losses.START, steps, "loss"
+        ).last["loss"]
 
     values = [last(h) for h in (0.1, 0.05, 0.01)]
     once = len(traces)
     last(0.02)
     assert len(traces) == once
     for h, value in zip((0.1, 0.05, 0.01), values, strict=True):
-        end = ia.iterate(ia.Adam(h, 0.5, 0.6, 0.1), losses.full_loss, losses.START, round(0.2 / h)).params[-1]
+        end = ia.iterate(
+            ia.Adam(h, 0.5, 0.6, 0.1, eps_in_sqrt=True), losses.full_loss, losses.START, round(0.2 / h)
+        ).params[-1]
         np.testing.assert_allclose(value, losses.full_loss(end), rtol=1e-12)
     hs = jnp.asarray([0.1, 0.05, 0.01])
     np.testing.assert_allclose(jax.vmap(last)(hs), values, rtol=1e-12)

@@ -85,7 +85,7 @@ def test_one_trace_serves_all_step_sizes_and_step_numbers():
 
     def study(h, counts):
         return ia.convergence(
-            ia.Adam(h, 0.5, 0.6, 0.1), loss, losses.START,
+            ia.Adam(h, 0.5, 0.6, 0.1, eps_in_sqrt=True), loss, losses.START,
             horizon=h, step_counts=counts, orders=(2,), batches=losses.batches(),
         )  # fmt: skip
 

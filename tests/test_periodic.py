@@ -47,7 +47,11 @@ def relative(few, every):
 @pytest.mark.parametrize(("beta", "rho"), MEMORIES)
 def test_the_interpolated_past_is_the_summed_past(beta, rho, spread):
     """To 1e-8 from the first epochs on, and to rounding before."""
-    rule, g, schedule = ia.Adam(1.0, beta, rho, 1e-6), gradients(spread), jnp.arange(5000) % M
+    rule, g, schedule = (
+        ia.Adam(1.0, beta, rho, 1e-6, eps_in_sqrt=True),
+        gradients(spread),
+        jnp.arange(5000) % M,
+    )
     first = M * resolution(jnp.float64).epochs
     for n, rtol in ((1, 1e-13), (first, 1e-12), (first + 1, 1e-8), (60, 1e-8), (500, 1e-8), (4999, 1e-8)):
         assert relative(*both_pasts(rule, jnp.asarray(n), g, schedule)) < rtol
@@ -55,7 +59,7 @@ def test_the_interpolated_past_is_the_summed_past(beta, rho, spread):
 
 def test_float32_keeps_its_own_accuracy():
     schedule = jnp.arange(500) % M
-    rule = ia.Adam(1.0, 0.9, 0.99, 1e-3)
+    rule = ia.Adam(1.0, 0.9, 0.99, 1e-3, eps_in_sqrt=True)
     narrow = rule.astype(jnp.float32)
     for n in (17, 40, 499):
         few, _ = both_pasts(narrow, jnp.asarray(n), gradients(1.0, dtype=jnp.float32), schedule)
@@ -67,7 +71,7 @@ def test_float32_keeps_its_own_accuracy():
 def test_many_parameters_go_tile_by_tile():
     """Whole tiles and a rest; the same numbers as coordinate by coordinate."""
     g = gradients(1.0, p=2 * TILE + 7)
-    rule, schedule = ia.Adam(1.0, 0.9, 0.99, 1e-3), jnp.arange(50) % M
+    rule, schedule = ia.Adam(1.0, 0.9, 0.99, 1e-3, eps_in_sqrt=True), jnp.arange(50) % M
     few, every = both_pasts(rule, jnp.asarray(40), g, schedule)
     assert relative(few, every) < 1e-8
     for start in (0, TILE - 1, 2 * TILE + 4):
@@ -77,7 +81,7 @@ def test_many_parameters_go_tile_by_tile():
 
 
 def test_the_number_of_rows_does_not_depend_on_n():
-    rule = ia.Adam(1.0, 0.9, 0.999, 1e-3)
+    rule = ia.Adam(1.0, 0.9, 0.999, 1e-3, eps_in_sqrt=True)
     for n in (100, 10_000):
         assert len(late_rows(memory(rule), n, M, jnp.dtype(float)).w) == M * 15
     assert resolution(jnp.float32).degree < resolution(jnp.float64).degree
@@ -88,7 +92,7 @@ def test_it_differentiates_in_both_modes_and_vmaps():
     psi = jnp.stack([g, g**2])
 
     def past(beta, n):
-        rule = ia.Adam(0.1, beta, 0.95, 1e-3)
+        rule = ia.Adam(0.1, beta, 0.95, 1e-3, eps_in_sqrt=True)
         return jnp.sum(few_rows(memory(rule, m=2), n, 2)(psi, g[0], jnp.zeros_like(psi)))
 
     traced = jax.jit(lambda beta: past(beta, jnp.asarray(50)))
@@ -103,7 +107,7 @@ def test_it_differentiates_in_both_modes_and_vmaps():
 
 def test_the_field_uses_it():
     """Of the cyclic default and the same schedule spelled out."""
-    rule = ia.Adam(1.0, 0.9, 0.99, 1e-2)
+    rule = ia.Adam(1.0, 0.9, 0.99, 1e-2, eps_in_sqrt=True)
     n = jnp.asarray(60)
     few, every = (
         jax.jit(ia.vector_field(rule, losses.batch_loss, batches=losses.batches(), schedule=schedule))(

@@ -49,7 +49,7 @@ def test_the_largest_h_is_where_all_smaller_ones_are_within_the_accuracy():
 
 def test_the_unexpanded_map_is_the_optimizer_run_over_the_displaced_history():
     h, n, theta = 0.05, 4, losses.START
-    rule = ia.Adam(h, 0.5, 0.6, 0.1)
+    rule = ia.Adam(h, 0.5, 0.6, 0.1, eps_in_sqrt=True)
     objective = checked_training(rule, losses.full_loss, theta).objective
     g = jax.grad(losses.full_loss)(theta)
     F = g / jnp.sqrt(g**2 + 0.1)

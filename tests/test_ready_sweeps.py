@@ -14,7 +14,7 @@ from implicit_adam.problems import bilinear, digits, digits_start
 
 
 def adam(**hyperparameters):
-    return ia.Adam(**{"h": 0.01, "eps": 1e-6, **hyperparameters})
+    return ia.Adam(**{"h": 0.01, "eps": 1e-6, "eps_in_sqrt": True, **hyperparameters})
 
 
 def test_the_bias_of_adam_has_the_factor_in_braces_and_changes_sign_where_beta_is_rho():

@@ -28,7 +28,7 @@ def test_the_brace_is_what_the_bias_is_made_of(inside):
 
 
 def test_totals_are_those_of_the_coordinates():
-    rule = ia.Adam(0.1, 0.9, 0.95, 0.3)
+    rule = ia.Adam(0.1, 0.9, 0.95, 0.3, eps_in_sqrt=True)
     found = ia.regimes(rule, losses.full_loss, losses.START)
     np.testing.assert_allclose(found.positive, np.mean(np.asarray(found.brace) > 0))
     assert 0 < float(found.positive) < 1
@@ -76,7 +76,7 @@ def test_a_cell_never_contradicts_the_sign_of_the_braces(inside):
 
 def test_the_validity_is_the_size_of_the_correction_relative_to_the_leading_flow():
     for h in (0.01, 0.02):
-        rule = ia.Adam(h, 0.9, 0.95, 0.3)
+        rule = ia.Adam(h, 0.9, 0.95, 0.3, eps_in_sqrt=True)
         f0, f1 = (ia.limiting_field(rule, losses.full_loss, order=q)(losses.START) for q in (0, 1))
         expected = jnp.linalg.norm(f1 - f0) / jnp.linalg.norm(f0)
         np.testing.assert_allclose(
@@ -86,13 +86,17 @@ def test_the_validity_is_the_size_of_the_correction_relative_to_the_leading_flow
 
 def test_it_takes_pytrees_jits_and_vmaps_over_hyperparameters():
     loss = lambda tree: losses.full_loss(losses.from_tree(tree))
-    found = jax.jit(lambda p: ia.regimes(ia.Adam(0.1, 0.9, 0.95, 0.3), loss, p))(losses.as_tree(losses.START))
-    flat = ia.regimes(ia.Adam(0.1, 0.9, 0.95, 0.3), losses.full_loss, losses.START)
+    found = jax.jit(lambda p: ia.regimes(ia.Adam(0.1, 0.9, 0.95, 0.3, eps_in_sqrt=True), loss, p))(
+        losses.as_tree(losses.START)
+    )
+    flat = ia.regimes(ia.Adam(0.1, 0.9, 0.95, 0.3, eps_in_sqrt=True), losses.full_loss, losses.START)
     np.testing.assert_allclose(losses.from_tree(found.brace), flat.brace, rtol=1e-12)
     betas = jnp.asarray([0.5, 0.9, 0.99])
-    cells = jax.vmap(lambda b: ia.regimes(ia.Adam(0.1, b, 0.95, 1e-12), losses.full_loss, losses.START).cell)(
-        betas
-    )
+    cells = jax.vmap(
+        lambda b: (
+            ia.regimes(ia.Adam(0.1, b, 0.95, 1e-12, eps_in_sqrt=True), losses.full_loss, losses.START).cell
+        )
+    )(betas)
     assert cells.tolist() == [2, 2, 0]
 
 
@@ -109,9 +113,9 @@ def _refused(call):
 
 
 REAL = {
-    "stable": (ia.Adam(1e-2, 0.9, 0.95, 1e-16), "stable oscillation"),
-    "spikes": (ia.Adam(1e-1, 0.0, 0.999, 1e-16), "spikes"),
-    "divergence": (ia.Adam(1e-1, 0.999, 0.01, 1e-16), "divergence"),
+    "stable": (ia.Adam(1e-2, 0.9, 0.95, 1e-16, eps_in_sqrt=True), "stable oscillation"),
+    "spikes": (ia.Adam(1e-1, 0.0, 0.999, 1e-16, eps_in_sqrt=True), "spikes"),
+    "divergence": (ia.Adam(1e-1, 0.999, 0.01, 1e-16, eps_in_sqrt=True), "divergence"),
 }
 
 
@@ -149,7 +153,9 @@ def test_made_up_curves():
 
 def test_the_losses_of_a_run_in_mini_batches_are_their_means():
     problem = digits(batches=4, samples=40)
-    run = ia.iterate(ia.Adam(1e-2), problem.loss, problem.params, 8, batches=problem.batches)
+    run = ia.iterate(
+        ia.Adam(1e-2, eps_in_sqrt=True), problem.loss, problem.params, 8, batches=problem.batches
+    )
     found = ia.training_regime(run, problem.loss, batches=problem.batches)
     whole = digits(batches=1, samples=40)
     together = ia.training_regime(run, whole.loss, batches=whole.batches)

@@ -67,7 +67,11 @@ def test_preconditioned_it_is_that_of_the_dense_matrix(inside):
 
 @pytest.mark.parametrize(
     "build",
-    [ia.GradientDescent, lambda h: ia.HeavyBall(h, 0.6), lambda h: ia.Adam(h, 0.6, 0.9, 1e30)],
+    [
+        ia.GradientDescent,
+        lambda h: ia.HeavyBall(h, 0.6),
+        lambda h: ia.Adam(h, 0.6, 0.9, 1e30, eps_in_sqrt=True),
+    ],
     ids=["gradient-descent", "heavy-ball", "adam with a frozen preconditioner"],
 )
 def test_a_quadratic_run_grows_just_above_the_threshold_and_shrinks_just_below(build):

@@ -10,9 +10,11 @@ from implicit_adam.problems import digits
 from tests import losses
 
 RULES = {
-    "adam": lambda h: ia.Adam(h, 0.5, 0.6, 0.1),
+    "adam": lambda h: ia.Adam(h, 0.5, 0.6, 0.1, eps_in_sqrt=True),
     "nesterov": lambda h: ia.Nesterov(h, 0.5),
-    "optax": lambda h: ia.Optax(h, ia.AdamW(1.0, 0.5, 0.6, 0.1, weight_decay=0.3).transformation()),
+    "optax": lambda h: ia.Optax(
+        h, ia.AdamW(1.0, 0.5, 0.6, 0.1, weight_decay=0.3, eps_in_sqrt=True).transformation()
+    ),
 }
 every_rule = pytest.mark.parametrize("build", RULES.values(), ids=RULES.keys())
 TRAININGS = {
@@ -59,7 +61,9 @@ def test_it_saves_a_gradient_for_each_product():
     problem = digits(batches=4, hidden=64)
 
     def operations(shifted):
-        field = ia.vector_field(ia.Adam(0.1), problem.loss, batches=problem.batches, shifted=shifted)
+        field = ia.vector_field(
+            ia.Adam(0.1, eps_in_sqrt=True), problem.loss, batches=problem.batches, shifted=shifted
+        )
         compiled = jax.jit(field).lower(jnp.asarray(5), problem.params).compile()
         return compiled.cost_analysis()["flops"]
 
@@ -69,7 +73,9 @@ def test_it_saves_a_gradient_for_each_product():
 def test_flow_and_memoryless_take_it():
     for run in (ia.flow, ia.memoryless):
         exact, shifted = (
-            run(ia.Adam(0.05, 0.5, 0.6, 0.1), losses.full_loss, losses.START, 10, shifted=x).params[-1]
+            run(
+                ia.Adam(0.05, 0.5, 0.6, 0.1, eps_in_sqrt=True), losses.full_loss, losses.START, 10, shifted=x
+            ).params[-1]
             for x in (False, True)
         )
         assert 0 < float(jnp.max(jnp.abs(exact - shifted))) < 0.05**2

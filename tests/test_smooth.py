@@ -13,12 +13,12 @@ from tests import losses
 BILINEAR = bilinear()
 
 SETTINGS = {
-    "adam": (ia.Adam(1e-3, 0.9, 0.95, 1e-2), 500, {}),
-    "adam, practical memory": (ia.Adam(1e-4, 0.9, 0.999, 1e-6), 2000, {}),
+    "adam": (ia.Adam(1e-3, 0.9, 0.95, 1e-2, eps_in_sqrt=True), 500, {}),
+    "adam, practical memory": (ia.Adam(1e-4, 0.9, 0.999, 1e-6, eps_in_sqrt=True), 2000, {}),
     "adam, eps outside": (ia.Adam(1e-3, 0.9, 0.95, 1e-1, eps_in_sqrt=False), 500, {}),
     "rmsprop": (ia.RMSProp(1e-3, 0.95, 1e-2, bias_correction=True), 500, {}),
-    "adamw": (ia.AdamW(1e-3, 0.9, 0.95, 1e-2, weight_decay=0.1), 500, {}),
-    "implicit": (ia.Adam(1e-3, 0.9, 0.95, 1e-2), 500, {"solver": diffrax.Kvaerno5()}),
+    "adamw": (ia.AdamW(1e-3, 0.9, 0.95, 1e-2, weight_decay=0.1, eps_in_sqrt=True), 500, {}),
+    "implicit": (ia.Adam(1e-3, 0.9, 0.95, 1e-2, eps_in_sqrt=True), 500, {"solver": diffrax.Kvaerno5()}),
 }
 
 
@@ -39,7 +39,7 @@ def test_it_moves_the_flow_by_less_than_a_tenth_of_the_flows_own_error(rule, ste
 
 def test_it_holds_on_real_data():
     problem = digits(batches=1, samples=300)
-    arguments = (ia.Adam(1e-4, 0.9, 0.95, 1e-4), problem.loss, problem.params, 200)
+    arguments = (ia.Adam(1e-4, 0.9, 0.95, 1e-4, eps_in_sqrt=True), problem.loss, problem.params, 200)
     ends = [
         ia.flow(*arguments, batches=problem.batches, save_every=200, smooth=smooth).params
         for smooth in (True, False)
@@ -63,7 +63,12 @@ def test_its_cost_does_not_depend_on_h():
     for steps in (1_000, 1_000_000):
         evaluations.clear()
         run = ia.flow(
-            ia.Adam(1 / steps, 0.9, 0.95, 1e-2), loss, BILINEAR.params, steps, smooth=True, save_every=steps
+            ia.Adam(1 / steps, 0.9, 0.95, 1e-2, eps_in_sqrt=True),
+            loss,
+            BILINEAR.params,
+            steps,
+            smooth=True,
+            save_every=steps,
         )
         jax.block_until_ready(run.params)
         jax.effects_barrier()
@@ -72,7 +77,7 @@ def test_its_cost_does_not_depend_on_h():
 
 
 def test_its_tolerance_is_the_users_and_is_reported():
-    arguments = (ia.Adam(1e-3, 0.9, 0.95, 1e-2), BILINEAR.loss, BILINEAR.params, 500)
+    arguments = (ia.Adam(1e-3, 0.9, 0.95, 1e-2, eps_in_sqrt=True), BILINEAR.loss, BILINEAR.params, 500)
     tight, loose = (
         ia.flow(
             *arguments, smooth=True, save_every=100, stepsize_controller=diffrax.PIDController(rtol=x, atol=x)
@@ -87,7 +92,7 @@ def test_its_tolerance_is_the_users_and_is_reported():
 
 def test_it_differentiates_vmaps_and_stays_in_float32():
     def end(h):
-        rule = ia.Adam(h, 0.9, 0.95, 1e-2)
+        rule = ia.Adam(h, 0.9, 0.95, 1e-2, eps_in_sqrt=True)
         return ia.flow(rule, BILINEAR.loss, BILINEAR.params, 100, smooth=True, save_every=100).params[-1]
 
     difference = (end(1e-3 + 1e-7) - end(1e-3 - 1e-7)) / 2e-7
@@ -95,7 +100,7 @@ def test_it_differentiates_vmaps_and_stays_in_float32():
     hs = jnp.asarray([1e-3, 2e-3])
     np.testing.assert_allclose(jax.vmap(end)(hs), [end(h) for h in hs], rtol=1e-7)
     start = BILINEAR.params.astype(jnp.float32)
-    narrow = ia.flow(ia.Adam(1e-3, 0.9, 0.95, 1e-2), BILINEAR.loss, start, 100, smooth=True)
+    narrow = ia.flow(ia.Adam(1e-3, 0.9, 0.95, 1e-2, eps_in_sqrt=True), BILINEAR.loss, start, 100, smooth=True)
     assert narrow.params.dtype == jnp.float32
     assert float(jnp.max(jnp.abs(narrow.params[-1].astype(float) - end(1e-3)))) < 1e-4
 
@@ -111,14 +116,20 @@ def test_a_field_that_is_not_in_closed_form_is_refused(rule):
 def test_dtypes_too_narrow_for_its_tolerance_are_refused():
     start = losses.START.astype(jnp.float16)
     with pytest.raises(ValueError, match="float32 or float64"):
-        ia.flow(ia.Adam(0.1, 0.9, 0.95, 1e-2), lambda t: jnp.sum(t**2), start, 4, smooth=True)
+        ia.flow(
+            ia.Adam(0.1, 0.9, 0.95, 1e-2, eps_in_sqrt=True), lambda t: jnp.sum(t**2), start, 4, smooth=True
+        )
 
 
 def test_it_saves_at_chosen_steps():
     for arguments, kwargs, at in (
-        ((ia.Adam(1e-3, 0.9, 0.95, 1e-2), BILINEAR.loss, BILINEAR.params, 500), {}, (7, 100, 333)),
         (
-            (ia.Adam(1e-3, 0.5, 0.7, 0.05), losses.batch_loss, losses.START, 300),
+            (ia.Adam(1e-3, 0.9, 0.95, 1e-2, eps_in_sqrt=True), BILINEAR.loss, BILINEAR.params, 500),
+            {},
+            (7, 100, 333),
+        ),
+        (
+            (ia.Adam(1e-3, 0.5, 0.7, 0.05, eps_in_sqrt=True), losses.batch_loss, losses.START, 300),
             {"batches": losses.batches()},
             (9, 48, 60, 63, 240),
         ),
@@ -133,7 +144,7 @@ def test_it_saves_at_chosen_steps():
 
 @pytest.mark.parametrize("at", [(), (0, 5), (5, 3), (5, 5), (5, 600), (1.5,)])
 def test_bad_choices_of_steps_are_refused(at):
-    arguments = (ia.Adam(1e-3, 0.9, 0.95, 1e-2), BILINEAR.loss, BILINEAR.params, 500)
+    arguments = (ia.Adam(1e-3, 0.9, 0.95, 1e-2, eps_in_sqrt=True), BILINEAR.loss, BILINEAR.params, 500)
     with pytest.raises(ValueError, match="save_at must be"):
         ia.flow(*arguments, smooth=True, save_at=at)
     with pytest.raises(ValueError, match="smooth=True"):
@@ -141,10 +152,10 @@ def test_bad_choices_of_steps_are_refused(at):
 
 
 MINI_BATCHES = {
-    "adam": lambda h: ia.Adam(h, 0.5, 0.7, 0.05),
+    "adam": lambda h: ia.Adam(h, 0.5, 0.7, 0.05, eps_in_sqrt=True),
     "rmsprop": lambda h: ia.RMSProp(h, 0.6, 0.1),
     "nesterov": lambda h: ia.Nesterov(h, 0.5),
-    "adamw": lambda h: ia.AdamW(h, 0.5, 0.6, 0.1, weight_decay=0.3),
+    "adamw": lambda h: ia.AdamW(h, 0.5, 0.6, 0.1, weight_decay=0.3, eps_in_sqrt=True),
 }
 
 
@@ -164,7 +175,7 @@ def test_in_mini_batches_it_keeps_the_order_of_the_flow(build):
 
 
 def test_in_mini_batches_it_begins_as_the_piecewise_flow_and_stays_near_it():
-    arguments = (ia.Adam(1e-3, 0.5, 0.7, 0.05), losses.batch_loss, losses.START, 600)
+    arguments = (ia.Adam(1e-3, 0.5, 0.7, 0.05, eps_in_sqrt=True), losses.batch_loss, losses.START, 600)
     kwargs = {"batches": losses.batches(), "save_every": 30}
     piecewise, smooth = (ia.flow(*arguments, smooth=x, **kwargs) for x in (False, True))
     # 0.7^60 < 1e-9: the memory has settled after 60 steps.

@@ -44,7 +44,7 @@ def test_adam_takes_a_sign_step_first():
     sign = lambda t: gradient(t) / jnp.sqrt(gradient(t) ** 2 + eps)
     F = sign(losses.START)
     _, DF = jax.jvp(sign, (losses.START,), (F,))
-    field = ia.vector_field(ia.Adam(h, 0.9, 0.999, eps), losses.full_loss)(0, losses.START)
+    field = ia.vector_field(ia.Adam(h, 0.9, 0.999, eps, eps_in_sqrt=True), losses.full_loss)(0, losses.START)
     np.testing.assert_allclose(field, -(F + h / 2 * DF), rtol=1e-12)
 
 
@@ -55,9 +55,9 @@ def test_adams_bias_is_equation_4(beta, rho):
     brace = (1 + beta) / (1 - beta) - (1 + rho) / (1 - rho) + (1 + rho) / (1 - rho) * eps / (g**2 + eps)
     norm = lambda t: ia.perturbed_one_norm(gradient(t), eps)
     expected = h / 2 * brace * jax.grad(norm)(losses.START)
-    bias = ia.bias(ia.Adam(h, beta, rho, eps), losses.full_loss, losses.START)
+    bias = ia.bias(ia.Adam(h, beta, rho, eps, eps_in_sqrt=True), losses.full_loss, losses.START)
     np.testing.assert_allclose(bias, expected, rtol=1e-13)
-    limit = ia.limiting_field(ia.Adam(h, beta, rho, eps), losses.full_loss)(losses.START)
+    limit = ia.limiting_field(ia.Adam(h, beta, rho, eps, eps_in_sqrt=True), losses.full_loss)(losses.START)
     np.testing.assert_allclose(limit, -(g + bias) / jnp.sqrt(g**2 + eps), rtol=1e-13)
 
 
@@ -75,7 +75,7 @@ def test_with_eps_outside_the_bias_is_the_gradient_of_the_other_norm():
 
 @pytest.mark.parametrize("correction", [True, False])
 def test_rmsprops_bias_is_that_of_adam_without_momentum(correction):
-    adam = ia.bias(ia.Adam(0.1, 0.0, 0.9, 0.3), losses.full_loss, losses.START)
+    adam = ia.bias(ia.Adam(0.1, 0.0, 0.9, 0.3, eps_in_sqrt=True), losses.full_loss, losses.START)
     rule = ia.RMSProp(0.1, 0.9, 0.3, bias_correction=correction)
     np.testing.assert_allclose(ia.bias(rule, losses.full_loss, losses.START), adam, rtol=1e-13)
 
@@ -88,17 +88,19 @@ def test_small_eps_penalises_or_protects_the_one_norm_equations_5_and_6():
         modified = lambda t, factor=factor: (
             losses.full_loss(t) + h / 2 * factor * jnp.sum(jnp.abs(gradient(t)))
         )
-        limit = ia.limiting_field(ia.Adam(h, beta, rho, eps), losses.full_loss)(losses.START)
+        limit = ia.limiting_field(ia.Adam(h, beta, rho, eps, eps_in_sqrt=True), losses.full_loss)(
+            losses.START
+        )
         np.testing.assert_allclose(limit, -jax.grad(modified)(losses.START) / jnp.abs(g), rtol=1e-9)
         norm = jax.grad(lambda t: jnp.sum(jnp.abs(gradient(t))))(losses.START)
-        bias = ia.bias(ia.Adam(h, beta, rho, eps), losses.full_loss, losses.START)
+        bias = ia.bias(ia.Adam(h, beta, rho, eps, eps_in_sqrt=True), losses.full_loss, losses.START)
         assert float(jnp.sign(bias @ norm)) == (1 if beta > rho else -1)
 
 
 def test_the_memory_of_adamw_for_small_eps_adds_a_one_norm_and_a_decayed_product_to_the_loss():
     """[1 + wd tau h] E - h tau [||grad E||_1 + wd grad E . theta], tau = rho/(1-rho) - beta/(1-beta)."""
     h, beta, rho, decay = 0.1, 0.9, 0.95, 0.3
-    rule = ia.AdamW(h, beta, rho, 1e-12, weight_decay=decay)
+    rule = ia.AdamW(h, beta, rho, 1e-12, weight_decay=decay, eps_in_sqrt=True)
     tau = rho / (1 - rho) - beta / (1 - beta)
 
     def modified(t):
@@ -117,10 +119,12 @@ def test_large_eps_penalises_the_two_norm_whatever_rho_equations_7_and_8():
         / eps**0.5
     )
     for rho in (0.5, 0.99):
-        limit = ia.limiting_field(ia.Adam(h, beta, rho, eps), losses.full_loss)(losses.START)
+        limit = ia.limiting_field(ia.Adam(h, beta, rho, eps, eps_in_sqrt=True), losses.full_loss)(
+            losses.START
+        )
         np.testing.assert_allclose(limit, -jax.grad(modified)(losses.START), rtol=1e-7)
         # The h that the display after (7) lacks.
-        bias = ia.bias(ia.Adam(h, beta, rho, eps), losses.full_loss, losses.START)
+        bias = ia.bias(ia.Adam(h, beta, rho, eps, eps_in_sqrt=True), losses.full_loss, losses.START)
         expected = h / (4 * eps**0.5) * (1 + beta) / (1 - beta) * 2 * hessian_times(gradient(losses.START))
         np.testing.assert_allclose(bias, expected, rtol=1e-7)
 

@@ -19,7 +19,7 @@ GRID = {"beta": np.array([0.0, 0.5, 0.9]), "rho": np.array([0.5, 0.9, 0.95, 0.99
 
 
 def end(beta, rho):
-    rule = ia.Adam(1e-2, beta, rho, 1e-2)
+    rule = ia.Adam(1e-2, beta, rho, 1e-2, eps_in_sqrt=True)
     run = ia.flow(rule, bilinear().loss, jnp.asarray([2.8, 3.5]), 20, save_every=20)
     return {"end": run.params[-1], "norms": (jnp.sum(run.params[-1]), jnp.asarray(1, jnp.int32))}
 

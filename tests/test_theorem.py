@@ -33,7 +33,7 @@ def test_the_mini_batch_field_of_adam_is_equation_10(n, seed, inside):
 @pytest.mark.parametrize(("beta", "rho"), [(0.9, 0.999), (0.3, 0.5), (0.0, 0.95)])
 def test_the_full_batch_field_of_adam_is_remark_3_2(n, beta, rho):
     h, eps = 0.2, 0.05
-    field = ia.vector_field(ia.Adam(h, beta, rho, eps), losses.full_loss)
+    field = ia.vector_field(ia.Adam(h, beta, rho, eps, eps_in_sqrt=True), losses.full_loss)
     expected = remark_3_2(losses.full_loss, n, losses.START, h, beta, rho, eps)
     # The printed lag cancels for small n (1 - rho); ours does not.
     np.testing.assert_allclose(field(n, losses.START), expected, rtol=1e-10)
@@ -53,7 +53,7 @@ def test_rmsprop_with_bias_correction_is_adam_without_momentum():
 def test_a_traced_step_number_gives_the_field_of_a_static_one():
     """The window that a traced n allows drops only terms below rounding; a static n sums everything."""
     schedule = losses.random_schedule(700)
-    rule = ia.Adam(0.1, 0.9, 0.95, 0.05)
+    rule = ia.Adam(0.1, 0.9, 0.95, 0.05, eps_in_sqrt=True)
     field = ia.vector_field(rule, losses.batch_loss, batches=losses.batches(), schedule=schedule)
     jitted = jax.jit(field)
     for n in (0, 1, 130, 699):
@@ -75,7 +75,7 @@ def test_a_ragged_epoch_weighs_batches_by_their_visits():
     expected = equation_10(
         losses.batch_loss, losses.batches(), schedule, 6, losses.START, 0.1, 0.6, 0.7, 0.02
     )
-    field = ia.vector_field(ia.Adam(0.1, 0.6, 0.7, 0.02), losses.batch_loss, **kwargs)
+    field = ia.vector_field(ia.Adam(0.1, 0.6, 0.7, 0.02, eps_in_sqrt=True), losses.batch_loss, **kwargs)
     np.testing.assert_allclose(field(6, losses.START), expected, rtol=1e-10)
 
 
@@ -86,7 +86,7 @@ def _operations(function, *arguments):
 RULES = {
     "gradient-descent": (ia.GradientDescent(0.1), 1),
     "heavy-ball": (ia.HeavyBall(0.1), 1),
-    "adam": (ia.Adam(0.1), 2),
+    "adam": (ia.Adam(0.1, eps_in_sqrt=True), 2),
 }
 
 
@@ -116,6 +116,6 @@ def test_no_hessian_matrix_is_formed():
         A, c = batch
         return jnp.sum((A @ theta[:4] - c) ** 2) + jnp.sum(jnp.cos(theta))
 
-    field = ia.vector_field(ia.Adam(0.1, 0.6, 0.7, 0.02), loss, batches=batches)
+    field = ia.vector_field(ia.Adam(0.1, 0.6, 0.7, 0.02, eps_in_sqrt=True), loss, batches=batches)
     compiled = jax.jit(field).lower(jnp.asarray(5), jnp.ones(p)).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < p * p * 8 / 4

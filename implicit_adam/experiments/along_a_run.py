@@ -58,7 +58,7 @@ def run(config: AlongConfig, advance: Advance) -> Along:
     """Run, then look at the saved points."""
     problem = digits(batches=1, samples=config.samples)
     loss = problem.mean_loss
-    rule = Adam(config.h, config.beta, config.rho, config.eps)
+    rule = Adam(config.h, config.beta, config.rho, config.eps, eps_in_sqrt=True)
     points = iterate(rule, loss, problem.params, config.steps, save_every=config.every).params
     advance(0.5)
     n = jnp.arange(0, config.steps + 1, config.every)

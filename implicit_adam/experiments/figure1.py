@@ -60,7 +60,7 @@ def _closed_form(x: np.ndarray, beta: float, rho: float, eps: float) -> np.ndarr
 
 def _quadrature(config: Figure1Config, x: np.ndarray, rho: float) -> np.ndarray:
     # The gradient of theta^2/2 is theta itself, and h/2 = 1.
-    rule = Adam(2.0, config.beta, rho, config.eps)
+    rule = Adam(2.0, config.beta, rho, config.eps, eps_in_sqrt=True)
     nodes, weights = np.polynomial.legendre.leggauss(config.nodes)
     y = x[:, None] * (nodes + 1) / 2
     at = jax.vmap(lambda theta: bias(rule, lambda t: jnp.sum(t**2) / 2, theta[None])[0])

@@ -74,7 +74,7 @@ def run(config: ReachConfig, advance: Advance) -> Reach:
         h.append(horizon / np.asarray(config.step_counts))
         rows = []
         for beta, rho in config.decays:
-            rule = Adam(1.0, beta, rho, eps)
+            rule = Adam(1.0, beta, rho, eps, eps_in_sqrt=True)
             training = checked_training(rule, problem.mean_loss, problem.params)
             rows.append(_errors(config, name, training, horizon))
             done += 1

@@ -73,7 +73,7 @@ def adam_large_eps(config: LargeEpsConfig, advance: Advance) -> Orders:
     root = float((config.eps * jnp.max(jax.grad(loss)(theta) ** 2)) ** 0.5)
 
     def at(h: Any) -> tuple[Adam, Loss, Loss]:
-        rule = Adam(h * root, config.beta, config.rho, root**2)
+        rule = Adam(h * root, config.beta, config.rho, root**2, eps_in_sqrt=True)
         return rule, modified_losses.adam_large_eps(rule, loss), _scaled(loss, 1 / root)
 
     _, modified, _ = at(H)

@@ -90,7 +90,7 @@ def _one(
     g = jax.grad(E)(theta)
     eps = jnp.min(g**2) / config.apart if small else jnp.max(g**2) * config.apart
     beta, rho = decays
-    rule = Adam(H, beta, rho, eps)
+    rule = Adam(H, beta, rho, eps, eps_in_sqrt=True)
     b = bias(rule, E, theta)
     cb, cr = (1 + beta) / (1 - beta), (1 + rho) / (1 - rho)
     one, two = _product(E, theta, jnp.sign(g)), _product(E, theta, g)

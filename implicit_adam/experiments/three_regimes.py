@@ -50,7 +50,7 @@ def run(config: RegimesConfig, advance: Advance) -> ThreeRegimes:
 
     @jax.jit
     def one(beta: Any, rho: Any, seed: Any) -> Any:
-        adam = Adam(config.h, beta, rho, config.eps)
+        adam = Adam(config.h, beta, rho, config.eps, eps_in_sqrt=True)
         found = training_regime(iterate(adam, loss, digits_start(seed), config.steps), loss)
         return found.regime, found.loss
 

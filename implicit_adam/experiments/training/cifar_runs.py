@@ -44,7 +44,7 @@ class CifarConfig:
     def load(self) -> ImageData:
         """The data; everything that can be wrong with them or with the choices raises `ValueError` here."""
         check_seeds(self.seeds)
-        Adam(self.h, self.beta[0], self.rho[0], self.eps)
+        Adam(self.h, self.beta[0], self.rho[0], self.eps, eps_in_sqrt=True)
         if self.training.epochs <= self.training.test_every:
             msg = (
                 f"epochs = {self.training.epochs} must be more than test_every = {self.training.test_every}, "
@@ -73,7 +73,7 @@ def _one(
     config: CifarConfig, data: ImageData, beta: float, rho: float, seed: int, tick: Callback
 ) -> dict[str, np.ndarray]:
     name = f"{config.dataset}-{config.training.model}-h{config.h:g}-beta{beta:g}-rho{rho:g}-seed{seed}"
-    rule = Adam(config.h, beta, rho, config.eps)
+    rule = Adam(config.h, beta, rho, config.eps, eps_in_sqrt=True)
     return run(config.training, data, rule, seed=seed, folder=Path(config.folder) / name, callback=tick)
 
 

@@ -102,7 +102,7 @@ def _start(config: NetworkConfig, seed: Any) -> Params:
 def _training(config: NetworkConfig, train: Data, test: Data) -> Callable[..., dict[str, jax.Array]]:
     def at(beta: Any, rho: Any, seed: Any) -> dict[str, jax.Array]:
         theta, unravel = ravel_pytree(_start(config, seed))
-        rule = Adam(config.h, beta, rho, config.eps).astype(theta.dtype)
+        rule = Adam(config.h, beta, rho, config.eps, eps_in_sqrt=True).astype(theta.dtype)
         optimizer = raveled(rule.transformation(), unravel)
 
         def loss(theta: Vector) -> Scalar:
