@@ -26,7 +26,7 @@ from implicit_adam.flow import interval_step
 from implicit_adam.iterate import optimizer_step
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.slopes import fit_tail, local_slopes
-from implicit_adam.training import Training, checked_training
+from implicit_adam.training import Training, checked_training, identified
 from implicit_adam.types import Batches, Loss, Params, Scalar, StepNumber
 
 
@@ -137,7 +137,11 @@ def convergence(
     check_horizon(horizon)
     orders = check_orders(orders, HIGHEST_ORDER)
     check_shifted_order(max(orders), shifted=shifted)
-    training = checked_training(rule, loss, params, batches, schedule, counts[-1], shifted=shifted)
+    taking_products = max(orders) > 0
+    training = checked_training(
+        rule, loss, params, batches, schedule, counts[-1], shifted=shifted, products=taking_products
+    )
+    training = identified(training)
     check_wide_dtype(training.theta.dtype)
 
     suprema = []

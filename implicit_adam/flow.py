@@ -19,7 +19,7 @@ from implicit_adam.checks import check_order, check_saves, check_shifted_order, 
 from implicit_adam.fields.select import HIGHEST_ORDER, raveled_field
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.smooth import check_smooth, smooth_solution
-from implicit_adam.training import Training, checked_training
+from implicit_adam.training import Training, checked_training, identified
 from implicit_adam.trajectory import Trajectory, all_finite, record, saved_times
 from implicit_adam.types import Batches, Field, Loss, Params, Scalar, StepNumber, Vector
 
@@ -160,15 +160,17 @@ def flow(
     check_order(order, HIGHEST_ORDER)
     check_shifted_order(order, shifted=shifted)
     steps, save_every = check_saves(steps, save_every)
-    training = checked_training(rule, loss, params, batches, schedule, steps, shifted=shifted)
+    training = checked_training(
+        rule, loss, params, batches, schedule, steps, shifted=shifted, products=order > 0
+    )
     if smooth:
         saved = np.arange(0, steps + 1, save_every) if save_at is None else check_steps(save_at, steps)
         check_smooth(training, saved, order)
-        return _smooth_flow(training, jnp.asarray(saved), order, solver, stepsize_controller)
+        return _smooth_flow(identified(training), jnp.asarray(saved), order, solver, stepsize_controller)
     if save_at is not None:
         msg = "save_at needs smooth=True; a flow interval by interval saves every save_every-th step"
         raise ValueError(msg)
-    return _flow(training, steps, save_every, order, solver, stepsize_controller)
+    return _flow(identified(training), steps, save_every, order, solver, stepsize_controller)
 
 
 @eqx.filter_jit

@@ -12,7 +12,7 @@ from implicit_adam.checks import check_saves
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.optax_rule import raveled
-from implicit_adam.training import Training, checked_training
+from implicit_adam.training import Training, checked_training, identified
 from implicit_adam.trajectory import Trajectory, all_finite, record, saved_times
 from implicit_adam.types import Batches, Loss, Params, StepNumber, Vector
 
@@ -59,7 +59,8 @@ def iterate(
     for all values of the hyperparameters and the start.
     """
     steps, save_every = check_saves(steps, save_every)
-    return _iterate(checked_training(rule, loss, params, batches, schedule, steps), steps, save_every)
+    training = checked_training(rule, loss, params, batches, schedule, steps, products=False)
+    return _iterate(identified(training), steps, save_every)
 
 
 @eqx.filter_jit

@@ -10,7 +10,7 @@ from implicit_adam.checks import check_order, check_saves, check_shifted_order
 from implicit_adam.fields.select import HIGHEST_ORDER, exact_terms
 from implicit_adam.fields.series import value
 from implicit_adam.rules.base import AbstractOptimizer
-from implicit_adam.training import Training, checked_training
+from implicit_adam.training import Training, checked_training, identified
 from implicit_adam.trajectory import Trajectory, all_finite, record, saved_times
 from implicit_adam.types import Batches, Loss, Params
 
@@ -38,8 +38,10 @@ def memoryless(
     check_order(order, HIGHEST_ORDER)
     check_shifted_order(order, shifted=shifted)
     steps, save_every = check_saves(steps, save_every)
-    training = checked_training(rule, loss, params, batches, schedule, steps, shifted=shifted)
-    return _memoryless(training, steps, save_every, order)
+    training = checked_training(
+        rule, loss, params, batches, schedule, steps, shifted=shifted, products=order > 0
+    )
+    return _memoryless(identified(training), steps, save_every, order)
 
 
 @eqx.filter_jit

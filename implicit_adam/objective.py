@@ -130,6 +130,11 @@ def raveled(
     return Objective(lambda theta, batch: loss(unravel(theta), batch), unravel, batches, schedule, m)
 
 
+def first_arguments(params: Params, batches: Batches) -> tuple[Any, ...]:
+    """What the loss is called with at the first mini-batch."""
+    return (params,) if batches is None else (params, jax.tree.map(lambda x: x[0], batches))
+
+
 def mean_loss(loss: Loss, batches: Batches = None) -> Callable[[Params], Scalar]:
     """The full-batch loss: the mean over the mini-batches, if there are any."""
     if batches is None:

@@ -71,7 +71,8 @@ def observe(
     """
     every, records = check_count("every", every), check_count("records", records, 0)
     known = 1 if is_traced(steps) else _known_count(steps)
-    training = checked_training(rule, loss, params, batches, schedule, known)
+    products = "distance" in observables or "sharpness" in observables
+    training = checked_training(rule, loss, params, batches, schedule, known, products=products)
     watch = _observables(observables, training)
     order = 0 if "plain_distance" in watch else 1 if "distance" in watch else None
     return _observed(training, jnp.asarray(steps), watch, order, every, records)

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 
 from implicit_adam.checks import check_batches, check_count, check_loss, check_params, check_rule
 from implicit_adam.fields.closed_form import check_has_limit
-from implicit_adam.objective import Objective, ravel, raveled
+from implicit_adam.objective import Objective, first_arguments, ravel, raveled
 from implicit_adam.observables import denominator
+from implicit_adam.products import check_products
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.training import checked_training
 from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
@@ -43,6 +44,7 @@ def sharpness(
     check_batches(batches)
     params = check_params(params)
     check_loss(loss, params, batches)
+    check_products(loss, *first_arguments(params, batches))
     theta, objective = ravel(params), raveled(loss, params, batches).full_batch()
     return _top_eigenvalue(_hessian(objective, theta), objective, theta, iterations, seed)
 

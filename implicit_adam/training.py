@@ -1,10 +1,13 @@
 """What a run takes (an optimizer, a loss, a start, batches and their order), checked and in one dtype."""
 
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from implicit_adam.captured import digest, trace
 from implicit_adam.checks import (
     check_batches,
     check_loss,
@@ -12,14 +15,19 @@ from implicit_adam.checks import (
     check_rule,
     check_schedule,
 )
-from implicit_adam.objective import Objective, ravel, raveled, unravel_like
-from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.objective import Objective, first_arguments, ravel, raveled, unravel_like
+from implicit_adam.products import check_products, may_hide
+from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.optax_rule import Optax, as_optimizer, check_differentiable
+from implicit_adam.rules.optax_rule import raveled as on_vectors
 from implicit_adam.types import Batches, Loss, Params, Schedule, Vector
 
 
 class Training(NamedTuple):
-    """An optimizer on a loss from a start. A pytree of arrays but for the loss, so that it can be jitted."""
+    """An optimizer on a loss from a start. A pytree of arrays but for the loss, so that it can be jitted.
+
+    `program`, the digest of `identified`, is what a compiled run is kept by, beside the functions themselves.
+    """
 
     rule: Any
     loss: Loss
@@ -27,6 +35,7 @@ class Training(NamedTuple):
     batches: Batches
     schedule: Schedule | None
     shifted: bool = False
+    program: Hashable = None
 
     @property
     def objective(self) -> Objective:
@@ -53,15 +62,58 @@ def checked_training(
     steps: int = 1,
     *,
     shifted: bool = False,
+    products: bool = True,
 ) -> Training:
-    """Refuse with a `ValueError` whatever cannot be run; the hyperparameters take the parameters' dtype."""
+    """Refuse with a `ValueError` whatever cannot be run; the hyperparameters take the parameters' dtype.
+
+    `products`: whether Hessian-vector products will be taken, which must be derivatives of the gradient.
+    """
     rule = as_optimizer(rule)
     check_rule(rule, AbstractOptimizer)
     m = check_batches(batches)
     schedule = check_schedule(schedule, m, steps)
     params, batches = check_params(params), jax.tree.map(jnp.asarray, batches)
     check_loss(loss, params, batches)
+    if products and not shifted:
+        check_products(loss, *first_arguments(params, batches))
     if isinstance(rule, Optax):
         check_differentiable(rule.tx, params)
     dtype = jax.tree.leaves(params)[0].dtype
     return Training(rule.astype(dtype), loss, params, batches, schedule, shifted)
+
+
+def identified(training: Training) -> Training:
+    """With a digest of what the loss and the optimizer compute and of the arrays that they capture.
+
+    A run compiled for one digest is never used for another: after the data that a loss reads have changed,
+    the next run sees the new ones, and nothing is compiled again for unchanged code and data.
+    """
+    rule, loss = training.rule, training.loss
+    arguments = first_arguments(training.params, training.batches)
+    jaxprs = [_traced(loss, lambda loss, *arguments: loss(*arguments), *arguments)]
+    if may_hide(jaxprs[0]):
+        # What a custom derivative captures is seen only where it is taken.
+        jaxprs.append(_traced(loss, _product, *arguments))
+    jaxprs.append(_traced(rule, _first_step, training.params))
+    return training._replace(program=digest(*jaxprs))
+
+
+def _traced(owner: Any, f: Callable[..., Any], *arguments: Any) -> Any:
+    """The jaxpr of f(owner, *arguments), in which the arrays among the owner's leaves are arguments too."""
+    arrays, rest = eqx.partition(owner, eqx.is_array)
+    return trace(lambda arrays, *args: f(eqx.combine(arrays, rest), *args), arrays, *arguments)[0]
+
+
+def _product(loss: Loss, params: Params, *batch: Any) -> Params:
+    return jax.jvp(lambda params: jax.grad(loss)(params, *batch), (params,), (params,))[1]
+
+
+def _first_step(rule: AbstractOptimizer, params: Params) -> Any:
+    """All that a rule computes: its twin's step and, if it has them, features, kernels and readout."""
+    theta, n = ravel(params), jnp.zeros((), int)
+    twin = on_vectors(rule.transformation(), unravel_like(params))
+    update, _ = twin.update(theta, twin.init(theta), theta)
+    if not isinstance(rule, AbstractRule):
+        return update
+    weights = [(kernel.scale, kernel.decay) for kernel in rule.kernels(n)]
+    return update, weights, rule.readout(rule.features(theta), theta, n)

@@ -88,7 +88,7 @@ def with_bias(
         if params is None:
             msg = "with_bias needs the parameters: call update(gradient, state, params)"
             raise ValueError(msg)
-        training = checked_training(optimizer, loss, params, batches, schedule)
+        training = checked_training(optimizer, loss, params, batches, schedule, products=order > 0)
         check_step_number(state.n, training.schedule)
         h, theta = training.rule.h, training.theta
         K = added_bias(training.rule, training.objective, jnp.asarray(strength, theta.dtype), order)

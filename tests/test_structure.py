@@ -15,7 +15,8 @@ PACKAGE = Path(implicit_adam.__file__).parent
 LAYERS = [
     {"types"},
     {"atomic", "checks"},
-    {"datasets", "sweeps"},
+    {"captured"},
+    {"datasets", "products", "sweeps"},
     {"accumulated_loss", "networks", "objective", "rules"},
     {"training", "trajectory", "slopes"},
     {"fields", "iterate"},

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 import implicit_adam as ia
 from implicit_adam.problems import bilinear
+from implicit_adam.sweeps import lanes
 from implicit_adam.sweeps.grid import as_grid
 from implicit_adam.sweeps.lanes import compiled, device_mesh, traced
 from implicit_adam.sweeps.sweep import _chunks, _order
@@ -54,19 +55,20 @@ def test_a_table_of_points_is_taken_as_it_is():
     np.testing.assert_array_equal(result.coords["x"], [0.3, 0.1, 0.1])
 
 
-def test_fn_is_traced_once_for_all_chunks_and_sizes():
-    traces = []
+def test_fn_is_traced_once_a_sweep_and_compiled_once_for_all_of_its_chunks_and_sweeps(monkeypatch):
+    traces, compilations = [], []
+    monkeypatch.setattr(lanes, "compiled", lambda *args: compilations.append(1) or compiled(*args))
 
     def counted(x):
         traces.append(x)
         return 2 * x
 
     quiet(counted, {"x": np.arange(100.0)}, chunk_size=8)
-    assert len(traces) == 1
+    assert (len(traces), len(compilations)) == (1, 1)
     quiet(counted, {"x": np.arange(1.0, 101.0)}, chunk_size=8)
-    assert len(traces) == 1
+    assert (len(traces), len(compilations)) == (2, 1)
     quiet(counted, {"x": np.arange(100.0)}, chunk_size="auto")
-    assert len(traces) == 2
+    assert len(traces) == 3
 
 
 def test_the_lanes_are_spread_over_all_devices():

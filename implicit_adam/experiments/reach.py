@@ -28,7 +28,7 @@ from implicit_adam.objective import Objective
 from implicit_adam.problems import PROBLEMS, Problem
 from implicit_adam.rules import AbstractRule, Adam
 from implicit_adam.rules.kernels import at_lag
-from implicit_adam.training import Training, checked_training
+from implicit_adam.training import Training, checked_training, identified
 from implicit_adam.types import Scalar, StepNumber, Vector
 
 
@@ -75,7 +75,7 @@ def run(config: ReachConfig, advance: Advance) -> Reach:
         rows = []
         for beta, rho in config.decays:
             rule = Adam(1.0, beta, rho, eps, eps_in_sqrt=True)
-            training = checked_training(rule, problem.mean_loss, problem.params)
+            training = identified(checked_training(rule, problem.mean_loss, problem.params))
             rows.append(_errors(config, name, training, horizon))
             done += 1
             advance(done / total)

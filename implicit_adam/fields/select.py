@@ -89,7 +89,9 @@ def vector_field(
     schedule = check_schedule(schedule, check_batches(batches), 1)
 
     def field(n: StepNumber, params: Params) -> Params:
-        training = checked_training(rule, loss, params, batches, schedule, shifted=shifted)
+        training = checked_training(
+            rule, loss, params, batches, schedule, shifted=shifted, products=order > 0
+        )
         check_step_number(n, schedule)
         velocity = raveled_field(training.rule, training.objective, order)(n)(training.theta)
         return training.unraveled(velocity)
@@ -135,7 +137,7 @@ def limiting_field(rule: AbstractRule, loss: Loss, *, order: int = 1) -> Callabl
     check_has_limit(rule)
 
     def field(params: Params) -> Params:
-        training = checked_training(rule, loss, params)
+        training = checked_training(rule, loss, params, products=order > 0)
         velocity = field_of(training.rule, limiting_terms(training.rule, training.objective, order))
         return training.unraveled(velocity(jnp.inf)(training.theta))
 

@@ -1,10 +1,9 @@
 """One compiled program for a chunk of lanes, spread over all devices."""
 
-import functools
 import hashlib
 import os
-import re
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from implicit_adam.captured import digest, trace
 
 # How much of a device's memory an automatic chunk may take.
 SHARE_OF_MEMORY = 0.5
@@ -44,7 +45,7 @@ def traced(fn: Callable[..., Any], points: Lanes) -> Program:
         return result
 
     one = [jax.ShapeDtypeStruct((), values.dtype) for values in points.values()]
-    jaxpr, shape = jax.make_jaxpr(of_arrays, return_shape=True)(*one)
+    jaxpr, shape = trace(of_arrays, *one)
     return Program(jaxpr, shape, names)
 
 
@@ -106,27 +107,30 @@ def _portable_dtype(dtype: Any) -> Any:
     return np.dtype(np.float32) if np.dtype(dtype).kind == "V" else dtype
 
 
+# Compiled chunks by what determines them, the latest last. The jaxprs are not kept: see `Chunk`.
+_kept: OrderedDict[Hashable, Chunk] = OrderedDict()
+MOST_KEPT = 32
+
+
 def prepared(fn: Callable[..., Any], points: Lanes, size: Any, mesh: Mesh) -> Chunk:
-    """The program for chunks of `size` lanes (None: all, "auto": what fits), kept for later sweeps of fn."""
+    """The program for chunks of `size` lanes (None: all, "auto": what fits), kept for later sweeps of it.
+
+    fn is traced at every call, so that what it closes over is what it is now; unchanged, it compiles once.
+    """
     lanes = len(next(iter(points.values())))
-    dtypes = tuple((name, values.dtype.name) for name, values in points.items())
-    try:
-        return _prepared(fn, dtypes, lanes, size, mesh)
-    except TypeError as error:
-        if "unhashable" not in str(error):
-            raise
-        return _prepared.__wrapped__(fn, dtypes, lanes, size, mesh)
-
-
-@functools.lru_cache(maxsize=32)
-def _prepared(
-    fn: Callable[..., Any], dtypes: tuple[tuple[str, str], ...], lanes: int, size: Any, mesh: Mesh
-) -> Chunk:
-    points = {name: np.zeros((), dtype) for name, dtype in dtypes}
-    program = traced(fn, points)
-    if size == "auto":
-        size = automatic_size(program, points, lanes, mesh)
-    return compiled(program, points, lanes if size is None else min(size, lanes), mesh)
+    one = {name: np.zeros((), values.dtype) for name, values in points.items()}
+    program = traced(fn, one)
+    types = tuple((name, x.dtype.name) for name, x in one.items())
+    # The function too: its callbacks are in no digest.
+    known = fn if isinstance(fn, Hashable) else id(fn)
+    key = (known, digest(program.jaxpr), types, lanes, size, mesh)
+    if key not in _kept:
+        fitting = automatic_size(program, one, lanes, mesh) if size == "auto" else size
+        _kept[key] = compiled(program, one, lanes if fitting is None else min(fitting, lanes), mesh)
+    _kept.move_to_end(key)
+    while len(_kept) > MOST_KEPT:
+        _kept.popitem(last=False)
+    return _kept[key]
 
 
 def automatic_size(program: Program, points: Lanes, lanes: int, mesh: Mesh) -> int:
@@ -147,19 +151,4 @@ def _memory() -> float:
 
 def _digest(program: Program, text: str) -> str:
     """A hash of the computation itself, with the constants it holds."""
-    digest = hashlib.sha256(text.encode())
-    digest.update(re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr)).encode())
-    for constant in _constants(program.jaxpr):
-        digest.update(np.ascontiguousarray(jax.device_get(constant)).tobytes())
-    return digest.hexdigest()
-
-
-def _constants(jaxpr: Any) -> list[Any]:
-    """Arrays held by a jaxpr or inside its equations, wherever this version of JAX keeps them."""
-    found = list(getattr(jaxpr, "consts", []))
-    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        found += [x.val for x in equation.invars if hasattr(x, "val") and np.ndim(x.val) > 0]
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
-            if hasattr(inner, "eqns"):
-                found += _constants(inner)
-    return found
+    return hashlib.sha256(f"{text}{digest(program.jaxpr)}".encode()).hexdigest()

@@ -31,8 +31,8 @@ def sweep(
 ) -> SweepResult:
     """fn at every point of a grid, as one compiled program over all devices.
 
-    - `fn`: `fn(**point) -> pytree of arrays`, traced once and vmapped; what it closes over is fixed. As with
-      `jax.jit`, the same function (not a new lambda) is neither traced nor compiled again.
+    - `fn`: `fn(**point) -> pytree of arrays`, traced once a sweep and vmapped, with what it closes over as it
+      is at the call. Called again with the same function (not a new lambda) it is not compiled again.
     - `grid`: `{name: 1-D array, ..}` with increasing values, for their product (the axes of the result, in
       this order), or a list of points `[{name: value, ..}, ..]` (one axis, "point").
     - `chunk_size`: how many lanes run at a time, which bounds the memory: None all, "auto" as many as the

@@ -1,0 +1,76 @@
+"""What a function captures: a digest of its program and constants, so that no compiled program is stale.
+
+`jax.jit` knows a function by its identity alone. A bound method, or a function that reads a module's array,
+keeps its identity when the array changes, and the program compiled before would answer for the new one. The
+digest of a fresh trace tells them apart: equal for unchanged code and data, another one where either changed.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from implicit_adam.checks import is_traced
+
+ADDRESS = re.compile(r"0x[0-9a-f]+")
+
+
+def trace(f: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
+    """The jaxpr of f at arguments like `args`, and the shapes of what it returns."""
+    # Behind a new function each time: JAX would return the trace that it keeps of an old one.
+    return jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*args)
+
+
+def digest(*jaxprs: Any) -> Hashable:
+    """Equal for equal programs that hold equal constants; like nothing else where a constant is traced."""
+    total = hashlib.sha256()
+    for jaxpr in jaxprs:
+        total.update(ADDRESS.sub("", str(jaxpr)).encode())
+        for constant in _constants(jaxpr):
+            if is_traced(constant):
+                return _Unknown()
+            _add(total, constant)
+    return total.hexdigest()
+
+
+class _Unknown:
+    """A digest that equals only itself."""
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """The equations of a jaxpr and of all those inside them."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in inner_jaxprs(equation):
+            yield from equations(inner)
+
+
+def inner_jaxprs(equation: Any) -> list[Any]:
+    """The jaxprs in the parameters of a loop, a branch, a jit .."""
+    parameters = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
+    return [parameter for parameter in parameters if _is_jaxpr(parameter)]
+
+
+def _is_jaxpr(x: Any) -> bool:
+    return hasattr(x, "eqns")
+
+
+def _constants(jaxpr: Any) -> Iterator[Any]:
+    """The arrays and numbers that a jaxpr holds, wherever this version of JAX keeps them."""
+    yield from getattr(jaxpr, "consts", ())
+    for equation in jaxpr.eqns:
+        yield from (x.val for x in equation.invars if hasattr(x, "val"))
+        for inner in inner_jaxprs(equation):
+            yield from _constants(inner)
+
+
+def _add(total: Any, constant: Any) -> None:
+    if jnp.issubdtype(jnp.result_type(constant), jax.dtypes.prng_key):
+        constant = jax.random.key_data(constant)
+    array = np.ascontiguousarray(jax.device_get(constant))
+    total.update(f"{array.dtype}{array.shape}".encode())
+    total.update(array.tobytes())
