@@ -24,9 +24,9 @@ CASES = {
     "adamw": lambda h: ia.AdamW(h, 0.5, 0.6, 0.1, weight_decay=0.3, eps_in_sqrt=True),
     "adamw-eps-outside": lambda h: ia.AdamW(h, 0.5, 0.6, 0.1, eps_in_sqrt=False, weight_decay=0.3),
     "nadam": lambda h: ia.NAdam(h, 0.5, 0.6, 0.1, eps_in_sqrt=True),
-    "lion": lambda h: ia.Lion(h, 0.5, 0.6, 0.5),
-    "signum": lambda h: ia.Signum(h, 0.5, 0.5),
-    "adagrad": lambda h: ia.Adagrad(h, 0.1, 0.2),
+    "lion": lambda h: ia.Lion(h, 0.5, 0.6, eps=0.5, weight_decay=0.3),
+    "signum": lambda h: ia.Signum(h, 0.5, eps=0.5),
+    "adagrad": lambda h: ia.Adagrad(h, initial_accumulator=0.2, eps=0.1),
     "ademamix": lambda h: ia.AdEMAMix(h, 0.5, 0.6, 0.7, 0.8, 0.1, eps_in_sqrt=True),
     "scheduled-adam": lambda h: ia.Scheduled(ia.Adam(h, 0.5, 0.6, 0.1, eps_in_sqrt=True), schedule),
 }

@@ -81,7 +81,11 @@ def add_sweep(commands: Any) -> None:
         metavar="NAME=VALUES",
         help="values of any other hyperparameter of the optimizer",
     )
-    add("--eps-placement", choices=("inside", "outside"), help="sqrt(s + eps) or sqrt(s) + eps (inside)")
+    add(
+        "--eps-placement",
+        choices=("inside", "outside"),
+        help="sqrt(s + eps) or sqrt(s) + eps (default: the optimizer's)",
+    )
     add("--horizon", type=float, default=0.5, metavar="T", help="time T = steps * h of a run (default: 0.5)")
     add(
         "--steps",

@@ -16,12 +16,13 @@ from implicit_adam.types import Scalar
 class Adagrad(AbstractRule):
     """F^(n) = g_n / sqrt(initial_accumulator + sum_k g_k^2 + eps); there is no limit n to infinity.
 
-    `initial_accumulator` >= 0 and `eps` > 0 are in units of g^2.
+    `initial_accumulator` >= 0 and `eps` > 0 are in units of g^2, as in optax (in PyTorch the accumulator
+    starts at 0 and eps stands outside the root).
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
-    eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-7)
     initial_accumulator: Scalar = eqx.field(converter=scalar, metadata=NON_NEGATIVE, default=0.1)
+    eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-7)
 
     def features(self, g):
         return g, g**2

@@ -6,7 +6,7 @@ import equinox as eqx
 import optax
 
 from implicit_adam.checks import DECAY, POSITIVE
-from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.base import AbstractRule, flag, scalar
 from implicit_adam.rules.kernels import average
 from implicit_adam.rules.root import root
 from implicit_adam.types import Scalar
@@ -14,21 +14,25 @@ from implicit_adam.types import Scalar
 
 @final
 class Adam(AbstractRule):
-    r"""Adam, with eps inside the square root (Definition 1.1) or outside (the original).
+    """Adam, with eps outside the square root (the original, optax, PyTorch) or inside (Definition 1.1).
 
-        F^(n) = M / sqrt(R2 + eps)          or          M / (sqrt(R2) + eps)
+        F^(n) = M / (sqrt(R2) + eps),       with `eps_in_sqrt`       M / sqrt(R2 + eps)
         M  = sum_k (1-beta) beta^(n-k) g_k / (1 - beta^(n+1))
         R2 = sum_k (1-rho) rho^(n-k) g_k^2 / (1 - rho^(n+1))
 
-    `h` is the step size, `beta` and `rho` in [0, 1) the decay of the two averages, `eps` > 0 the numerical
-    stability constant (in units of g^2 inside the root, of g outside).
+    - `h`: the step size.
+    - `beta`, `rho`: the decay of the two averages, in [0, 1); b1 and b2 of optax.
+    - `eps`: the numerical stability constant, > 0. Outside the root it is compared with |g|, inside with
+      g^2, so that 1e-8 inside is what 1e-4 is outside.
+    - `eps_in_sqrt`: where eps stands. `ia.Adam(h, eps_in_sqrt=True)` is the paper's Definition 1.1,
+      `ia.Adam(h)` is `optax.adam(h)`.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
     beta: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
     rho: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.999)
     eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-8)
-    eps_in_sqrt: bool = eqx.field(static=True, default=True)
+    eps_in_sqrt: bool = eqx.field(converter=flag, static=True, kw_only=True, default=False)
 
     def features(self, g):
         return g, g**2

@@ -6,7 +6,7 @@ import equinox as eqx
 import optax
 
 from implicit_adam.checks import DECAY, NON_NEGATIVE, POSITIVE
-from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.base import AbstractRule, flag, scalar
 from implicit_adam.rules.kernels import average
 from implicit_adam.rules.root import root
 from implicit_adam.types import Scalar
@@ -14,17 +14,21 @@ from implicit_adam.types import Scalar
 
 @final
 class AdamW(AbstractRule):
-    """Adam whose update has weight_decay * theta added: F^(n) = M / sqrt(R2 + eps) + weight_decay theta^(n).
+    """`Adam` with the decay of the weights added to the update:
 
-    `weight_decay` >= 0 is in units of inverse time; the other hyperparameters are those of `Adam`.
+        F^(n) = M / (sqrt(R2) + eps) + weight_decay theta^(n),
+
+    so that a step shrinks theta by h weight_decay, as in optax, PyTorch and Keras (in Loshchilov & Hutter
+    by weight_decay alone). `weight_decay` >= 0 is in units of inverse time; its default is optax's (PyTorch's
+    is 1e-2, Keras's 4e-3). The other hyperparameters are those of `Adam`.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
     beta: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
     rho: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.999)
     eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-8)
-    eps_in_sqrt: bool = eqx.field(static=True, default=True)
-    weight_decay: Scalar = eqx.field(converter=scalar, metadata=NON_NEGATIVE, default=1e-4)
+    eps_in_sqrt: bool = eqx.field(converter=flag, static=True, kw_only=True, default=False)
+    weight_decay: Scalar = eqx.field(converter=scalar, metadata=NON_NEGATIVE, kw_only=True, default=1e-4)
 
     def features(self, g):
         return g, g**2

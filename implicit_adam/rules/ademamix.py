@@ -6,7 +6,7 @@ import equinox as eqx
 import optax.contrib
 
 from implicit_adam.checks import DECAY, NON_NEGATIVE, POSITIVE
-from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.base import AbstractRule, flag, scalar
 from implicit_adam.rules.kernels import average
 from implicit_adam.rules.root import root
 from implicit_adam.types import Scalar
@@ -14,11 +14,13 @@ from implicit_adam.types import Scalar
 
 @final
 class AdEMAMix(AbstractRule):
-    """F^(n) = (M + alpha m_slow) / sqrt(R2 + eps), or with sqrt(R2) + eps, M and R2 as in `Adam` and
+    """F^(n) = (M + alpha m_slow) / (sqrt(R2) + eps), or over sqrt(R2 + eps) with `eps_in_sqrt`, where
 
-        m_slow = (1-beta_slow) sum_k beta_slow^(n-k) g_k, without bias correction.
+        m_slow = (1-beta_slow) sum_k beta_slow^(n-k) g_k, without bias correction,
 
-    `alpha` >= 0 weighs the slow memory; the other hyperparameters are those of `Adam`.
+    and M, R2 and the other hyperparameters are those of `Adam`. `alpha` >= 0 weighs the slow memory. As in
+    optax by default, `alpha` and `beta_slow` are constants (the authors raise both over the first steps) and
+    there is no weight decay.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
@@ -27,7 +29,7 @@ class AdEMAMix(AbstractRule):
     beta_slow: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.9999)
     alpha: Scalar = eqx.field(converter=scalar, metadata=NON_NEGATIVE, default=5.0)
     eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-8)
-    eps_in_sqrt: bool = eqx.field(static=True, default=True)
+    eps_in_sqrt: bool = eqx.field(converter=flag, static=True, kw_only=True, default=False)
 
     def features(self, g):
         return g, g**2

@@ -17,11 +17,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, DTypeLike, Float
 
 from implicit_adam.checks import ALLOWED, check_hyperparameter, check_positive_in
 from implicit_adam.rules.kernels import Kernel
+from implicit_adam.rules.names import check_arguments
 from implicit_adam.types import Scalar, StepNumber, Vector
 
 
@@ -36,19 +38,34 @@ def scalar(x: Any) -> Array:
             "the rule: ia.Scheduled(ia.Adam(1.0), schedule)"
         )
         raise ValueError(msg)  # noqa: TRY004
-    array = jnp.asarray(x)
-    dtype = array.dtype if jnp.issubdtype(array.dtype, jnp.floating) else float
-    return array.astype(dtype)
+    array = None if isinstance(x, str | None) else jnp.asarray(x)
+    if array is None or array.dtype == bool or not jnp.isrealobj(array):
+        msg = f"a hyperparameter must be a real number, got {x!r}"
+        raise ValueError(msg)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+
+
+def flag(x: Any) -> bool:
+    """Make sure that a switch is True or False: any other value would count as one of them."""
+    if not isinstance(x, bool | np.bool_):
+        msg = f"a switch of a rule, such as eps_in_sqrt, must be True or False, got {x!r}"
+        raise ValueError(msg)  # noqa: TRY004
+    return bool(x)
 
 
 class AbstractOptimizer(eqx.Module):
     """Anything that makes iterates: theta^(n+1) = theta^(n) - h F^(n), with its hyperparameters as leaves.
 
     Build under `jax.vmap` for many at once; differentiate through the constructor as through any function. A
-    hyperparameter out of range raises `ValueError` on construction, unless it is traced.
+    hyperparameter out of range raises `ValueError` on construction, unless it is traced. Positional arguments
+    stand in the order of optax's function of the same name, with the same defaults; all others go by keyword.
     """
 
     h: eqx.AbstractVar[Scalar]
+
+    def __new__(cls, *args: object, **kwargs: object):
+        check_arguments(cls, args, kwargs)
+        return super().__new__(cls, *args, **kwargs)
 
     def __check_init__(self) -> None:
         _check_hyperparameters(self)

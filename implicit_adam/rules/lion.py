@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import DECAY, POSITIVE, POSITIVE_DECAY
+from implicit_adam.checks import DECAY, NON_NEGATIVE, POSITIVE, POSITIVE_DECAY
 from implicit_adam.rules.base import AbstractRule, scalar
 from implicit_adam.rules.kernels import average, present
 from implicit_adam.types import Scalar
@@ -14,18 +14,21 @@ from implicit_adam.types import Scalar
 
 @final
 class Lion(AbstractRule):
-    """F^(n) = tanh(c / eps), which is sign(c) for eps to zero, with m^(n) the memory *before* this gradient:
+    """F^(n) = tanh(c / eps) + weight_decay theta^(n), where m^(n) is the memory *before* this gradient and
 
         c = beta1 m^(n) + (1-beta1) g_n,        m^(n+1) = beta2 m^(n) + (1-beta2) g_n.
 
     The sign itself has no derivative and so no modified equation; `eps` > 0, in units of a gradient, is the
-    width over which it turns. In c a gradient of lag j >= 1 weighs beta1 (1-beta2) beta2^(j-1), beta2 > 0.
+    width over which the tanh turns. As it goes to 0 the iterates become those of
+    `optax.lion(h, beta1, beta2, weight_decay=weight_decay)`, which decays the weights by default, too.
+    In c a gradient of lag j >= 1 weighs beta1 (1-beta2) beta2^(j-1), beta2 > 0.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
     beta1: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
     beta2: Scalar = eqx.field(converter=scalar, metadata=POSITIVE_DECAY, default=0.99)
-    eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-3)
+    eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, kw_only=True, default=1e-3)
+    weight_decay: Scalar = eqx.field(converter=scalar, metadata=NON_NEGATIVE, kw_only=True, default=1e-3)
 
     def features(self, g):
         return (g,)
@@ -37,10 +40,11 @@ class Lion(AbstractRule):
         return (past + (1 - self.beta1 - taken_back) * present(self.h),)
 
     def readout(self, s, theta, n):
-        return jnp.tanh(s[0] / self.eps)
+        return jnp.tanh(s[0] / self.eps) + self.weight_decay * theta
 
     def transformation(self):
         return optax.chain(
             optax.scale_by_lion(self.beta1, self.beta2, mode="smooth", smooth_beta=cast(float, 1 / self.eps)),
+            optax.add_decayed_weights(self.weight_decay),
             optax.scale(-self.h),
         )

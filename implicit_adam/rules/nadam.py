@@ -6,7 +6,7 @@ import equinox as eqx
 import optax
 
 from implicit_adam.checks import DECAY, POSITIVE
-from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.base import AbstractRule, flag, scalar
 from implicit_adam.rules.kernels import average, one_minus_power, present
 from implicit_adam.rules.root import root
 from implicit_adam.types import Scalar
@@ -14,17 +14,19 @@ from implicit_adam.types import Scalar
 
 @final
 class NAdam(AbstractRule):
-    """F^(n) = s / sqrt(R2 + eps), or s / (sqrt(R2) + eps), with R2 as in `Adam` and
+    """F^(n) = s / (sqrt(R2) + eps), or s / sqrt(R2 + eps) with `eps_in_sqrt`, R2 as in `Adam` and
 
-    s = beta m^(n+1) / (1 - beta^(n+2)) + (1-beta) g_n / (1 - beta^(n+1)),
-    m^(n+1) = (1-beta) sum_k beta^(n-k) g_k.
+        s = beta m^(n+1) / (1 - beta^(n+2)) + (1-beta) g_n / (1 - beta^(n+1)),
+        m^(n+1) = (1-beta) sum_k beta^(n-k) g_k.
+
+    As in optax beta is a constant; PyTorch and Keras let it grow over the first steps (`momentum_decay`).
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
     beta: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
     rho: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.999)
     eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-8)
-    eps_in_sqrt: bool = eqx.field(static=True, default=True)
+    eps_in_sqrt: bool = eqx.field(converter=flag, static=True, kw_only=True, default=False)
 
     def features(self, g):
         return g, g**2

@@ -6,7 +6,7 @@ import equinox as eqx
 import optax
 
 from implicit_adam.checks import DECAY, POSITIVE
-from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.base import AbstractRule, flag, scalar
 from implicit_adam.rules.kernels import average, present
 from implicit_adam.rules.root import root
 from implicit_adam.types import Scalar
@@ -14,20 +14,22 @@ from implicit_adam.types import Scalar
 
 @final
 class RMSProp(AbstractRule):
-    """RMSProp, as the field runs it (no bias correction) or as Adam with beta = 0 (`bias_correction=True`).
+    """RMSProp, as it is commonly run (no bias correction) or as Adam with beta = 0 (`bias_correction=True`).
 
-        F^(n) = g_n / sqrt(R2 + eps)        or          g_n / (sqrt(R2) + eps)
+        F^(n) = g_n / sqrt(R2 + eps),       without `eps_in_sqrt`       g_n / (sqrt(R2) + eps)
         R2 = sum_k (1-rho) rho^(n-k) g_k^2  [ / (1 - rho^(n+1)) with bias correction ]
 
     `h` is the step size, `rho` in [0, 1) the decay of the average, `eps` > 0 the numerical stability
-    constant.
+    constant. `ia.RMSProp(h)` is `optax.rmsprop(h)`, eps inside the root, unlike `ia.Adam(h)`; PyTorch's has
+    eps outside and rho .99 (`eps_in_sqrt=False, rho=0.99`). Momentum after the division is another algorithm:
+    `ia.Optax(h, optax.rmsprop(1.0, momentum=..))`.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
     rho: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
     eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-8)
-    eps_in_sqrt: bool = eqx.field(static=True, default=True)
-    bias_correction: bool = eqx.field(static=True, default=False)
+    eps_in_sqrt: bool = eqx.field(converter=flag, static=True, kw_only=True, default=True)
+    bias_correction: bool = eqx.field(converter=flag, static=True, kw_only=True, default=False)
 
     def features(self, g):
         return g, g**2

@@ -17,12 +17,13 @@ from implicit_adam.types import Scalar
 class Signum(AbstractRule):
     """F^(n) = tanh(m / eps), which is sign(m) for eps to zero, m = (1-beta) sum_k beta^(n-k) g_k.
 
-    `beta` = 0 is (smooth) sign descent. `eps` > 0, in units of a gradient, is the width of the sign.
+    `beta` = 0 is (smooth) sign descent. `eps` > 0, in units of a gradient, is the width of the sign; as it
+    goes to 0 the iterates become those of `optax.signum(h, beta)`.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
     beta: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
-    eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-3)
+    eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, kw_only=True, default=1e-3)
 
     def features(self, g):
         return (g,)

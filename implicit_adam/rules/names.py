@@ -1,0 +1,50 @@
+"""Refuse a call that a rule does not understand, and say what the hyperparameter meant is called here."""
+
+import inspect
+
+# What optax, PyTorch and Keras call a hyperparameter, and its names in our rules (the first that a rule has).
+ELSEWHERE = {
+    "learning_rate": ("h",),
+    "lr": ("h",),
+    "step_size": ("h",),
+    "b1": ("beta", "beta1"),
+    "beta1": ("beta",),
+    "beta_1": ("beta", "beta1"),
+    "momentum": ("beta",),
+    "b2": ("rho", "beta2"),
+    "beta2": ("rho",),
+    "beta_2": ("rho", "beta2"),
+    "decay": ("rho",),
+    "alpha": ("rho",),
+    "b3": ("beta_slow",),
+    "epsilon": ("eps",),
+    "eps_root": ("eps_in_sqrt",),
+    "wd": ("weight_decay",),
+    "initial_accumulator_value": ("initial_accumulator",),
+}
+# Where the name alone does not say it.
+SAID_AS = {"eps_in_sqrt": "eps together with eps_in_sqrt=True"}
+
+
+def check_arguments(rule: type, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    """Raise `ValueError` unless `rule(*args, **kwargs)` is a call that its constructor takes."""
+    signature = inspect.signature(rule.__init__)
+    try:
+        signature.bind(None, *args, **kwargs)
+    except TypeError as error:
+        names = list(signature.parameters)[1:]
+        translated = [_translation(name, names) for name in kwargs if name not in names]
+        reason = "; ".join([str(error), *filter(None, translated)])
+        msg = f"{rule.__name__}: {reason}; it is called as {rule.__name__}({_spelled(signature)})"
+        raise ValueError(msg) from error
+
+
+def _translation(name: str, ours: list[str]) -> str:
+    known = next((own for own in ELSEWHERE.get(name, ()) if own in ours), None)
+    return "" if known is None else f"what is called {name} elsewhere is {SAID_AS.get(known, known)} here"
+
+
+def _spelled(signature: inspect.Signature) -> str:
+    """E.g. `h, beta=0.9, *, eps_in_sqrt=False`."""
+    parameters = [p.replace(annotation=p.empty) for p in list(signature.parameters.values())[1:]]
+    return str(inspect.Signature(parameters))[1:-1]
