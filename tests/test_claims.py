@@ -17,6 +17,7 @@ from implicit_adam.experiments import (
 from implicit_adam.experiments.claims import DID_NOT_HOLD, HELD, UNDECIDED, named_arrays
 from implicit_adam.experiments.reproduce import ITEMS
 from implicit_adam.plotting.paper import PICTURES
+from implicit_adam.problems import digits
 from tests.verdicts import nothing, verdicts
 
 
@@ -146,19 +147,34 @@ def test_the_bias_along_a_short_run_is_judged_by_its_sign():
     item = along_a_run.ALONG
     config = along_a_run.AlongConfig(rho=0.99, steps=600, every=100, samples=100)
     found = item.run(config, nothing)
-    assert verdicts(item, found, config)[0] == HELD
+    assert verdicts(item, found, config)[0] == verdicts(item, found, config)[4] == HELD
     # At the first step there is nothing to remember: the transient takes all memory away.
-    assert found.transient_at_start[0] == pytest.approx(1, abs=0.1)
-    assert found.transient_at_start[0] > found.transient_at_start[-1]
+    assert found.transient_at_start[:, 0] == pytest.approx(1, abs=0.1)
+    assert (found.transient_at_start[:, 0] > found.transient_at_start[:, -1]).all()
     # rho > beta and most gradients are large against sqrt(eps).
-    assert found.negative[0] > 0.75
+    assert (found.negative[:, 0] > 0.75).all()
     turned = found._replace(
         alignment=-found.alignment,
         eps_small=0 * found.eps_small,
         transient_at_start=found.transient_at_start + 1,
         validity=1e-9 * found.validity,
     )
-    assert verdicts(item, turned, config) == [DID_NOT_HOLD] * 4
+    assert verdicts(item, turned, config) == [DID_NOT_HOLD] * 8
+
+
+def test_the_claims_about_eps_are_those_of_the_run_with_eps_where_they_say():
+    """1e-8 inside the root is 1e-4 outside: of the same gradients, fewer are large against it."""
+    item, config = along_a_run.ALONG, along_a_run.AlongConfig(rho=0.99, steps=200, every=200, samples=100)
+    found = item.run(config, nothing)
+    loss, params = digits(batches=1, samples=100).mean_loss, digits(batches=1, samples=100).params
+    size = np.abs(np.concatenate([np.ravel(x) for x in jax.tree.leaves(jax.grad(loss)(params))]))
+    assert found.eps_small[:, 0] == pytest.approx([np.mean(size**2 > 1e-6), np.mean(size > 1e-6)], abs=1e-6)
+    large_inside = found._replace(eps_small=np.stack([0 * found.eps_small[0], 1 + 0 * found.eps_small[1]]))
+    about_eps = [claim for claim in item.claims(config, large_inside) if "eps is usually" in claim.statement]
+    assert [(claim.verdict, "eps inside" in claim.statement) for claim in about_eps] == [
+        (DID_NOT_HOLD, True),
+        (HELD, False),
+    ]
 
 
 def test_what_is_not_a_number_decides_nothing():

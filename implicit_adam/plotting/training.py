@@ -17,8 +17,17 @@ from implicit_adam.regimes import REGIMES
 
 @styled
 def along(config: AlongConfig, found: Along) -> Any:
-    """The parts of the field; how young memories are forgotten; the sign of the bias and where eps stands."""
-    figure, ((parts, young), (signs, loss)) = panels(2, 2, 4.2, 2.8)
+    """A row for each placement of eps: the parts of the field; how young memories are forgotten; the sign of
+    the bias and the size of eps; the loss.
+    """
+    figure, rows = panels(len(config.placements), 4, 3.6, 2.8)
+    for i, (placement, row) in enumerate(zip(config.placements, rows, strict=True)):
+        _along(config, Along(found.n, *(values[i] for values in found[1:])), placement, row)
+    return figure
+
+
+def _along(config: AlongConfig, found: Along, placement: str, row: Any) -> None:
+    parts, young, signs, loss = row
     later = found.n > 0
     plot_parts(
         found.n[later],
@@ -29,7 +38,9 @@ def along(config: AlongConfig, found: Along) -> Any:
         },
         parts,
     )
-    parts.set(ylabel="norm / norm of the leading part", title="the parts of the correction")
+    parts.set(
+        ylabel="norm / norm of the leading part", title=greek(f"eps {placement}: parts of the correction")
+    )
     young.semilogy(found.n, found.transient_at_start, color=COLOURS[2])
     young.axvline(config.memories / (1 - config.rho), color="0.6", linewidth=0.8, zorder=0)
     young.annotate(
@@ -41,9 +52,10 @@ def along(config: AlongConfig, found: Along) -> Any:
     )
     young.set(xlabel="step $n$", ylabel="norm / norm of what it changes")
     young.set(title="the transient, at the start point")
+    size = "g_j^2" if placement == "inside" else "|g_j|"
     signs.plot(found.n, found.alignment, color=COLOURS[0], label=r"cosine of bias and $\nabla$" + NORM)
     signs.plot(found.n, found.negative, color=COLOURS[1], label="share of negative braces")
-    signs.plot(found.n, found.eps_small, color=COLOURS[2], label=r"share of $g_j^2 > 100\,\varepsilon$")
+    signs.plot(found.n, found.eps_small, color=COLOURS[2], label=rf"share of ${size} > 100\,\varepsilon$")
     signs.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     # Room for the legend above what shares and cosines can be.
     signs.set(
@@ -52,7 +64,6 @@ def along(config: AlongConfig, found: Along) -> Any:
     signs.legend(loc="upper right")
     loss.semilogy(found.n, found.loss, color=COLOURS[1])
     loss.set(xlabel="step $n$", ylabel="loss $E$", title="the run")
-    return figure
 
 
 @styled
