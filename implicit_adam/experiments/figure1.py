@@ -104,4 +104,5 @@ FIGURE1 = Item(
     Figure1Config(),
     run,
     claims,
+    "(4) is for eps inside the root.",
 )

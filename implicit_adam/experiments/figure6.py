@@ -117,7 +117,7 @@ def _bounded(config: Figure6Config, found: Figure6) -> Claim:
     least = min(floors)
     return Claim(
         "section 5",
-        "The perturbed one-norm is bounded from below by p sqrt(eps).",
+        "The perturbed one-norm, whose eps is inside the root, is bounded from below by p sqrt(eps).",
         "the smallest finite value in any run is at least p sqrt(eps), up to float32 rounding (1e-5)",
         f"smallest value {least:.6f} p sqrt(eps)",
         decided(held=least >= 1 - 1e-5, refuted=least < 1 - 1e-5),

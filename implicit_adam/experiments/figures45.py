@@ -116,7 +116,8 @@ SUBJECT = "a small network on digits"
 QUICK = {"epochs": 300, "seeds": (0, 1, 2), "train": 200, "channels": 6, "blocks": 1}
 CAVEAT = (
     "A small network on 8 x 8 digits, far from the paper's ResNets on CIFAR: it shows what the effect looks "
-    "like here, and no more. All settings were fixed before the first run but for two, where both readings "
+    "like here, and no more. eps stands inside the root, as in Definition 1.1. "
+    "All settings were fixed before the first run but for two, where both readings "
     "are given: the height of a hill was to be the largest norm after the first tenth of the epochs, which "
     "in networks as quick as these cuts the hills off; and the shape of the curves (Figure 6) was to be "
     "read after averaging over 1% of the epochs, which swallows their first fall. On a GPU the paper's "

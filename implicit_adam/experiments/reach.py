@@ -164,7 +164,7 @@ def claims(config: ReachConfig, found: Reach) -> tuple[Claim, ...]:
             made.append(
                 _reaches_further(
                     config,
-                    f"{name}, eps {eps:g}, beta {beta:g}, rho {rho:g}, T {horizon:g}",
+                    f"{name}, eps {eps:g} inside the root, beta {beta:g}, rho {rho:g}, T {horizon:g}",
                     found.largest_h[i, j],
                 )
             )

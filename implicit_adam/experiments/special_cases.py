@@ -119,8 +119,8 @@ EXAMPLE21 = Item(
     adam_large_eps,
     order_claim(
         "Example 2.1, eq. (8)",
-        "With eps large, Adam follows (8), which a linear change of step and time turns into heavy ball's "
-        "equation.",
+        "With eps large (inside the root), Adam follows (8), which a linear change of step and time turns "
+        "into heavy ball's equation.",
         "the two modified losses agree",
     ),
 )

@@ -243,7 +243,15 @@ FIGURE3_FAMILIES = (
     ),
 )
 FIGURE2, FIGURE3 = (
-    Item(title, "the bilinear model", ValleyConfig(families), ValleyConfig(families), run, claims)
+    Item(
+        title,
+        "the bilinear model",
+        ValleyConfig(families),
+        ValleyConfig(families),
+        run,
+        claims,
+        "eps stands inside the root, but for Remark 1.2.",
+    )
     for title, families in (
         ("Figure 2: beta and rho on the bilinear model", FIGURE2_FAMILIES),
         ("Figure 3: the learning rate on the bilinear model", FIGURE3_FAMILIES),

@@ -40,22 +40,23 @@ def figure1(config: Figure1Config, found: Figure1) -> Any:
 
 @styled
 def table1(config: Table1Config, found: Table1) -> Any:
-    """The two cosines of every loss, a row for each cell."""
-    figure, ((ax,),) = panels(1, 1, 5.4, 2.6)
+    """The two cosines of every loss, a panel for each placement of eps, a row for each cell."""
+    figure, (axes,) = panels(1, len(config.placements), 5.0, 2.6)
     rows = np.arange(len(CELLS))[::-1]
-    kinds = (
-        (found.one_norm, r"$\nabla\|\nabla E\|_1$", 0.16),
-        (found.two_norm, r"$\nabla\|\nabla E\|_2^2$", -0.16),
-    )
-    for i, (cosines, label, offset) in enumerate(kinds):
-        y = np.broadcast_to((rows + offset)[:, None], cosines.shape)
-        ax.plot(
-            cosines.ravel(), y.ravel(), MARKERS[i], color=COLOURS[i], alpha=0.35, markersize=4, linewidth=0
+    for k, (ax, placement) in enumerate(zip(axes, config.placements, strict=True)):
+        kinds = (
+            (found.one_norm[k], r"$\nabla\|\nabla E\|_1$", 0.16),
+            (found.two_norm[k], r"$\nabla\|\nabla E\|_2^2$", -0.16),
         )
-        ax.plot([], [], MARKERS[i], color=COLOURS[i], label=label)
-    ax.set_yticks(rows, labels=[greek(cell.words) for cell in CELLS])
-    ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
-    ax.set(xlim=(-1.05, 1.05), xlabel=f"cosine with the bias, {config.losses} random losses")
+        for i, (cosines, label, offset) in enumerate(kinds):
+            y = np.broadcast_to((rows + offset)[:, None], cosines.shape)
+            looks = {"color": COLOURS[i], "alpha": 0.35, "markersize": 4, "linewidth": 0}
+            ax.plot(cosines.ravel(), y.ravel(), MARKERS[i], **looks)
+            ax.plot([], [], MARKERS[i], color=COLOURS[i], label=label if k == 0 else None)
+        ax.set_yticks(rows, labels=[greek(cell.words) for cell in CELLS] if k == 0 else [])
+        ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+        ax.set(xlim=(-1.05, 1.05), xlabel=f"cosine with the bias, {config.losses} random losses")
+        ax.set_title(greek(f"eps {placement} the root"))
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 

@@ -68,15 +68,20 @@ def _along(config: AlongConfig, found: Along, placement: str, row: Any) -> None:
 
 @styled
 def regimes(config: RegimesConfig, found: ThreeRegimes) -> Any:
-    """The losses of one seed, a panel for each regime."""
-    figure, (row,) = panels(1, len(REGIMES), 3.2, 2.8)
-    for ax, name, cause, pairs, losses in zip(row, REGIMES, CAUSES, config.pairs, found.loss, strict=True):
+    """The losses of one seed, a row for each placement of eps and a panel for each regime."""
+    figure, rows = panels(len(config.placements), len(REGIMES), 3.2, 2.8)
+    for row, placement, loss in zip(rows, config.placements, found.loss, strict=True):
+        _regimes(config, loss, placement, row)
+    return figure
+
+
+def _regimes(config: RegimesConfig, loss: np.ndarray, placement: str, row: Any) -> None:
+    for ax, name, cause, pairs, losses in zip(row, REGIMES, CAUSES, config.pairs, loss, strict=True):
         for (beta, rho), curve, colour in zip(pairs, losses[:, 0], shades(len(pairs)), strict=True):
             ax.semilogy(curve, color=colour, linewidth=0.9, label=rf"$\beta = {beta:g}$, $\rho = {rho:g}$")
         ax.set(xlabel="step $n$", title=greek(f"expected: {name},\nas {cause}"))
         ax.legend()
-    row[0].set_ylabel("loss $E$")
-    return figure
+    row[0].set_ylabel(greek(f"loss $E$, eps {placement}"))
 
 
 @styled

@@ -112,7 +112,7 @@ def _training(config: NetworkConfig, train: Data, test: Data) -> Callable[..., d
             theta, state = carry
             E, g = jax.value_and_grad(loss)(theta)
             updates, state = optimizer.update(g, state, theta)
-            return (theta + updates, state), (E, perturbed_one_norm(g, config.eps))
+            return (theta + updates, state), (E, perturbed_one_norm(g, config.eps, eps_in_sqrt=True))
 
         def until_test(carry: Any, _: None) -> Any:
             carry, curves = jax.lax.scan(epoch, carry, length=config.test_every)
