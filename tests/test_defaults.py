@@ -1,5 +1,6 @@
 """A rule of optax's name is optax's optimizer: the same defaults, order of arguments and iterates."""
 
+import contextlib
 import inspect
 import re
 from functools import partial
@@ -137,56 +138,6 @@ def test_a_schedule_over_h_1_is_the_same_schedule_given_to_optax():
     assert_same(ia.Scheduled(ia.AdamW(1.0), schedule), optax.adamw(schedule))
 
 
-# What users of other libraries write, and what they are told.
-OTHER_NAMES = {
-    "learning_rate": (lambda: ia.Adam(learning_rate=1e-3), "called learning_rate elsewhere is h here"),
-    "lr": (lambda: ia.GradientDescent(lr=0.1), "called lr elsewhere is h here"),
-    "b1": (lambda: ia.Adam(1e-3, b1=0.9), "called b1 elsewhere is beta here"),
-    "b1-lion": (lambda: ia.Lion(1e-3, b1=0.9), "called b1 elsewhere is beta1 here"),
-    "b2": (lambda: ia.NAdam(1e-3, b2=0.9), "called b2 elsewhere is rho here"),
-    "b2-lion": (lambda: ia.Lion(1e-3, b2=0.9), "called b2 elsewhere is beta2 here"),
-    "beta1": (lambda: ia.AdamW(1e-3, beta1=0.9), "called beta1 elsewhere is beta here"),
-    "beta_2": (lambda: ia.AdamW(1e-3, beta_2=0.9), "called beta_2 elsewhere is rho here"),
-    "b3": (lambda: ia.AdEMAMix(1e-3, b3=0.9), "called b3 elsewhere is beta_slow here"),
-    "decay": (lambda: ia.RMSProp(1e-3, decay=0.9), "called decay elsewhere is rho here"),
-    "alpha": (lambda: ia.RMSProp(1e-3, alpha=0.99), "called alpha elsewhere is rho here"),
-    "momentum": (lambda: ia.HeavyBall(0.1, momentum=0.9), "called momentum elsewhere is beta here"),
-    "epsilon": (lambda: ia.Adam(0.1, epsilon=1e-7), "called epsilon elsewhere is eps here"),
-    "eps_root": (
-        lambda: ia.Adam(0.1, eps_root=1e-8),
-        "eps_root elsewhere is eps together with eps_in_sqrt=True",
-    ),
-    "initial": (
-        lambda: ia.Adagrad(0.1, initial_accumulator_value=0.1),
-        "called initial_accumulator_value elsewhere is initial_accumulator here",
-    ),
-    "of another algorithm": (
-        lambda: ia.RMSProp(0.1, momentum=0.9),
-        "'momentum'; it is called as RMSProp(h, rho=0.9",
-    ),
-    "a slip": (
-        lambda: ia.Adam(0.1, epss=1e-7),
-        "'epss'; it is called as Adam(h, beta=0.9, rho=0.999, eps=1e-08, *, ",
-    ),
-    "a rule of their own": (lambda: Own(learning_rate=0.1), "called learning_rate elsewhere is h here"),
-    "nothing": (lambda: ia.Adam(), "'h'; it is called as Adam(h, "),
-    "switches by position": (
-        lambda: ia.RMSProp(0.1, 0.6, 0.1, False, True),
-        "*, eps_in_sqrt=True, bias_correction=False",
-    ),
-    "eps_root by position": (lambda: ia.AdamW(0.1, 0.9, 0.999, 1e-8, 0.0), "too many positional"),
-    "a placement in words": (
-        lambda: ia.Adam(0.1, eps_in_sqrt="outside"),
-        "must be True or False, got 'outside'",
-    ),
-    "an eps for a switch": (lambda: ia.Adam(0.1, eps_in_sqrt=1e-8), "must be True or False, got 1e-08"),
-    "a switch for a number": (lambda: ia.Adam(0.1, 0.9, True), "must be a real number, got True"),
-    "a complex number": (lambda: ia.Adam(0.1 + 1j), "must be a real number"),
-    "None": (lambda: ia.Adam(0.1, eps=None), "must be a real number, got None"),
-    "text": (lambda: ia.Adam("0.1"), "must be a real number, got '0.1'"),
-}
-
-
 class Own(AbstractRule):
     h: jax.Array = eqx.field(converter=jnp.asarray)
 
@@ -203,7 +154,104 @@ class Own(AbstractRule):
         return optax.sgd(self.h)
 
 
-@pytest.mark.parametrize(("build", "words"), OTHER_NAMES.values(), ids=OTHER_NAMES.keys())
-def test_a_call_in_the_words_of_another_library_is_refused_and_told_ours(build, words):
+# A hyperparameter in the words of another library, and what it is called here.
+OTHER_NAMES = [
+    (ia.Adam, "learning_rate", "h"),
+    (ia.GradientDescent, "lr", "h"),
+    (ia.Adam, "b1", "beta"),
+    (ia.Lion, "b1", "beta1"),
+    (ia.NAdam, "b2", "rho"),
+    (ia.Lion, "b2", "beta2"),
+    (ia.AdamW, "beta1", "beta"),
+    (ia.AdamW, "beta_2", "rho"),
+    (ia.AdEMAMix, "b3", "beta_slow"),
+    (ia.RMSProp, "decay", "rho"),
+    (ia.RMSProp, "alpha", "rho"),
+    (ia.HeavyBall, "momentum", "beta"),
+    (ia.Adam, "epsilon", "eps"),
+    (ia.Adam, "eps_root", "eps together with eps_in_sqrt=True"),
+    (ia.Adagrad, "initial_accumulator_value", "initial_accumulator"),
+    (Own, "learning_rate", "h"),
+]
+
+
+@pytest.mark.parametrize(("rule", "theirs", "ours"), OTHER_NAMES)
+def test_a_name_from_another_library_is_refused_and_told_ours(rule, theirs, ours):
+    with pytest.raises(
+        ValueError, match=f"what is called {theirs} elsewhere is {ours} here; it is called as"
+    ):
+        rule(**{theirs: 0.1} if ours == "h" else {"h": 0.1, theirs: 0.1})
+
+
+REFUSED = {
+    "another algorithm": (
+        ia.RMSProp,
+        (0.1,),
+        {"momentum": 0.9},
+        "for momentum take ia.Optax(h, optax.rmsprop",
+    ),
+    "decay of weights": (ia.Adam, (0.1,), {"weight_decay": 0.1}, "for weight_decay take ia.AdamW"),
+    "a slip": (
+        ia.Adam,
+        (0.1,),
+        {"epss": 1e-7},
+        "'epss'; it is called as Adam(h, beta=0.9, rho=0.999, eps=1e-08, *, ",
+    ),
+    "nothing": (ia.Adam, (), {}, "'h'; it is called as Adam(h, "),
+    "switches by position": (
+        ia.RMSProp,
+        (0.1, 0.6, 0.1, False, True),
+        {},
+        "*, eps_in_sqrt=True, bias_correction",
+    ),
+    "eps_root by position": (ia.AdamW, (0.1, 0.9, 0.999, 1e-8, 0.0), {}, "too many positional"),
+    "a placement in words": (
+        ia.Adam,
+        (0.1,),
+        {"eps_in_sqrt": "outside"},
+        "must be True or False, got 'outside'",
+    ),
+    "an eps for a switch": (ia.Adam, (0.1,), {"eps_in_sqrt": 1e-8}, "must be True or False, got 1e-08"),
+    "a switch for a number": (ia.Adam, (0.1, 0.9, True), {}, "must be a real number, got True"),
+    "a complex number": (ia.Adam, (0.1 + 1j,), {}, "must be a real number"),
+    "None": (ia.Adam, (0.1,), {"eps": None}, "must be a real number, got None"),
+    "text": (ia.Adam, ("0.1",), {}, "must be a real number, got '0.1'"),
+}
+
+
+@pytest.mark.parametrize(("rule", "args", "kwargs", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_call_that_the_rule_does_not_take_is_refused_with_the_call_it_takes(rule, args, kwargs, words):
     with pytest.raises(ValueError, match=re.escape(words)):
-        build()
+        rule(*args, **kwargs)
+
+
+def test_in_float32_the_iterates_differ_by_the_rounding_of_one_minus_rho_alone():
+    """Ours is taken from the float32 decay, optax's from the Python float."""
+    start, steps = losses.START.astype(jnp.float32), 30
+    A, c = jax.tree.map(lambda x: x[0].astype(jnp.float32), losses.batches())
+    loss = lambda theta: losses.batch_loss(theta, (A, c))
+    for rho in (0.99, 0.9999):
+        run = ia.iterate(ia.Adam(0.003, rho=rho), loss, start, steps, save_every=steps)
+        tx = optax.adam(0.003, b2=rho)
+        theta, state = start, tx.init(start)
+        for _ in range(steps):
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = tx.update(jax.grad(loss)(theta), state, theta)
+            theta = optax.apply_updates(theta, updates)
+        moved = float(jnp.max(jnp.abs(theta - start)))
+        rounding = float(jnp.finfo(jnp.float32).eps)
+        assert float(jnp.max(jnp.abs(run.params[-1] - theta))) < rounding * moved * (10 + 1 / (1 - rho))
+
+
+@pytest.mark.parametrize(("h", "peak", "warns"), [(1e-3, 1e-3, True), (1e-3, 1.0, False), (1.0, 1e-3, False)])
+def test_a_schedule_of_learning_rates_over_a_small_h_is_warned_of(h, peak, warns):
+    """Its steps would be the square of what was meant."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, peak, 100, 1000)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            pytest.warns(UserWarning, match="a factor of h") if warns else contextlib.nullcontext()
+        )
+        rule = ia.Scheduled(ia.Adam(h), schedule)
+    step = ia.iterate(rule, losses.full_loss, losses.START, 101).params[-2:]
+    # At the peak Adam moves by about its learning rate.
+    assert float(jnp.max(jnp.abs(step[1] - step[0]))) < 2 * h * peak

@@ -59,6 +59,8 @@ class AbstractOptimizer(eqx.Module):
     Build under `jax.vmap` for many at once; differentiate through the constructor as through any function. A
     hyperparameter out of range raises `ValueError` on construction, unless it is traced. Positional arguments
     stand in the order of optax's function of the same name, with the same defaults; all others go by keyword.
+    In float32 a decay is a float32 number, and 1 - rho has the relative error 6e-8 / (1 - rho), while optax
+    takes it from the Python float.
     """
 
     h: eqx.AbstractVar[Scalar]

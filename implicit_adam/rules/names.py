@@ -24,6 +24,15 @@ ELSEWHERE = {
 }
 # Where the name alone does not say it.
 SAID_AS = {"eps_in_sqrt": "eps together with eps_in_sqrt=True"}
+# What a rule does not have, and which one does.
+INSTEAD = {
+    "weight_decay": "ia.AdamW",
+    "nesterov": "ia.Nesterov or ia.NAdam",
+    "momentum": "ia.Optax(h, optax.rmsprop(1.0, momentum=..))",
+    "centered": "ia.Optax(h, optax.rmsprop(1.0, centered=True))",
+    "amsgrad": "ia.Optax(h, optax.amsgrad(1.0))",
+    "mask": "ia.Optax(h, tx) with any optax transformation tx",
+}
 
 
 def check_arguments(rule: type, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
@@ -41,7 +50,9 @@ def check_arguments(rule: type, args: tuple[object, ...], kwargs: dict[str, obje
 
 def _translation(name: str, ours: list[str]) -> str:
     known = next((own for own in ELSEWHERE.get(name, ()) if own in ours), None)
-    return "" if known is None else f"what is called {name} elsewhere is {SAID_AS.get(known, known)} here"
+    if known is not None:
+        return f"what is called {name} elsewhere is {SAID_AS.get(known, known)} here"
+    return f"for {name} take {INSTEAD[name]}" if name in INSTEAD else ""
 
 
 def _spelled(signature: inspect.Signature) -> str:

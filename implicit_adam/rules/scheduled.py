@@ -1,16 +1,22 @@
 """A learning-rate schedule on any rule."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import final
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import check_rule
+from implicit_adam.checks import check_rule, is_traced
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.types import Scalar
+
+# An h as small as a learning rate, and factors that never leave ten times that.
+RATE, TIMES = 1e-2, 10
+LOOKS = (0, *(10**k for k in range(7)))
 
 
 @final
@@ -18,9 +24,15 @@ class Scheduled(AbstractRule):
     """F^(n) = schedule(n) F_rule^(n): theta^(n+1) = theta^(n) - h schedule(n) F_rule^(n).
 
     - `rule`: any rule; its h is the base step size.
-    - `schedule`: a function of the step number such as `optax.cosine_decay_schedule(1.0, 1000)`, a factor.
+    - `schedule`: a function of the step number, 0 at the first step, such as
+      `optax.cosine_decay_schedule(1.0, 1000)`: a factor of h, so that for a schedule of learning rates the
+      rule has h = 1. `ia.Scheduled(ia.Adam(1.0), schedule)` is `optax.adam(schedule)`. A schedule that looks
+      like one of learning rates, over an h that is one already, is warned of.
 
-    Past updates enter the correction with the factors they had. There is no closed form and no limit.
+    It multiplies the whole update, momentum and decay of the weights included, as in optax and PyTorch (in
+    Keras's SGD the momentum remembers each gradient with the rate of its own step). Past updates enter the
+    correction with the factors they had. Time is n h whatever the factors. There is no closed form and no
+    limit.
     """
 
     h: Scalar
@@ -35,6 +47,7 @@ class Scheduled(AbstractRule):
             )
             raise ValueError(msg)  # noqa: TRY004
         self.h, self.rule, self.schedule = rule.h, rule, schedule
+        _warn_of_a_rate_twice(self.h, schedule)
 
     def features(self, g):
         return self.rule.features(g)
@@ -53,3 +66,21 @@ class Scheduled(AbstractRule):
     def transformation(self):
         base = self.rule.with_step_size(self.h).transformation()
         return optax.chain(base, optax.scale_by_schedule(self.schedule))
+
+
+def _warn_of_a_rate_twice(h: Scalar, schedule: Callable) -> None:
+    """h times the schedule is the step: twice a learning rate is a step of its square."""
+    if is_traced(h) or float(h) > RATE:
+        return
+    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
+        factors = [schedule(jnp.asarray(n, jnp.int32)) for n in LOOKS]
+    if any(is_traced(factor) for factor in factors):
+        return
+    largest = max(abs(float(factor)) for factor in factors)
+    if 0 < largest <= TIMES * float(h):
+        msg = (
+            f"the schedule is a factor of h = {float(h):g} and is at most {largest:g} where it was looked at: "
+            f"the steps are at most {largest * float(h):g}; if it is a schedule of learning rates, give the "
+            "rule h = 1: ia.Scheduled(ia.Adam(1.0), schedule)"
+        )
+        warnings.warn(msg, stacklevel=4)
