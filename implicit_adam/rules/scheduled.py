@@ -79,7 +79,7 @@ def _warn_of_a_rate_twice(h: Scalar, schedule: Callable) -> None:
     largest = max(abs(float(factor)) for factor in factors)
     if 0 < largest <= TIMES * float(h):
         msg = (
-            f"the schedule is a factor of h = {float(h):g} and is at most {largest:g} where it was looked at: "
+            f"the schedule is a factor of h = {float(h):g} and at most {largest:g} where it was looked at: "
             f"the steps are at most {largest * float(h):g}; if it is a schedule of learning rates, give the "
             "rule h = 1: ia.Scheduled(ia.Adam(1.0), schedule)"
         )
