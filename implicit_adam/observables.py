@@ -18,7 +18,8 @@ def perturbed_one_norm(gradient: Params, eps: Any, *, eps_in_sqrt: bool = True) 
     """The perturbed one-norm sum_i sqrt(v_i^2 + eps), which Adam's bias penalises or protects.
 
     With eps outside the square root, in units of |v| there, the norm whose gradient appears instead is
-    sum_i |v_i| - eps log(1 + |v_i| / eps). `gradient` is any pytree; eps > 0.
+    sum_i |v_i| - eps log(1 + |v_i| / eps). `gradient` is any pytree; eps > 0. By default eps is inside: the
+    norm of the paper, not that of `ia.Adam(h)`; for a rule's own pass `eps_in_sqrt=rule.eps_in_sqrt`.
     """
     check_positive("eps", eps)
     v = ravel(gradient)
