@@ -1,8 +1,11 @@
 """A rule of optax's name is optax's optimizer: the same defaults, order of arguments and iterates."""
 
 import contextlib
+import copy
 import inspect
+import pickle
 import re
+from dataclasses import replace
 from functools import partial
 
 import equinox as eqx
@@ -197,7 +200,6 @@ REFUSED = {
         {"epss": 1e-7},
         "'epss'; it is called as Adam(h, beta=0.9, rho=0.999, eps=1e-08, *, ",
     ),
-    "nothing": (ia.Adam, (), {}, "'h'; it is called as Adam(h, "),
     "switches by position": (
         ia.RMSProp,
         (0.1, 0.6, 0.1, False, True),
@@ -252,6 +254,15 @@ def test_a_schedule_of_learning_rates_over_a_small_h_is_warned_of(h, peak, warns
             pytest.warns(UserWarning, match="a factor of h") if warns else contextlib.nullcontext()
         )
         rule = ia.Scheduled(ia.Adam(h), schedule)
-    step = ia.iterate(rule, losses.full_loss, losses.START, 101).params[-2:]
+    with jax.numpy_dtype_promotion("standard"):
+        step = ia.iterate(rule, losses.full_loss, losses.START, 101).params[-2:]
     # At the peak Adam moves by about its learning rate.
     assert float(jnp.max(jnp.abs(step[1] - step[0]))) < 2 * h * peak
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_survives_being_copied_and_pickled(name):
+    rule = RULES[name](H)
+    for other in (copy.copy(rule), copy.deepcopy(rule), pickle.loads(pickle.dumps(rule)), replace(rule, h=H)):
+        assert eqx.tree_equal(rule, other)
+    assert float(replace(rule, h=2 * H).h) == 2 * H

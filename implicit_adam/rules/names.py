@@ -36,10 +36,13 @@ INSTEAD = {
 
 
 def check_arguments(rule: type, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-    """Raise `ValueError` unless `rule(*args, **kwargs)` is a call that its constructor takes."""
+    """Raise `ValueError` for an argument that the constructor does not take.
+
+    One that is missing is left to Python, as copy and pickle make a bare object first.
+    """
     signature = inspect.signature(rule.__init__)
     try:
-        signature.bind(None, *args, **kwargs)
+        signature.bind_partial(None, *args, **kwargs)
     except TypeError as error:
         names = list(signature.parameters)[1:]
         translated = [_translation(name, names) for name in kwargs if name not in names]
