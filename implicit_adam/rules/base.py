@@ -67,7 +67,7 @@ class AbstractOptimizer(eqx.Module):
 
     def __new__(cls, *args: object, **kwargs: object):
         check_arguments(cls, args, kwargs)
-        return super().__new__(cls, *args, **kwargs)
+        return super().__new__(cls)
 
     def __check_init__(self) -> None:
         _check_hyperparameters(self)
