@@ -1,12 +1,13 @@
 """A rule of optax's name is optax's optimizer: the same defaults, order of arguments and iterates."""
 
-import contextlib
 import copy
 import inspect
 import pickle
 import re
+import warnings
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -191,7 +192,7 @@ REFUSED = {
         ia.RMSProp,
         (0.1,),
         {"momentum": 0.9},
-        "for momentum take ia.Optax(h, optax.rmsprop",
+        "or for RMSProp ia.Optax(h, optax.rmsprop(1.0, momentum=..))",
     ),
     "decay of weights": (ia.Adam, (0.1,), {"weight_decay": 0.1}, "for weight_decay take ia.AdamW"),
     "a slip": (
@@ -249,11 +250,12 @@ def test_in_float32_the_iterates_differ_by_the_rounding_of_one_minus_rho_alone()
 def test_a_schedule_of_learning_rates_over_a_small_h_is_warned_of(h, peak, warns):
     """Its steps would be the square of what was meant."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak, 100, 1000)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            pytest.warns(UserWarning, match="a factor of h") if warns else contextlib.nullcontext()
-        )
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
         rule = ia.Scheduled(ia.Adam(h), schedule)
+    assert [(Path(w.filename), "a factor of h" in str(w.message)) for w in seen] == [
+        (Path(__file__), True)
+    ] * warns
     with jax.numpy_dtype_promotion("standard"):
         step = ia.iterate(rule, losses.full_loss, losses.START, 101).params[-2:]
     # At the peak Adam moves by about its learning rate.

@@ -28,7 +28,8 @@ SAID_AS = {"eps_in_sqrt": "eps together with eps_in_sqrt=True"}
 INSTEAD = {
     "weight_decay": "ia.AdamW",
     "nesterov": "ia.Nesterov or ia.NAdam",
-    "momentum": "ia.Optax(h, optax.rmsprop(1.0, momentum=..))",
+    "betas": "beta and rho, in ia.Lion beta1 and beta2",
+    "momentum": "ia.HeavyBall or ia.Nesterov, or for RMSProp ia.Optax(h, optax.rmsprop(1.0, momentum=..))",
     "centered": "ia.Optax(h, optax.rmsprop(1.0, centered=True))",
     "amsgrad": "ia.Optax(h, optax.amsgrad(1.0))",
     "mask": "ia.Optax(h, tx) with any optax transformation tx",

@@ -83,4 +83,4 @@ def _warn_of_a_rate_twice(h: Scalar, schedule: Callable) -> None:
             f"the steps are at most {largest * float(h):g}; if it is a schedule of learning rates, give the "
             "rule h = 1: ia.Scheduled(ia.Adam(1.0), schedule)"
         )
-        warnings.warn(msg, stacklevel=4)
+        warnings.warn(msg, stacklevel=5)
