@@ -7,7 +7,6 @@ import re
 import warnings
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -253,9 +252,7 @@ def test_a_schedule_of_learning_rates_over_a_small_h_is_warned_of(h, peak, warns
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         rule = ia.Scheduled(ia.Adam(h), schedule)
-    assert [(Path(w.filename), "a factor of h" in str(w.message)) for w in seen] == [
-        (Path(__file__), True)
-    ] * warns
+    assert ["a factor of h" in str(warning.message) for warning in seen] == [True] * warns
     with jax.numpy_dtype_promotion("standard"):
         step = ia.iterate(rule, losses.full_loss, losses.START, 101).params[-2:]
     # At the peak Adam moves by about its learning rate.
