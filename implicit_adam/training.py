@@ -94,7 +94,9 @@ def identified(training: Training) -> Training:
     if may_hide(jaxprs[0]):
         # What a custom derivative captures is seen only where it is taken.
         jaxprs.append(_traced(loss, _product, *arguments))
-    jaxprs.append(_traced(rule, _first_step, training.params))
+    # Only to be told from other optimizers: what mixes dtypes may do so here, as it may in optax.
+    with jax.numpy_dtype_promotion("standard"):
+        jaxprs.append(_traced(rule, _first_step, training.params))
     return training._replace(program=digest(*jaxprs))
 
 

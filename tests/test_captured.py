@@ -104,6 +104,11 @@ def test_a_schedule_and_a_transformation_see_what_they_read():
             np.testing.assert_allclose(end, losses.START - 0.1 * now * g, rtol=1e-12)
 
 
+def test_the_schedules_of_optax_run_under_strict_promotion():
+    rule = ia.Scheduled(ia.GradientDescent(0.1), optax.warmup_cosine_decay_schedule(0.0, 1.0, 2, 10))
+    assert bool(ia.iterate(rule, losses.full_loss, losses.START, 3).finite)
+
+
 def test_a_sweep_sees_what_its_function_reads():
     offset = {"now": jnp.asarray([1.0, 2.0])}
 
