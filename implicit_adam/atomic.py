@@ -20,6 +20,7 @@ def save_arrays(path: Path, arrays: dict[str, Any], note: str) -> None:
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
+        Path(name).chmod(_mode_of_new_files())
         Path(name).replace(path)
     except BaseException as error:
         if name is not None:
@@ -27,3 +28,10 @@ def save_arrays(path: Path, arrays: dict[str, Any], note: str) -> None:
         if isinstance(error, OSError):
             error.add_note(f"implicit_adam: {note}")
         raise
+
+
+def _mode_of_new_files() -> int:
+    """A temporary file is its owner's alone; what it becomes is readable to whom any other new file is."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

@@ -96,3 +96,67 @@ def test_the_lines_of_a_study_are_named_by_their_order():
 def test_words_become_the_papers_letters():
     assert greek("rho > beta, eps small") == r"$\rho$ $>$ $\beta$, $\varepsilon$ small"
     assert greek("steps") == "steps"
+
+
+def cells(result):
+    (mesh,) = [
+        x
+        for x in plotting.plot_heat_map(result, "factor").axes[0].collections
+        if hasattr(x, "get_coordinates")
+    ]
+    corners = np.asarray(mesh.get_coordinates())
+    return corners[0, :, 0], corners[:, 0, 1]
+
+
+def over(x, y):
+    return SweepResult(
+        ("h", "beta"),
+        {"h": x, "beta": y},
+        {"factor": np.ones((len(x), len(y)))},
+        np.ones((len(x), len(y)), bool),
+    )
+
+
+def test_the_cells_of_a_heat_map_are_of_one_width_on_the_scale_of_their_axis():
+    h, beta = np.geomspace(1e-3, 1e-1, 5), np.linspace(0.0, 0.9, 4)
+    edges_h, edges_beta = cells(over(h, beta))
+    np.testing.assert_allclose(edges_h[1:] / edges_h[:-1], 10**0.5, rtol=1e-12)
+    np.testing.assert_allclose(np.sqrt(edges_h[1:] * edges_h[:-1]), h, rtol=1e-12)
+    np.testing.assert_allclose(np.diff(edges_beta), 0.3, rtol=1e-12)
+    axis = plotting.plot_heat_map(over(h, beta), "factor").axes[0]
+    assert (axis.get_xscale(), axis.get_yscale()) == ("log", "linear")
+
+
+@pytest.mark.parametrize(
+    "h", [[1e-4, 3e-4, 1e-3, 3e-3, 1e-2], [1.0, 2.0, 5.0, 10.0]], ids=["1, 3, 10", "1, 2, 5"]
+)
+def test_nearly_equal_ratios_make_a_logarithmic_axis_too(h):
+    edges, _ = cells(over(np.array(h), np.array([0.1, 0.2])))
+    ratios = edges[1:] / edges[:-1]
+    assert ratios.max() < 1.6 * ratios.min()
+
+
+def test_one_value_an_axis_is_a_cell_that_shows():
+    for values in ([0.3], [0.0], [-2.0]):
+        edges, _ = cells(over(np.array(values), np.array([0.5])))
+        assert edges[0] < values[0] < edges[1]
+
+
+def test_what_no_axis_or_colour_can_show_is_refused_in_words():
+    table = SweepResult(("point",), {"x": X}, {"factor": X}, np.ones(7, bool))
+    for plot in (plotting.plot_curve, plotting.plot_heat_map):
+        with pytest.raises(ValueError, match="table of points"):
+            plot(table, "factor")
+    result = swept()
+    with pytest.raises(ValueError, match="complex"):
+        plotting.plot_heat_map(
+            SweepResult(result.dims, result.coords, 1j * result.values["factor"], result.ok), "value"
+        )
+
+
+def test_sweeps_of_flags_and_of_nothing_finite_are_drawn():
+    result = swept()
+    for values in (result.values["factor"] > 0, np.full((3, 2), np.nan), np.full((3, 2), np.inf)):
+        plotting.plot_heat_map(SweepResult(result.dims, result.coords, values, result.ok), "value")
+        one = SweepResult(("beta",), {"beta": GRID["beta"]}, values[:, 0], result.ok[:, 0])
+        plotting.plot_curve(one, "value")

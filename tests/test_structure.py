@@ -13,7 +13,7 @@ PACKAGE = Path(implicit_adam.__file__).parent
 
 # Bottom to top: a module imports only from rows above its own.
 LAYERS = [
-    {"types"},
+    {"types", "reprs"},
     {"atomic", "checks"},
     {"captured"},
     {"datasets", "products", "sweeps"},

@@ -47,7 +47,8 @@ def plot_curve(result: SweepResult, name: str, ax: Any = None) -> Any:
     x = result.coords[result.dims[0]]
     ax.plot(x, values, MARKERS[0] + "-", color=COLOURS[1], linewidth=1)
     _scales(ax, x=x)
-    if (values[np.isfinite(values)] > 0).all() and np.nanmax(values) > 100 * np.nanmin(values):
+    finite = values[np.isfinite(values)]
+    if finite.size and 0 < 100 * finite.min() < finite.max():
         ax.set_yscale("log")
     ax.set(xlabel=symbol(result.dims[0]), ylabel=symbol(name))
     return ax.figure
@@ -56,6 +57,7 @@ def plot_curve(result: SweepResult, name: str, ax: Any = None) -> Any:
 def plot_heat_map(result: SweepResult, name: str, ax: Any = None, *, index: tuple[int, ...] = ()) -> Any:
     """A variable over the first two axes of a sweep, `index` fixing the others.
 
+    A point is a cell whose edges lie half way to its neighbours, on a logarithmic axis at the geometric mean.
     Where it changes sign the colours diverge at zero, stretched by a root so that both signs show, and a line
     marks the zero; what is not finite stays grey. Raises `ValueError` for sweeps over fewer or more axes and
     for unknown variables.
@@ -73,7 +75,7 @@ def plot_heat_map(result: SweepResult, name: str, ax: Any = None, *, index: tupl
     if signed:
         stretch = (lambda v: np.cbrt(v / largest), lambda v: v**3 * largest)
         kwargs = {"cmap": "RdBu_r", "norm": FuncNorm(stretch, -largest, largest)}
-    image = ax.pcolormesh(x, y, values, shading="nearest", rasterized=True, **kwargs)
+    image = ax.pcolormesh(cell_edges(x), cell_edges(y), values, rasterized=True, **kwargs)
     if signed and min(values.shape) > 1:
         ax.contour(x, y, values, [0.0], colors="k", linewidths=1.2)
     ax.set_facecolor("0.8")
@@ -89,6 +91,12 @@ def plot_heat_map(result: SweepResult, name: str, ax: Any = None, *, index: tupl
 
 def _variable(result: SweepResult, name: str, axes: int) -> np.ndarray:
     variables = result.variables()
+    if not set(result.dims) <= set(result.coords):
+        msg = (
+            "the sweep is a table of points, which lie along no axis; sweep a product {name: values, ..}, "
+            "or draw the columns of to_pandas()"
+        )
+        raise ValueError(msg)
     if name not in variables:
         msg = f"the sweep has no variable {name!r}; it has {', '.join(variables)}"
         raise ValueError(msg)
@@ -99,13 +107,44 @@ def _variable(result: SweepResult, name: str, axes: int) -> np.ndarray:
             "and an index for every further one, with one number a point"
         )
         raise ValueError(msg)
-    return variables[name]
+    if np.iscomplexobj(variables[name]):
+        msg = f"{name!r} is complex; return its real and imaginary part, or its absolute value, by own names"
+        raise ValueError(msg)
+    return variables[name].astype(float)
+
+
+def is_logarithmic(values: np.ndarray) -> bool:
+    """Whether positive values are spaced more evenly in ratio than in difference."""
+    if len(values) < 3 or not (values > 0).all():
+        return False
+    ratios, differences = np.diff(np.log(values)), np.diff(values)
+    return bool(np.std(ratios) / np.mean(ratios) < np.std(differences) / np.mean(differences))
+
+
+def cell_edges(values: np.ndarray) -> np.ndarray:
+    """The edges (len + 1) of cells around increasing values: half way between neighbours, on their scale."""
+    if is_logarithmic(values):
+        return np.exp(_half_way(np.log(values)))
+    return _half_way(values.astype(float))
+
+
+def _half_way(values: np.ndarray) -> np.ndarray:
+    if len(values) == 1:
+        # The width of a cell without neighbours is free.
+        return values[0] + np.array([-0.5, 0.5]) * (abs(values[0]) or 1.0)
+    middle = (values[1:] + values[:-1]) / 2
+    return np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
 
 
 def _scales(ax: Any, **coords: np.ndarray) -> None:
-    """Logarithmic where the values are spaced by equal ratios; few other values are marked themselves."""
+    """Logarithmic where the values are; few short values are marked themselves."""
+    from matplotlib.ticker import NullLocator
+
     for which, values in coords.items():
-        if len(values) > 2 and (values > 0).all() and np.ptp(np.diff(np.log(values))) < 1e-6:
+        axis = getattr(ax, f"{which}axis")
+        if is_logarithmic(values):
             getattr(ax, f"set_{which}scale")("log")
-        elif len(values) <= 6:
-            getattr(ax, f"set_{which}ticks")(values)
+        labels = [f"{value:g}" for value in values]
+        if len(values) <= 6 and max(map(len, labels)) <= 6:
+            axis.set_ticks(values, labels=labels)
+            axis.set_minor_locator(NullLocator())

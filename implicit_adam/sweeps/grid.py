@@ -14,8 +14,9 @@ class Grid(NamedTuple):
     """Named dimensions, coordinates along them, and the same points as N lanes.
 
     - `dims`: one a swept name for a product; ("point",) for a table.
-    - `coords`: 1-D, along the dimension of its own name, or along "point".
-    - `points`: each name's values for all N lanes, in row-major order.
+    - `coords`: 1-D, along the dimension of its own name, or along "point"; as they were given, to be found
+      again by value.
+    - `points`: each name's values for all N lanes, in row-major order, in the dtype that JAX computes with.
     - `shape`: of the results.
     """
 
@@ -50,11 +51,15 @@ def _product(axes: dict[str, np.ndarray]) -> Grid:
     if not axes:
         msg = "grid is empty; name at least one argument of fn with its values"
         raise ValueError(msg)
-    for name, values in axes.items():
+    computed = {name: _computed(name, values) for name, values in axes.items()}
+    for name, values in computed.items():
         if not (values[1:] > values[:-1]).all():
-            msg = f"grid: {name!r} must increase strictly, got {_few(values)}; sort its values, drop repeats"
+            msg = (
+                f"grid: {name!r} must increase strictly in {values.dtype}, got {_few(values)}; "
+                "sort its values, drop repeats"
+            )
             raise ValueError(msg)
-    mesh = np.meshgrid(*axes.values(), indexing="ij")
+    mesh = np.meshgrid(*computed.values(), indexing="ij")
     points = {name: values.ravel() for name, values in zip(axes, mesh, strict=True)}
     return Grid(tuple(axes), axes, points, tuple(len(values) for values in axes.values()))
 
@@ -64,11 +69,12 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Grid:
     if not names or any(set(row) != names for row in rows):
         msg = f"grid: every point must name the same arguments; the first names {sorted(map(str, names))}"
         raise ValueError(msg)
-    points = {str(name): _axis(name, [row[name] for row in rows]) for name in rows[0]}
+    coords = {str(name): _axis(name, [row[name] for row in rows]) for name in rows[0]}
+    points = {name: _computed(name, values) for name, values in coords.items()}
     if len(set(zip(*(values.tolist() for values in points.values()), strict=True))) < len(rows):
         msg = "grid: the table repeats a point; drop repeats"
         raise ValueError(msg)
-    return Grid((POINT,), points, points, (len(rows),))
+    return Grid((POINT,), coords, points, (len(rows),))
 
 
 def _axis(name: Any, values: Any) -> np.ndarray:
@@ -82,6 +88,11 @@ def _axis(name: Any, values: Any) -> np.ndarray:
     if not np.isfinite(array).all():
         msg = f"grid: {name!r} holds NaN or infinity, {_few(array)}; only finite numbers are allowed"
         raise ValueError(msg)
+    return array
+
+
+def _computed(name: str, array: np.ndarray) -> np.ndarray:
+    """In JAX's dtype, which without float64 is the nearest float32."""
     with np.errstate(over="ignore"):
         cast = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
     if not np.isfinite(cast).all() or (array.dtype.kind in "iu" and (cast != array).any()):

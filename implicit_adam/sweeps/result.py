@@ -2,19 +2,23 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from implicit_adam.atomic import save_arrays
+from implicit_adam.reprs import listed, table
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class SweepResult:
     """Results over a grid.
 
     - `dims`: the names of the leading axes of everything below.
-    - `coords`: the values along them; for a table all along "point".
+    - `coords`: the values along them, as they were given; for a table all along "point".
     - `values`: fn's pytree, numpy arrays with the axes of the grid leading.
     - `ok`: whether all numbers of a lane are finite.
     """
@@ -24,56 +28,70 @@ class SweepResult:
     values: Any
     ok: np.ndarray
 
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.ok.shape))
+        head = f"SweepResult over {', '.join(self.dims)}: {size} points, {int(self.ok.sum())} of them ok"
+        return table(head, {**self.coords, **dict(_named(self.values))})
+
     def variables(self) -> dict[str, np.ndarray]:
         """Leaves of `values` by name: their path in the pytree, joined by dots; "value" for a bare array.
 
         Raises `ValueError` where two paths read alike, or like a coordinate or "ok".
         """
-        paths, _ = jax.tree_util.tree_flatten_with_path(self.values)
-        named = [(".".join(map(_key, path)) or "value", leaf) for path, leaf in paths]
-        taken = [*self.coords, *self.dims, "ok"]
-        clashes = [name for i, (name, _) in enumerate(named) if name in taken + [x for x, _ in named[:i]]]
-        if clashes:
-            msg = f"results named {', '.join(clashes)} clash with an axis, with ok or each other; rename them"
-            raise ValueError(msg)
+        named = _named(self.values)
+        _check_distinct([*dict.fromkeys([*self.coords, *self.dims]), "ok", *(name for name, _ in named)])
         return dict(named)
 
     def to_xarray(self) -> Any:
-        """An `xarray.Dataset` (needs xarray), to select from with its `sel`; further axes are NAME_0, .."""
+        """An `xarray.Dataset` (needs xarray), to select from with its `sel`; further axes are NAME_0, ..
+
+        Raises `ValueError` where two names would meet, as those of an axis `theta_0` and of a vector `theta`.
+        """
         import xarray
 
-        variables = {
-            name: ((*self.dims, *(f"{name}_{i}" for i in range(leaf.ndim - len(self.dims)))), leaf)
-            for name, leaf in self.variables().items()
-        }
+        variables = self.variables()
+        further = {name: _suffixed(name, range(leaf.ndim - self.ok.ndim)) for name, leaf in variables.items()}
+        _check_distinct([*self._names(), *variables, *(name for names in further.values() for name in names)])
+        data: Any = {name: ((*self.dims, *further[name]), leaf) for name, leaf in variables.items()}
         coords = {
             name: (name if name in self.dims else self.dims, values) for name, values in self.coords.items()
         }
-        return xarray.Dataset({**variables, "ok": (self.dims, self.ok)}, coords)
+        return xarray.Dataset({**data, "ok": (self.dims, self.ok)}, coords)
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` (needs pandas), a row a point; arrays become columns NAME_0, NAME_1, .."""
+        """A `pandas.DataFrame` (needs pandas), a row a point; an array becomes columns NAME_0, NAME_1, ..,
+        a matrix NAME_0_0, NAME_0_1, ..
+
+        Raises `ValueError` where two names would meet, as those of an axis `theta_0` and of a vector `theta`.
+        """
         import pandas
 
         points = dict(self.coords)
         if set(self.dims) == set(self.coords):
             mesh = np.meshgrid(*(self.coords[name] for name in self.dims), indexing="ij")
             points = {name: values.ravel() for name, values in zip(self.dims, mesh, strict=True)}
-        columns = {}
+        columns = []
         for name, leaf in self.variables().items():
-            flat = leaf.reshape(self.ok.size, -1)
-            single = leaf.ndim == len(self.dims)
-            columns |= {name if single else f"{name}_{i}": flat[:, i] for i in range(flat.shape[1])}
-        return pandas.DataFrame({**points, **columns, "ok": self.ok.ravel()})
+            inner = leaf.shape[self.ok.ndim :]
+            labels = _suffixed(name, ("_".join(map(str, i)) for i in np.ndindex(inner))) if inner else [name]
+            columns += zip(labels, leaf.reshape(self.ok.size, -1).T, strict=True)
+        _check_distinct([*self._names(), *(name for name, _ in columns)])
+        return pandas.DataFrame({**points, **dict(columns), "ok": self.ok.ravel()})
 
     def save(self, path: Any) -> None:
-        """Write one npz file, without pickle. Dicts, lists and tuples come back; other pytrees as dicts."""
+        """Write one npz file, without pickle, whole or not at all. Dicts, lists and tuples come back; other
+        pytrees as dicts.
+        """
         leaves: list[np.ndarray] = []
         layout = {"dims": self.dims, "coords": list(self.coords), "values": _layout(self.values, leaves)}
-        arrays: Any = {f"value {i}": leaf for i, leaf in enumerate(leaves)}
-        coords: Any = {f"coord {name}": values for name, values in self.coords.items()}
-        with Path(path).open("wb") as file:
-            np.savez(file, layout=np.asarray(json.dumps(layout)), ok=self.ok, **arrays, **coords)
+        arrays = {f"value {i}": leaf for i, leaf in enumerate(leaves)}
+        coords = {f"coord {name}": values for name, values in self.coords.items()}
+        everything = {"layout": np.asarray(json.dumps(layout)), "ok": self.ok, **arrays, **coords}
+        save_arrays(Path(path), everything, f"{path} was not written; what was there before is intact")
+
+    def _names(self) -> list[str]:
+        """What a result's own columns are called."""
+        return [*dict.fromkeys([*self.dims, *self.coords]), "ok"]
 
     @staticmethod
     def load(path: Any) -> "SweepResult":
@@ -91,14 +109,35 @@ class SweepResult:
             raise ValueError(msg) from error
 
 
+def _named(values: Any) -> list[tuple[str, np.ndarray]]:
+    paths, _ = jax.tree_util.tree_flatten_with_path(values)
+    return [(".".join(map(_key, path)) or "value", leaf) for path, leaf in paths]
+
+
 def _key(entry: Any) -> str:
     return str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
+
+
+def _suffixed(name: str, suffixes: Iterable[Any]) -> list[str]:
+    return [f"{name}_{suffix}" for suffix in suffixes]
+
+
+def _check_distinct(names: list[str]) -> None:
+    """Of two columns with one name the first would be lost without a word."""
+    clashes = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if clashes:
+        msg = (
+            f"the names {listed(clashes)} clash: each would stand for two columns, and one of them be lost. "
+            "An array NAME has the columns NAME_0, NAME_1, ..; the axes and ok have theirs. Rename what fn "
+            "returns, or an axis (`values` and `coords` hold everything)"
+        )
+        raise ValueError(msg)
 
 
 def _layout(tree: Any, leaves: list[np.ndarray]) -> Any:
     """The nesting in JSON, with the number of each leaf in its place."""
     if isinstance(tree, dict):
-        return {"dict": {str(key): _layout(value, leaves) for key, value in tree.items()}}
+        return {"dict": [[_json_key(key), _layout(value, leaves)] for key, value in tree.items()]}
     if hasattr(tree, "_asdict"):
         return _layout(tree._asdict(), leaves)
     if isinstance(tree, list | tuple):
@@ -106,10 +145,16 @@ def _layout(tree: Any, leaves: list[np.ndarray]) -> Any:
     if tree is None:
         return None
     if not isinstance(tree, np.ndarray | np.generic):
-        paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-        return _layout({".".join(map(_key, path)): leaf for path, leaf in paths}, leaves)
+        named = _named(tree)
+        _check_distinct([name for name, _ in named])
+        return _layout(dict(named), leaves)
     leaves.append(np.asarray(tree))
     return len(leaves) - 1
+
+
+def _json_key(key: Any) -> Any:
+    """A dict's key as it is where JSON has its like, so that {0: x} comes back as {0: x}."""
+    return key if isinstance(key, str | int) else str(key)
 
 
 def _rebuilt(layout: Any, file: Any) -> Any:
@@ -119,6 +164,6 @@ def _rebuilt(layout: Any, file: Any) -> Any:
         return file[f"value {layout}"]
     ((kind, content),) = layout.items()
     if kind == "dict":
-        return {key: _rebuilt(value, file) for key, value in content.items()}
+        return {key: _rebuilt(value, file) for key, value in content}
     values = [_rebuilt(value, file) for value in content]
     return tuple(values) if kind == "tuple" else values

@@ -1,0 +1,107 @@
+"""Results and optimizers in words: values where they are few, shapes and ranges where they are many."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+# Of longer arrays the range is shown, of those above the second number only the shape: a look must not cost.
+FEW, MANY = 4, 1_000_000
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Names in quotes, with commas."""
+    return ", ".join(repr(str(name)) for name in names)
+
+
+def exact(value: Any) -> str:
+    """One number in the digits that tell it from its neighbours in its dtype: float32's 0.001 as 0.001."""
+    return str(np.asarray(value)[()])
+
+
+def brief(value: Any) -> str:
+    """A leaf of a result: a number, a few numbers, or dtype[shape] and range; of tracers dtype[shape]."""
+    if not isinstance(value, jax.Array | np.ndarray | np.generic):
+        return f"{value:.4g}" if isinstance(value, float) else _named(value)
+    kind = f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+    hidden = isinstance(value, Tracer) or not getattr(value, "is_fully_addressable", True)
+    if (
+        hidden
+        or value.size == 0
+        or value.size > MANY
+        or jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
+    ):
+        return kind
+    numbers = np.asarray(value)
+    if numbers.ndim == 0:
+        return _number(numbers[()])
+    if numbers.ndim == 1 and numbers.size <= FEW:
+        return f"[{', '.join(map(_number, numbers))}]"
+    if numbers.dtype == bool:
+        return f"{kind} {numbers.sum()} of {numbers.size} True"
+    return f"{kind} {_range(numbers)}"
+
+
+def tree(value: Any) -> str:
+    """A pytree, its containers as they are written and its leaves in brief."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {tree(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return ("[{}]" if isinstance(value, list) else "({})").format(", ".join(map(tree, value)))
+    if jax.tree_util.all_leaves([value]):
+        return brief(value)
+    return f"{type(value).__name__}({', '.join(tree(leaf) for leaf in jax.tree.leaves(value))})"
+
+
+def call(value: Any) -> str:
+    """An optimizer as the call that builds it: Adam(h=0.001, beta=0.9, ..)."""
+    fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    return f"{type(value).__name__}({', '.join(f'{name}={_argument(x)}' for name, x in fields)})"
+
+
+def line(value: Any) -> str:
+    """A named tuple in one line."""
+    parts = (f"{name}={tree(part)}" for name, part in value._asdict().items())
+    return f"{type(value).__name__}({', '.join(parts)})"
+
+
+def table(title: str, entries: Mapping[str, Any]) -> str:
+    """A title, and an entry a line below it."""
+    width = max(map(len, entries), default=0)
+    return "\n".join([title, *(f"  {name:<{width}}  {_entry(value)}" for name, value in entries.items())])
+
+
+def _entry(value: Any) -> str:
+    return value if isinstance(value, str) else tree(value)
+
+
+def _argument(value: Any) -> str:
+    known = isinstance(value, jax.Array | np.ndarray) and not isinstance(value, Tracer) and value.ndim == 0
+    return exact(value) if known else repr(value) if dataclasses.is_dataclass(value) else brief(value)
+
+
+def _number(x: Any) -> str:
+    return f"{x:.4g}" if np.issubdtype(np.asarray(x).dtype, np.inexact) else str(x)
+
+
+def _range(numbers: np.ndarray) -> str:
+    finite = numbers[np.isfinite(numbers)]
+    if not finite.size:
+        return "nothing finite"
+    if np.iscomplexobj(numbers):
+        span = f"|.| {_number(np.abs(finite).min())} .. {_number(np.abs(finite).max())}"
+    else:
+        span = f"{_number(finite.min())} .. {_number(finite.max())}"
+    lost = numbers.size - finite.size
+    return f"{span}, {lost} not finite" if lost else span
+
+
+def _named(value: Any) -> str:
+    """A function by its name; of what else is no number, the type."""
+    if isinstance(value, bool | int | str | None):
+        return repr(value)
+    name = getattr(value, "__name__", None)
+    return name if callable(value) and name else f"<{type(value).__name__}>"
