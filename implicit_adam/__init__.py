@@ -1,5 +1,8 @@
 """What does an optimizer implicitly do? Its modified equation, by autodiff: see README.md."""
 
+import importlib
+from typing import Any
+
 from implicit_adam import modified_losses as modified_losses
 from implicit_adam import penalties as penalties
 from implicit_adam import problems as problems
@@ -16,12 +19,16 @@ from implicit_adam.iterate import iterate as iterate
 from implicit_adam.memoryless import memoryless as memoryless
 from implicit_adam.observables import bias as bias
 from implicit_adam.observables import perturbed_one_norm as perturbed_one_norm
+from implicit_adam.observed import OBSERVABLES as OBSERVABLES
 from implicit_adam.observed import Observed as Observed
 from implicit_adam.observed import observe as observe
+from implicit_adam.regimes import CELLS as CELLS
+from implicit_adam.regimes import REGIMES as REGIMES
 from implicit_adam.regimes import Regimes as Regimes
 from implicit_adam.regimes import TrainingRegime as TrainingRegime
 from implicit_adam.regimes import regimes as regimes
 from implicit_adam.regimes import training_regime as training_regime
+from implicit_adam.rules import AbstractRule as AbstractRule
 from implicit_adam.rules import Adagrad as Adagrad
 from implicit_adam.rules import Adam as Adam
 from implicit_adam.rules import AdamW as AdamW
@@ -43,3 +50,70 @@ from implicit_adam.sweeps import SweepResult as SweepResult
 from implicit_adam.sweeps import sweep as sweep
 from implicit_adam.trajectory import Trajectory as Trajectory
 from implicit_adam.with_bias import with_bias as with_bias
+
+__version__ = "0.1.0"
+
+# Packages of their own, imported when first asked for: ia.plotting, ia.networks, ia.datasets.
+_LATER = ("datasets", "networks", "plotting")
+
+__all__ = [
+    "CELLS",
+    "OBSERVABLES",
+    "REGIMES",
+    "AbstractRule",
+    "AdEMAMix",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Convergence",
+    "Decomposition",
+    "GradientDescent",
+    "HeavyBall",
+    "Lion",
+    "NAdam",
+    "Nesterov",
+    "Observed",
+    "Optax",
+    "RMSProp",
+    "Regimes",
+    "Scheduled",
+    "Signum",
+    "SweepResult",
+    "TopEigenvalue",
+    "TrainingRegime",
+    "Trajectory",
+    "accumulated_loss",
+    "bias",
+    "convergence",
+    "decompose",
+    "flow",
+    "iterate",
+    "limiting_field",
+    "memoryless",
+    "modified_losses",
+    "observe",
+    "optax_vector_field",
+    "penalties",
+    "perturbed_one_norm",
+    "preconditioned_sharpness",
+    "problems",
+    "regimes",
+    "sharpness",
+    "stability_threshold",
+    "sweep",
+    "training_regime",
+    "vector_field",
+    "with_bias",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return importlib.import_module(f"{__name__}.{name}")
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    """What is public, for tab completion: neither submodules by the way nor helpers."""
+    return sorted([*__all__, *_LATER, "__version__", "__doc__", "__file__", "__name__", "__path__"])

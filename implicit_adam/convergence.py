@@ -24,6 +24,7 @@ from implicit_adam.checks import (
 from implicit_adam.fields.select import HIGHEST_ORDER, raveled_field
 from implicit_adam.flow import interval_step
 from implicit_adam.iterate import optimizer_step
+from implicit_adam.reprs import study
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.slopes import fit_tail, local_slopes
 from implicit_adam.training import Training, checked_training, identified
@@ -57,6 +58,9 @@ class Convergence(NamedTuple):
     asymptotic: dict[int, bool]
     rounding_floor: np.ndarray
     travelled: np.ndarray
+
+    def __repr__(self) -> str:
+        return study(self)
 
 
 class Supremum(NamedTuple):

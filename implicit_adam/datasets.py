@@ -8,6 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
+__all__ = [
+    "CIFAR",
+    "ImageData",
+    "channel_statistics",
+    "cifar",
+    "normalised",
+    "parsed",
+]
+
+
+def __dir__() -> list[str]:
+    """What is public, for tab completion."""
+    return sorted(__all__)
+
+
 SIDE = 32
 PIXEL_BYTES = 3 * SIDE * SIDE
 SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"

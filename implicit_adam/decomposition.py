@@ -8,6 +8,7 @@ from implicit_adam.checks import check_step_number
 from implicit_adam.fields.closed_form import check_has_limit, closed_form
 from implicit_adam.fields.expansion import modified_field
 from implicit_adam.fields.select import raveled_field
+from implicit_adam.reprs import norms
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.training import checked_training
 from implicit_adam.types import Batches, Loss, Params, StepNumber
@@ -28,6 +29,9 @@ class Decomposition(NamedTuple):
     memory: Params
     transient: Params
     minibatch: Params
+
+    def __repr__(self) -> str:
+        return norms(self)
 
 
 def decompose(

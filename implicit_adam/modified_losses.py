@@ -28,6 +28,20 @@ from implicit_adam.rules.rmsprop import RMSProp
 from implicit_adam.training import checked_training
 from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
 
+__all__ = [
+    "adam_large_eps",
+    "adam_small_eps",
+    "gradient_descent",
+    "heavy_ball",
+    "shuffled_gradient_descent",
+]
+
+
+def __dir__() -> list[str]:
+    """What is public, for tab completion."""
+    return sorted(__all__)
+
+
 ModifiedLoss = Callable[[Params], Scalar]
 
 

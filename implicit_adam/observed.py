@@ -14,6 +14,7 @@ from implicit_adam.flow import interval_step
 from implicit_adam.iterate import optimizer_step
 from implicit_adam.objective import Objective
 from implicit_adam.observables import perturbed_one_norm
+from implicit_adam.reprs import brief, table, tree
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.sharpness import sharpness
 from implicit_adam.training import Training, checked_training
@@ -43,6 +44,15 @@ class Observed(NamedTuple):
     record: dict[str, Float[Array, " records"]]
     params: Params
     finite: Flag
+
+    def __repr__(self) -> str:
+        head = f"Observed: finite={brief(self.finite)}, params={tree(self.params)}"
+        kinds = ("least", "largest", "mean", "last")
+        seen = {
+            name: ", ".join(f"{kind} {brief(getattr(self, kind)[name])}" for kind in kinds)
+            for name in self.last
+        }
+        return table(head, seen)
 
 
 def observe(

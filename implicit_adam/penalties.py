@@ -20,6 +20,17 @@ from implicit_adam.objective import ravel
 from implicit_adam.observables import perturbed_one_norm
 from implicit_adam.types import Loss, Params, Scalar, Vector
 
+__all__ = [
+    "one_norm",
+    "squared_two_norm",
+    "two_norm",
+]
+
+
+def __dir__() -> list[str]:
+    """What is public, for tab completion."""
+    return sorted(__all__)
+
 
 def squared_two_norm(loss: Loss, weight: Any) -> Loss:
     """E + weight ||grad E||^2; weight h/4 is what gradient descent does by itself (Barrett & Dherin 2021).

@@ -9,7 +9,21 @@ import numpy as np
 
 from implicit_adam.checks import check_count
 from implicit_adam.objective import mean_loss
+from implicit_adam.reprs import line
 from implicit_adam.types import Batches, Loss, Params
+
+__all__ = [
+    "PROBLEMS",
+    "Problem",
+    "bilinear",
+    "digits",
+    "quadratic",
+]
+
+
+def __dir__() -> list[str]:
+    """What is public, for tab completion."""
+    return sorted(__all__)
 
 
 class Problem(NamedTuple):
@@ -19,6 +33,9 @@ class Problem(NamedTuple):
     loss: Loss
     params: Params
     batches: Batches = None
+
+    def __repr__(self) -> str:
+        return line(self)
 
     @property
     def mean_loss(self) -> Loss:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from implicit_adam.checks import check_batches, check_kind, check_loss
 from implicit_adam.fields.closed_form import closed_form
 from implicit_adam.objective import mean_loss
+from implicit_adam.reprs import fields_of, named
 from implicit_adam.rules.adam import Adam
 from implicit_adam.rules.rmsprop import RMSProp
 from implicit_adam.training import checked_training
@@ -55,6 +56,9 @@ class Regimes(NamedTuple):
     cell: Int[Array, ""]
     validity: Scalar
 
+    def __repr__(self) -> str:
+        return fields_of(self, cell=named(self.cell, CELLS))
+
 
 class TrainingRegime(NamedTuple):
     """Which regime of Ma et al. (2022) a run is in.
@@ -67,6 +71,9 @@ class TrainingRegime(NamedTuple):
     regime: Int[Array, ""]
     largest_rise: Scalar
     loss: Float[Array, " saves"]
+
+    def __repr__(self) -> str:
+        return fields_of(self, regime=named(self.regime, REGIMES))
 
 
 def regimes(rule: Adam | RMSProp, loss: Loss, params: Params) -> Regimes:

@@ -51,13 +51,13 @@ def tree(value: Any) -> str:
         return "{" + ", ".join(f"{key!r}: {tree(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return ("[{}]" if isinstance(value, list) else "({})").format(", ".join(map(tree, value)))
-    if jax.tree_util.all_leaves([value]):
+    if value is None or jax.tree_util.all_leaves([value]):
         return brief(value)
     return f"{type(value).__name__}({', '.join(tree(leaf) for leaf in jax.tree.leaves(value))})"
 
 
 def call(value: Any) -> str:
-    """An optimizer as the call that builds it: Adam(h=0.001, beta=0.9, ..)."""
+    """An optimizer with its values: Adam(h=0.001, beta=0.9, ..)."""
     fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
     return f"{type(value).__name__}({', '.join(f'{name}={_argument(x)}' for name, x in fields)})"
 
@@ -66,6 +66,43 @@ def line(value: Any) -> str:
     """A named tuple in one line."""
     parts = (f"{name}={tree(part)}" for name, part in value._asdict().items())
     return f"{type(value).__name__}({', '.join(parts)})"
+
+
+def fields_of(value: Any, **instead: str) -> str:
+    """A named tuple, a field a line, with words `instead` of some."""
+    return table(type(value).__name__, {**value._asdict(), **instead})
+
+
+def named(index: Any, words: tuple[str, ...]) -> str:
+    """An index with what it stands for, where it is one known number."""
+    known = np.ndim(index) == 0 and not isinstance(index, Tracer)
+    return f"{int(index)}: {words[int(index)]}" if known else brief(index)
+
+
+def norms(value: Any) -> str:
+    """A named tuple of vectors, a line each: its 2-norm and itself."""
+    return table(
+        type(value).__name__, {name: f"norm {_norm(x)}: {tree(x)}" for name, x in value._asdict().items()}
+    )
+
+
+def study(value: Any) -> str:
+    """A study of convergence: a line for each h, then what the slopes say."""
+    orders = list(value.error)
+    lines = [
+        "Convergence",
+        f"  {'h':>10} {'steps':>8}" + "".join(f" {f'order {q}':>10} {'slope':>6}" for q in orders),
+    ]
+    for i, (h, steps) in enumerate(zip(value.h, value.steps, strict=True)):
+        errors = ""
+        for q in orders:
+            slope = f"{value.local_slope[q][i - 1]:.2f}" if i else ""
+            errors += f" {value.error[q][i]:10.3g} {slope:>6}"
+        lines.append(f"  {h:10.3g} {steps:8d}{errors}")
+    for q in orders:
+        settled = "settled" if value.asymptotic[q] else "not yet asymptotic: take smaller h"
+        lines.append(f"  order {q}: slope {value.slope[q]:.3f} +- {value.slope_stderr[q]:.3f}, {settled}")
+    return "\n".join(lines)
 
 
 def table(title: str, entries: Mapping[str, Any]) -> str:
@@ -79,8 +116,19 @@ def _entry(value: Any) -> str:
 
 
 def _argument(value: Any) -> str:
-    known = isinstance(value, jax.Array | np.ndarray) and not isinstance(value, Tracer) and value.ndim == 0
-    return exact(value) if known else repr(value) if dataclasses.is_dataclass(value) else brief(value)
+    """Of a few hyperparameters every digit: 0.9999 is not 1."""
+    if dataclasses.is_dataclass(value):
+        return repr(value)
+    if not isinstance(value, jax.Array | np.ndarray) or isinstance(value, Tracer) or value.size > FEW:
+        return brief(value)
+    return exact(value) if value.ndim == 0 else f"[{', '.join(map(exact, np.ravel(value)))}]"
+
+
+def _norm(value: Any) -> str:
+    leaves = jax.tree.leaves(value)
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        return "traced"
+    return f"{np.sqrt(sum(np.sum(np.asarray(leaf, float) ** 2) for leaf in leaves)):.4g}"
 
 
 def _number(x: Any) -> str:

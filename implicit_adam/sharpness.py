@@ -15,6 +15,7 @@ from implicit_adam.fields.closed_form import check_has_limit
 from implicit_adam.objective import Objective, first_arguments, ravel, raveled
 from implicit_adam.observables import denominator
 from implicit_adam.products import check_products
+from implicit_adam.reprs import line
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.training import checked_training
 from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
@@ -30,6 +31,9 @@ class TopEigenvalue(NamedTuple):
     value: Scalar
     vector: Params
     residual: Scalar
+
+    def __repr__(self) -> str:
+        return line(self)
 
 
 def sharpness(

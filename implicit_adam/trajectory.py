@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from implicit_adam.reprs import line
 from implicit_adam.types import Flag, Params, Scalar, StepNumber
 
 State = TypeVar("State")
@@ -26,6 +27,9 @@ class Trajectory(NamedTuple):
     params: Params
     finite: Flag
     step_error: Float[Array, " saves"]
+
+    def __repr__(self) -> str:
+        return line(self)
 
 
 def all_finite(tree: PyTree) -> Flag:

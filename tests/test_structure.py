@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -79,8 +80,41 @@ def test_importing_switches_nothing_and_loads_no_optional_package():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_the_top_level_only_re_exports():
+def test_the_top_level_only_re_exports_and_lists_what_it_does():
+    exported = []
     for node in ast.parse((PACKAGE / "__init__.py").read_text()).body:
-        assert isinstance(node, ast.ImportFrom | ast.Expr)
-        if isinstance(node, ast.ImportFrom):
+        assert not isinstance(node, ast.ClassDef)
+        if isinstance(node, ast.FunctionDef):
+            assert node.name in ("__getattr__", "__dir__")
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("implicit_adam"):
             assert all(alias.asname == alias.name for alias in node.names)
+            exported += [alias.name for alias in node.names]
+    assert sorted(exported) == sorted(implicit_adam.__all__)
+
+
+def test_tab_completion_shows_what_is_public_and_nothing_else():
+    shown = {name for name in dir(implicit_adam) if not name.startswith("__")}
+    assert shown == {*implicit_adam.__all__, "datasets", "networks", "plotting"}
+    for name in shown:
+        assert getattr(implicit_adam, name) is not None
+    for module in ("modified_losses", "penalties", "problems", "plotting", "networks", "datasets"):
+        room = getattr(implicit_adam, module)
+        assert dir(room) == sorted(room.__all__), module
+        for name in dir(room):
+            assert getattr(room, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Adamm'"):
+        implicit_adam.Adamm  # noqa: B018
+
+
+def test_pictures_are_reached_from_the_top_without_loading_matplotlib():
+    program = (
+        "import sys, implicit_adam as ia\n"
+        "assert 'implicit_adam.plotting' not in sys.modules\n"
+        "assert ia.plotting.plot_sweep and ia.networks and ia.datasets\n"
+        "assert 'matplotlib' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_version_is_that_of_the_package():
+    assert implicit_adam.__version__ == version("implicit-adam")

@@ -4,3 +4,15 @@ from implicit_adam.networks.base import Network as Network
 from implicit_adam.networks.select import MODELS as MODELS
 from implicit_adam.networks.select import choices as choices
 from implicit_adam.networks.select import network as network
+
+__all__ = [
+    "MODELS",
+    "Network",
+    "choices",
+    "network",
+]
+
+
+def __dir__() -> list[str]:
+    """What is public, for tab completion."""
+    return sorted(__all__)

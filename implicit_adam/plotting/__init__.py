@@ -20,3 +20,28 @@ from implicit_adam.plotting.style import shades as shades
 from implicit_adam.plotting.sweeps import plot_curve as plot_curve
 from implicit_adam.plotting.sweeps import plot_heat_map as plot_heat_map
 from implicit_adam.plotting.sweeps import plot_sweep as plot_sweep
+
+__all__ = [
+    "COLOURS",
+    "MARKERS",
+    "STYLE",
+    "SYMBOLS",
+    "flow_name",
+    "plot_convergence",
+    "plot_curve",
+    "plot_curves",
+    "plot_distances",
+    "plot_heat_map",
+    "plot_level_sets",
+    "plot_parts",
+    "plot_path",
+    "plot_studies",
+    "plot_sweep",
+    "plot_trend",
+    "shades",
+]
+
+
+def __dir__() -> list[str]:
+    """What is public, for tab completion."""
+    return sorted(__all__)

@@ -22,6 +22,7 @@ import optax
 from jaxtyping import Array, DTypeLike, Float
 
 from implicit_adam.checks import ALLOWED, check_hyperparameter, check_positive_in
+from implicit_adam.reprs import call
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.rules.names import check_arguments
 from implicit_adam.types import Scalar, StepNumber, Vector
@@ -71,6 +72,9 @@ class AbstractOptimizer(eqx.Module):
 
     def __check_init__(self) -> None:
         _check_hyperparameters(self)
+
+    def __repr__(self) -> str:
+        return call(self)
 
     @abstractmethod
     def transformation(self) -> optax.GradientTransformation:

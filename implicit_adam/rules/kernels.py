@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from implicit_adam.reprs import call
 from implicit_adam.types import Scalar, StepNumber
 
 
@@ -28,6 +29,9 @@ class Kernel(eqx.Module):
     decay: Float[Array, " terms"]
     unit_mass: bool = eqx.field(static=True)
     forgets: bool = eqx.field(static=True, default=True)
+
+    def __repr__(self) -> str:
+        return call(self)
 
     def __add__(self, other: "Kernel") -> "Kernel":
         scale = jnp.concatenate([self.scale, other.scale])
