@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+import implicit_adam
 from implicit_adam.cli import main
 from implicit_adam.rules import RULES
 
@@ -169,6 +170,32 @@ def test_no_command_is_bad_usage_and_help_teaches(capsys):
     printed = capsys.readouterr().out
     assert "examples:" in printed
     assert "exit status:" in printed
+
+
+def test_it_tells_its_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"implicit-adam {implicit_adam.__version__}\n"
+
+
+def test_a_log_gets_no_fragments_of_a_progress_bar(tmp_path):
+    """Standard error is a file here, as under nohup or in a job's log."""
+    sweep = ["sweep", "--beta", "0,0.5", "--chunk", "4", "--out", str(tmp_path / "sweep")]
+    study = ["verify", "--problem", "bilinear", "--optimizer", "gradient-descent", "--steps", "10,20,40"]
+    figure = ["reproduce", "figure1", "--quick", "--out", str(tmp_path / "figure")]
+    program = f"""
+import implicit_adam
+from implicit_adam.cli import main
+for command in ({sweep}, {[*study, "--out", str(tmp_path / "study")]}, {figure}):
+    assert main(command) in (0, 3)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+    assert "\r" not in result.stdout
+
+
+def test_verify_draws_vector_pictures(tmp_path):
+    assert verify(tmp_path, *QUICK, "--optimizer", "gradient-descent", "--format", "svg") in (0, 3)
+    assert (tmp_path / "out/verify.svg").read_bytes().startswith(b"<?xml")
 
 
 def test_it_runs_as_a_module(tmp_path):

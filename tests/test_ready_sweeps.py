@@ -174,3 +174,10 @@ def test_pictures_take_one_to_three_axes_and_missing_points():
     four = ia.sweep(lambda a, b, c, d: a, {name: [0.1, 0.2] for name in "abcd"}, progress=False)
     with pytest.raises(ValueError, match="three axes"):
         plot_sweep(four, ["value"])
+
+
+@pytest.mark.parametrize(("name", "begins"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_pictures_come_in_vector_formats(name, begins, tmp_path):
+    assert main(["sweep", "--beta", "0,0.5", "--format", name, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / f"sweep.{name}").read_bytes().startswith(begins)
+    assert not (tmp_path / "sweep.png").exists()

@@ -35,6 +35,13 @@ def test_it_writes_arrays_a_picture_and_a_report_with_every_claim(tmp_path, caps
     assert str(tmp_path) not in text.replace(str(out), "")
 
 
+@pytest.mark.parametrize(("name", "link"), [("svg", "![{}](figure1.svg)"), ("pdf", "\n[{}](figure1.pdf)")])
+def test_the_report_shows_pictures_of_the_format_that_was_asked_for(name, link, tmp_path):
+    assert main(["reproduce", "figure1", "--quick", "--format", name, "--out", str(tmp_path)]) == 0
+    assert link.format(ITEMS["figure1"].title) in (tmp_path / "report.md").read_text()
+    assert (tmp_path / f"figure1.{name}").exists()
+
+
 def test_the_report_of_another_command_is_not_written_over(tmp_path, capsys):
     command = ["reproduce", "--out", str(tmp_path), "figure1"]
     assert main(command) == main(command) == 0

@@ -72,6 +72,16 @@ def setting(text: str) -> tuple[str, np.ndarray]:
     return name.replace("-", "_"), axis(values)
 
 
+FORMATS = ("png", "svg", "pdf")
+
+
+def add_format(command: argparse.ArgumentParser) -> None:
+    """`--format`: what pictures are written as."""
+    command.add_argument(
+        "--format", choices=FORMATS, default=FORMATS[0], help="of pictures; svg and pdf scale (default: png)"
+    )
+
+
 def require(*modules: str, extra: str = "cli") -> None:
     """Packages that only some commands need, missed before anything runs."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
+from implicit_adam import __version__
 from implicit_adam.cli.reproduce import add_reproduce
 from implicit_adam.cli.sweep import add_sweep
 from implicit_adam.cli.verify import add_verify
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EPILOG,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_verify(commands)
     add_sweep(commands)

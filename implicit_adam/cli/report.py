@@ -42,6 +42,7 @@ class Done(NamedTuple):
     config: Any
     claims: tuple[Claim, ...]
     seconds: float
+    picture: str = "png"
 
 
 def report(
@@ -95,7 +96,8 @@ def _section(name: str, one: Done) -> Iterator[str]:
     yield ""
     yield f"## {one.item.title}"
     yield ""
-    yield f"![{one.item.title}]({name}.png)"
+    # Pages show no pdf in their text.
+    yield f"{'' if one.picture == 'pdf' else '!'}[{one.item.title}]({name}.{one.picture})"
     yield ""
     criterion = ""
     for claim in one.claims:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from implicit_adam.checks import check_writable
-from implicit_adam.cli.arguments import folder, integers, require
+from implicit_adam.cli.arguments import add_format, folder, integers, require
 from implicit_adam.cli.report import Done, cores, report, written_by
 from implicit_adam.datasets import CIFAR
 from implicit_adam.experiments.claims import Item, named_arrays
@@ -28,9 +28,9 @@ from implicit_adam.plotting.paper import PICTURES
 REPRODUCE = """\
 Run the figures, the table and the claims of "On the Implicit Bias of Adam" again and say of each claim
 whether it held, did not hold, or is not decided here, by a stated criterion. Writes report.md and, for each
-item, NAME.npz (its arrays) and NAME.png. All items take under half an hour on two cores, --quick under three
-minutes: enough to see that everything runs, too little for the networks to show what they do. The report of
-another command is never written over."""
+item, NAME.npz (its arrays) and NAME.png, its picture. All items take under half an hour on two cores, --quick
+under three minutes: enough to see that everything runs, too little for the networks to show what they do.
+The report of another command is never written over."""
 
 REPRODUCE_EXAMPLES = """\
 examples:
@@ -106,6 +106,7 @@ def add_reproduce(commands: Any) -> None:
         metavar="DIR",
         help=f"folder of the report (default: {OUT} or, with --quick, {OUT}-quick)",
     )
+    add_format(command)
 
 
 def _reproduce(options: argparse.Namespace) -> int:
@@ -119,7 +120,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     done: dict[str, Done] = {}
     try:
         for name, item in items.items():
-            done[name] = _run(name, item, item.quick if options.quick else item.config, out)
+            done[name] = _run(name, item, item.quick if options.quick else item.config, out, options.format)
             # After every item, so that an interrupted run leaves what it found.
             missing = [name for name in items if name not in done]
             text = report(done, command, quick=options.quick, missing=missing)
@@ -191,11 +192,11 @@ def _cifar(
     return config
 
 
-def _run(name: str, item: Item, config: Any, out: Path) -> Done:
+def _run(name: str, item: Item, config: Any, out: Path, picture: str) -> Done:
     from tqdm.auto import tqdm
 
     started = time.perf_counter()
-    with tqdm(total=100, unit="%", desc=name, leave=False, file=sys.stderr, bar_format=_BAR) as bar:
+    with tqdm(total=100, unit="%", desc=name, leave=False, disable=None, bar_format=_BAR) as bar:
 
         def advance(share: float) -> None:
             bar.update(100 * share - bar.n)
@@ -204,14 +205,14 @@ def _run(name: str, item: Item, config: Any, out: Path) -> Done:
     claims = item.claims(config, found)
     arrays: Any = named_arrays(found)
     np.savez_compressed(out / f"{name}.npz", **arrays)
-    PICTURES[name](config, found).savefig(out / f"{name}.png", dpi=150)
+    PICTURES[name](config, found).savefig(out / f"{name}.{picture}", dpi=150)
     seconds = time.perf_counter() - started
     print(f"\n{item.title}  ({seconds:.0f} s)")
     for claim in claims:
         print(
             f"  {claim.verdict:>16}  {claim.source}: {claim.statement}\n{'':20}{claim.measured}", flush=True
         )
-    return Done(item, config, claims, seconds)
+    return Done(item, config, claims, seconds, picture)
 
 
 _BAR = "{l_bar}{bar}| {elapsed} < {remaining}"

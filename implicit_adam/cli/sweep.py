@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from implicit_adam.checks import check_count, check_horizon, check_writable
-from implicit_adam.cli.arguments import axis, folder, integers, names, require, setting
+from implicit_adam.cli.arguments import add_format, axis, folder, integers, names, require, setting
 from implicit_adam.experiments import sweeps
 from implicit_adam.fields.select import HIGHEST_ORDER
 from implicit_adam.observed import OBSERVABLES
@@ -106,6 +106,7 @@ def add_sweep(commands: Any) -> None:
     add("--resume", action="store_true", help="go on from the chunks that an earlier run left in OUT")
     add("--netcdf", action="store_true", help="write sweep.nc, too (needs xarray)")
     add("--out", type=folder, default=Path("sweep"), metavar="DIR", help="output folder (default: sweep)")
+    add_format(command)
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -139,7 +140,8 @@ def _write(
     fixed: dict[str, Any],
 ) -> None:
     result.save(out / "sweep.npz")
-    written = [out / "sweep.npz", out / "sweep.json", out / "sweep.png"]
+    picture = out / f"sweep.{options.format}"
+    written = [out / "sweep.npz", out / "sweep.json", picture]
     if options.netcdf:
         result.to_xarray().to_netcdf(out / "sweep.nc")
         written.append(out / "sweep.nc")
@@ -157,7 +159,7 @@ def _write(
     (out / "sweep.json").write_text(json.dumps(about, indent=1) + "\n")
     shown = _shown(options)
     title = f"{options.optimizer} on {options.problem}"
-    plot_sweep(result, shown, title=title).savefig(out / "sweep.png")
+    plot_sweep(result, shown, title=title).savefig(picture)
     for name in shown:
         values = result.variables()[name]
         finite = values[np.isfinite(values)]

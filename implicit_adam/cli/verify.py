@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from implicit_adam.checks import (
     check_wide_dtype,
     check_writable,
 )
-from implicit_adam.cli.arguments import folder, integers, names, require
+from implicit_adam.cli.arguments import add_format, folder, integers, names, require
 from implicit_adam.cli.optax_names import PREFIX, parse_optax
 from implicit_adam.experiments import verify
 from implicit_adam.experiments.verify import Case, Outcome, VerifyConfig
@@ -138,8 +137,9 @@ def add_verify(commands: Any) -> None:
         type=folder,
         default=Path("verify"),
         metavar="DIR",
-        help="folder for verify.json and verify.png (default: verify)",
+        help="folder for verify.json and the picture, verify.png (default: verify)",
     )
+    add_format(command)
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -155,7 +155,7 @@ def _verify(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     outcomes: list[Outcome] = []
     total = sum(config.counts) * len(plan)
-    with tqdm(total=total, unit="step", leave=False, mininterval=0.5, file=sys.stderr) as bar:
+    with tqdm(total=total, unit="step", leave=False, mininterval=0.5, disable=None) as bar:
 
         def advance(case: Case, steps: int) -> None:
             bar.set_description(f"{case.problem}: {case.label}", refresh=False)
@@ -167,10 +167,11 @@ def _verify(options: argparse.Namespace) -> int:
             print(_table(outcome), flush=True)
 
     (out / "verify.json").write_text(json.dumps(verify.as_json(config, outcomes), indent=1) + "\n")
-    plot_studies(_by_problem(outcomes)).savefig(out / "verify.png")
+    picture = out / f"verify.{options.format}"
+    plot_studies(_by_problem(outcomes)).savefig(picture)
     status = _status(outcomes)
     print(_summary(outcomes, status, time.perf_counter() - started))
-    print(f"written: {out / 'verify.json'}, {out / 'verify.png'}")
+    print(f"written: {out / 'verify.json'}, {picture}")
     return status
 
 

@@ -1,6 +1,7 @@
 """`sweep`: one function, many points."""
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,7 +41,8 @@ def sweep(
     - `checkpoint`: a folder that keeps every finished chunk. The same call goes on where it was interrupted,
       and ends with the same bits; a different fn, grid, chunk size, dtype, version or set of devices never
       finds the chunks of another. Broken files are computed again with a warning.
-    - `progress`: a bar with the time left (needs tqdm), nothing, or your own `progress(done, lanes)`.
+    - `progress`: a bar with the time left (on a terminal or in a notebook; needs tqdm), nothing, or your own
+      `progress(done, lanes)`.
     - `mesh`: the devices; by default all, of all processes after `jax.distributed.initialize()`. Every
       process gets the whole result.
     - `cost`: `cost(**point) -> number`, the relative length of a lane, e.g. `lambda h, beta: 1 / h`. Lanes
@@ -137,7 +139,9 @@ def _reporter(lanes: int, *, progress: bool | Advance) -> Iterator[Advance]:
 
 
 def _bar(lanes: int) -> Any:
-    """A bar with the time left, where tqdm is installed."""
+    """A bar with the time left, where tqdm is installed and somebody looks: in a log it leaves fragments."""
+    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        return None
     try:
         with warnings.catch_warnings():
             # A notebook without ipywidgets gets a bar of text; no need to warn of it.
