@@ -24,6 +24,7 @@ from implicit_adam.checks import (
 from implicit_adam.fields.select import HIGHEST_ORDER, raveled_field
 from implicit_adam.flow import interval_step
 from implicit_adam.iterate import optimizer_step
+from implicit_adam.loops import loop
 from implicit_adam.reprs import study
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.slopes import fit_tail, local_slopes
@@ -101,7 +102,7 @@ def supremum(
 
     zero = jnp.zeros((), theta.dtype)
     none = Supremum((zero,) * len(orders), (zero,) * len(orders), jnp.linalg.norm(theta), zero)
-    return jax.lax.fori_loop(0, steps, advance, (start(theta), (theta,) * len(orders), none))[2]
+    return loop(0, steps, advance, (start(theta), (theta,) * len(orders), none))[2]
 
 
 _compiled_supremum = eqx.filter_jit(supremum)

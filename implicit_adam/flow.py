@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 
 from implicit_adam.checks import check_order, check_saves, check_shifted_order, check_steps
 from implicit_adam.fields.select import HIGHEST_ORDER, raveled_field
+from implicit_adam.loops import forward_only
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.smooth import check_smooth, smooth_solution
 from implicit_adam.training import Training, checked_training, identified
@@ -94,7 +95,7 @@ def _adaptive_steps(
             throw=False,
         )
         solved = solution.result == diffrax.RESULTS.successful
-        end = jnp.where(solved, jnp.asarray(solution.ys)[0], jnp.full_like(theta, jnp.nan))
+        end = jnp.where(solved, forward_only(jnp.asarray(solution.ys)[0]), jnp.full_like(theta, jnp.nan))
         return end, _tolerance_spent(solution, controller, end)
 
     return step
@@ -155,7 +156,7 @@ def flow(
     solver that gave up, is flagged (`finite`), never raised. Raises `ValueError` for bad arguments. Compiles
     once for all values of the hyperparameters and the start. Derivatives: forward mode (`jax.jvp`,
     `jax.jacfwd`) always, reverse mode (`jax.grad`) up to order 1 for full-batch training with
-    bias-corrected memory and one solver step an interval.
+    bias-corrected memory and one solver step an interval; elsewhere it raises `RuntimeError`.
     """
     check_order(order, HIGHEST_ORDER)
     check_shifted_order(order, shifted=shifted)

@@ -12,6 +12,7 @@ from implicit_adam.checks import check_count, is_traced
 from implicit_adam.fields.select import raveled_field
 from implicit_adam.flow import interval_step
 from implicit_adam.iterate import optimizer_step
+from implicit_adam.loops import loop
 from implicit_adam.objective import Objective
 from implicit_adam.observables import perturbed_one_norm
 from implicit_adam.reprs import brief, table, tree
@@ -132,13 +133,13 @@ def _observed(
     def block(i: Count, carry: Any) -> Any:
         run, seen = carry
         last = jnp.minimum(i * every, steps)
-        run = jax.lax.fori_loop((i - 1) * every, last, advance, run)
+        run = loop((i - 1) * every, last, advance, run)
         return run, _updated(seen, look(run), last, looks)
 
     run = (start(theta), theta)
     first = look(run)
     seen = _updated(_first(first, records, looks, theta.dtype), first, jnp.zeros_like(looks), looks)
-    run, seen = jax.lax.fori_loop(1, looks, block, (run, seen))
+    run, seen = loop(1, looks, block, (run, seen))
     mean = {name: total / looks.astype(total.dtype) for name, total in seen.total.items()}
     summary = (seen.least, seen.largest, mean, seen.last)
     point = run[0][0]

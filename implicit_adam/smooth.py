@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any
 
 import diffrax
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -27,6 +26,7 @@ from implicit_adam.fields.closed_second import closed_second
 from implicit_adam.fields.epoch import epoch_velocity, settling_steps
 from implicit_adam.fields.expansion import field_of, modified_field
 from implicit_adam.fields.moments import smooth_lag_moments
+from implicit_adam.loops import forward_only, loop
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.training import Training
 from implicit_adam.types import Field, Scalar, StepNumber, Vector
@@ -125,7 +125,7 @@ def _interval_by_interval(
         # Overwritten until the step that is to be kept.
         return point, points.at[jnp.searchsorted(saved, n + 1)].set(point, mode="drop")
 
-    return jax.lax.fori_loop(0, first, advance, (theta, points))
+    return loop(0, first, advance, (theta, points))
 
 
 def _solve(
@@ -149,7 +149,7 @@ def _solve(
         throw=False,
     )
     solved = solution.result == diffrax.RESULTS.successful
-    return jnp.where(solved, jnp.asarray(solution.ys), jnp.full_like(start, jnp.nan)[None])
+    return jnp.where(solved, forward_only(jnp.asarray(solution.ys)), jnp.full_like(start, jnp.nan)[None])
 
 
 def _allowed(controller: diffrax.AbstractStepSizeController, points: Saved) -> Float[Array, " saves"]:

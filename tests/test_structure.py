@@ -17,7 +17,7 @@ LAYERS = [
     {"types", "reprs"},
     {"atomic", "checks"},
     {"captured"},
-    {"datasets", "products", "sweeps"},
+    {"datasets", "loops", "products", "sweeps"},
     {"accumulated_loss", "networks", "objective", "rules"},
     {"training", "trajectory", "slopes"},
     {"fields", "iterate"},

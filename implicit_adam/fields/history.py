@@ -25,6 +25,7 @@ from implicit_adam.fields.expansion import Terms
 from implicit_adam.fields.orbit import orbit
 from implicit_adam.fields.replay import Replay
 from implicit_adam.fields.series import Series, compose
+from implicit_adam.loops import loop
 from implicit_adam.objective import Objective
 from implicit_adam.types import StepNumber, Vector
 
@@ -104,7 +105,7 @@ def _run(
     nothing = tuple(jnp.zeros_like(point[0]) for _ in point)
     still = eqx.filter(replay.start(first, point[0]), eqx.is_inexact_array, inverse=True)
     start = (compose(begun, seen_before(nothing)), still, nothing, nothing)
-    _, _, before, F = jax.lax.fori_loop(first, n + 1, advance, start)
+    _, _, before, F = loop(first, n + 1, advance, start)
     return F, before
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from implicit_adam.fields.past import window
+from implicit_adam.loops import loop
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import geometric_sum, lag_moment, mass, mean_lag, power, squared_lag_moment
 from implicit_adam.types import StepNumber
@@ -68,4 +69,4 @@ def _cross(rule: AbstractRule, n: StepNumber) -> Float[Array, "r r"]:
         return total + jnp.sum(jax.vmap(product)(t.astype(decay.dtype)), axis=0)
 
     chunks = jnp.ceil(jnp.minimum(n, window(kernels)) / CHUNK).astype(int)
-    return jax.lax.fori_loop(0, chunks, add, jnp.zeros((decay.size, decay.size), decay.dtype))
+    return loop(0, chunks, add, jnp.zeros((decay.size, decay.size), decay.dtype))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from implicit_adam.fields.visits import Visits
+from implicit_adam.loops import loop
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import Kernel, at_lag
 from implicit_adam.types import Scalar, StepNumber, Vector
@@ -82,7 +83,7 @@ def add_steps(
     def add(i: StepNumber, a: Features) -> Features:
         return add_rows(memory.rule, memory.rows(n, first + i * ROWS, last), psi, theta, a)
 
-    return jax.lax.fori_loop(0, -(-(last - first) // ROWS), add, a)
+    return loop(0, -(-(last - first) // ROWS), add, a)
 
 
 def first_remembered(rule: AbstractRule, n: StepNumber) -> StepNumber:
@@ -106,7 +107,7 @@ def add_rows(rule: AbstractRule, rows: Rows, psi: Features, theta: Vector, a: Fe
         return jax.lax.dynamic_update_slice_in_dim(a, here, start, axis=-1)
 
     if whole:
-        a = jax.lax.fori_loop(0, whole, lambda i, a: tile(i * TILE, TILE, a), a)
+        a = loop(0, whole, lambda i, a: tile(i * TILE, TILE, a), a)
     return tile(p - rest, rest, a) if rest else a
 
 

@@ -36,6 +36,7 @@ from implicit_adam.fields.past import (
     first_remembered,
     matmul,
 )
+from implicit_adam.loops import loop
 from implicit_adam.rules.kernels import geometric_sum, power
 from implicit_adam.types import StepNumber, Vector
 
@@ -142,7 +143,7 @@ def _moments(
         return total + jnp.sum(jax.vmap(jax.vmap(moments))(l), axis=0)
 
     zero = jnp.zeros((m, 2, len(interpolation.nodes), decay.size), decay.dtype)
-    total = jax.lax.fori_loop(0, -(-(n - L - first * m) // (epochs * m)), add, zero)
+    total = loop(0, -(-(n - L - first * m) // (epochs * m)), add, zero)
     return total[:, 0], total[:, 1]
 
 
