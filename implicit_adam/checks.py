@@ -6,7 +6,9 @@ A traced value cannot be looked at; it is let through, and trouble shows as a fl
 are looked at with numpy: under an outer jit, jax.numpy would trace even these, and XLA flushes subnormals.
 """
 
+import inspect
 import math
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -70,45 +72,98 @@ def check_positive_in(dtype: DTypeLike, owner: str, name: str, value: Array) -> 
         raise ValueError(msg)
 
 
+SPLIT = (
+    "Leave out what is not trained and give it back inside the loss. In equinox: params, rest = "
+    "eqx.partition(model, eqx.is_inexact_array) and loss = lambda params: f(eqx.combine(params, rest)); "
+    "in flax: graph, params, rest = nnx.split(model, nnx.Param, ...) and f(nnx.merge(graph, params, rest)); "
+    "of a dict: take its other entries"
+)
+
+
 def check_params(params: PyTree) -> PyTree:
     """Parameters are a non-empty pytree of finite real floating numbers of one dtype; returned as arrays."""
-    leaves = jax.tree.leaves(params)
-    if sum(np.size(leaf) for leaf in leaves) == 0:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for path, leaf in leaves:
+        _check_leaf("params" + jax.tree_util.keystr(path), leaf)
+    if sum(np.size(leaf) for _, leaf in leaves) == 0:
         msg = "params holds no numbers; pass a pytree with at least one floating-point array"
         raise ValueError(msg)
-    for leaf in leaves:
-        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float | complex):
-            msg = f"params has a leaf of type {type(leaf).__name__}; only arrays of numbers are allowed"
-            raise ValueError(msg)  # noqa: TRY004
-    dtypes = {jnp.result_type(leaf) for leaf in leaves}
-    for dtype in dtypes:
-        if not jnp.issubdtype(dtype, jnp.floating):
-            msg = (
-                f"params has a leaf of dtype {dtype}; only real floating dtypes are allowed: "
-                "convert it, e.g. jax.tree.map(lambda x: jnp.asarray(x, float), params)"
-            )
-            raise ValueError(msg)
+    dtypes = {jnp.result_type(leaf) for _, leaf in leaves}
     if len(dtypes) > 1:
         names = ", ".join(sorted(str(dtype) for dtype in dtypes))
-        msg = f"params mixes the dtypes {names}; cast all leaves to one of them"
+        msg = (
+            f"params mixes the dtypes {names}; cast all leaves to one of them: "
+            f"jax.tree.map(lambda x: jnp.asarray(x, '{max(dtypes, key=lambda x: x.itemsize)}'), params)"
+        )
         raise ValueError(msg)
-    for leaf in leaves:
+    for path, leaf in leaves:
         if not is_traced(leaf) and not np.isfinite(np.asarray(leaf, np.float64)).all():
-            msg = "params holds NaN or infinite numbers; start from a finite point"
+            msg = (
+                f"params{jax.tree_util.keystr(path)} holds NaN or infinite numbers; start from a finite point"
+            )
             raise ValueError(msg)
     (dtype,) = dtypes
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+
+
+def _check_leaf(name: str, leaf: Any) -> None:
+    """A real floating array, or words on what to do with what it is."""
+    if not _is_numeric(leaf):
+        swapped = "are loss and params swapped?" if callable(leaf) and name == "params" else None
+        fix = conversion(leaf) or swapped or SPLIT
+        msg = f"{name} is a {type(leaf).__name__}, no array of numbers. {fix[0].upper()}{fix[1:]}"
+        raise ValueError(msg)
+    dtype = jnp.result_type(leaf)
+    if jnp.issubdtype(dtype, jnp.floating):
+        return
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        fix = (
+            "Parameters are real: train the real and the imaginary part, {'re': x.real, 'im': x.imag}, and "
+            "put them together inside the loss, x = jax.lax.complex(re, im)"
+        )
+    elif jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        fix = f"A random key is not trained. {SPLIT}"
+    else:
+        fix = f"Convert what is to be trained: x.astype(float). Of what is not, a counter or flag: {SPLIT}"
+    msg = f"{name} has the dtype {dtype}; only real floating dtypes are allowed. {fix}"
+    raise ValueError(msg)
+
+
+def _is_numeric(leaf: Any) -> bool:
+    if isinstance(leaf, np.ndarray | np.generic):
+        return leaf.dtype.kind in "biufcV" and leaf.dtype.names is None
+    return isinstance(leaf, jax.Array | int | float | complex)
+
+
+def conversion(leaf: Any) -> str | None:
+    """How arrays of other libraries become ours, told by their type's name, without importing them."""
+    match type(leaf).__module__.split(".")[0]:
+        case "torch":
+            return "convert torch tensors: jax.tree.map(lambda x: jnp.asarray(x.detach().cpu().numpy()), ..)"
+        case "tensorflow":
+            return "convert tensors: jax.tree.map(lambda x: jnp.asarray(x.numpy()), ..)"
+        case "pandas":
+            return "convert tables: x.to_numpy()"
+    if isinstance(leaf, np.ndarray) or hasattr(leaf, "__array__"):
+        return "convert it: jnp.asarray(x), with a dtype of numbers"
+    return None
 
 
 def check_batches(batches: PyTree) -> int:
     """All leaves of `batches` share their leading axis, the number m of mini-batches; returns m."""
     if batches is None:
         return 1
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batches)]
-    if not shapes or any(len(shape) == 0 for shape in shapes):
+    _check_no_list_of_batches(batches)
+    leaves = jax.tree_util.tree_leaves_with_path(batches)
+    for path, leaf in leaves:
+        if not _is_numeric(leaf):
+            fix = conversion(leaf) or f"collect and stack them: {STACK.replace('batches)', 'loader)')}"
+            msg = f"batches{jax.tree_util.keystr(path)} is a {type(leaf).__name__}, no array; {fix}"
+            raise ValueError(msg)
+    if not leaves or any(jnp.ndim(leaf) == 0 for _, leaf in leaves):
         msg = "batches must be a pytree of arrays whose leading axis counts the mini-batches"
         raise ValueError(msg)
-    sizes = {shape[0] for shape in shapes}
+    sizes = {jnp.shape(leaf)[0] for _, leaf in leaves}
     if len(sizes) > 1 or sizes == {0}:
         msg = (
             f"batches has leaves with leading axes {sorted(sizes)}; all must have the same length m >= 1, "
@@ -118,13 +173,39 @@ def check_batches(batches: PyTree) -> int:
     return sizes.pop()
 
 
+STACK = "jax.tree.map(lambda *x: jnp.stack(x), *batches)"
+
+
+def _check_no_list_of_batches(batches: PyTree) -> None:
+    """A list whose entries are built alike, [{'x': .., 'y': ..}, ..], is a list of mini-batches."""
+    if not isinstance(batches, list) or any(isinstance(x, jax.Array | np.ndarray) for x in batches):
+        return
+    alike = len({jax.tree.structure(batch) for batch in batches}) == 1
+    if alike and jax.tree.leaves(batches[0]):
+        msg = (
+            f"batches is a Python list of {len(batches)} mini-batches; stack them to one pytree of arrays "
+            f"whose leading axis counts them: {STACK}, all of one shape (drop or fill up a smaller last one)"
+        )
+        raise ValueError(msg)
+
+
 def check_loss(loss: Callable[..., Any], params: PyTree, batches: PyTree) -> None:
     """The loss is one real number, seen without computing it."""
+    check_takes(loss, "params" if batches is None else "params and batch")
 
     def first(params: PyTree, batches: PyTree) -> Any:
         return loss(params) if batches is None else loss(params, jax.tree.map(lambda x: x[0], batches))
 
-    value = jax.eval_shape(first, params, batches)
+    try:
+        value = jax.eval_shape(first, params, batches)
+    except TypeError as error:
+        if not isinstance(batches, list) or "list" not in str(error):
+            raise
+        msg = (
+            f"the loss fails on its first mini-batch, a list of {len(batches)} arrays ({error}). If "
+            f"`batches` is a list of mini-batches, stack them: {STACK}"
+        )
+        raise ValueError(msg) from error
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape != () or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         got = f"shape {shape}, dtype {dtype}" if dtype is not None else type(value).__name__
@@ -132,11 +213,34 @@ def check_loss(loss: Callable[..., Any], params: PyTree, batches: PyTree) -> Non
         raise ValueError(msg)
 
 
+def check_takes(loss: Any, what: str) -> None:
+    """The loss can be called with params alone, or with params and a batch."""
+    if not callable(loss):
+        msg = f"loss must be a function, loss(params) or loss(params, batch), got a {type(loss).__name__}"
+        raise ValueError(msg)  # noqa: TRY004
+    try:
+        inspect.signature(loss).bind(*what.split(" and "))
+    except TypeError as error:
+        fix = (
+            "it is called as loss(params), without batches. Pass `batches` where they are taken; elsewhere "
+            "close over the data, lambda params: loss(params, data), or take the mean over mini-batches, "
+            "lambda params: jnp.mean(jax.vmap(loss, (None, 0))(params, batches))"
+            if what == "params"
+            else "with `batches` it is called as loss(params, batch); give it that second argument, or leave "
+            "`batches` out"
+        )
+        msg = f"the loss does not fit how it is called ({error}): {fix}"
+        raise ValueError(msg) from error
+    except ValueError:
+        # Some builtins tell no signature.
+        return
+
+
 def check_schedule(schedule: Any, m: int, steps: int) -> Array | None:
     """The schedule is a list of batch indices 0 .. m-1, at least one a step; returned as an array."""
     if schedule is None:
         return None
-    indices = schedule if is_traced(schedule) else np.asarray(schedule)
+    indices = schedule if is_traced(schedule) else plain_array("the entries of schedule", schedule)
     if not jnp.issubdtype(indices.dtype, jnp.integer) or indices.ndim != 1:
         msg = (
             "schedule must be a 1-D integer array of batch indices, one a step, "
@@ -153,6 +257,26 @@ def check_schedule(schedule: Any, m: int, steps: int) -> Array | None:
         )
         raise ValueError(msg)
     return jnp.asarray(indices)
+
+
+def plain_array(name: str, values: Any) -> np.ndarray:
+    """As numpy has it; rows of different lengths are refused."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        msg = f"{name} are ragged, rows of different lengths; give one flat list of numbers"
+        raise ValueError(msg) from error
+
+
+def check_number(name: str, value: Any) -> None:
+    """A real number, not a word, a truth value or nothing."""
+    if isinstance(value, bool | np.bool_) or not _is_numeric(value):
+        fix = conversion(value)
+        msg = f"{name} must be a number, got {value!r}" + (f"; {fix}" if fix else "")
+        raise ValueError(msg)
+    if jnp.issubdtype(jnp.result_type(value), jnp.complexfloating):
+        msg = f"{name} must be a real number, got {value!r}"
+        raise ValueError(msg)
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
@@ -203,6 +327,7 @@ def check_orders(orders: Any, highest: int) -> tuple[int, ...]:
 
 def check_positive(name: str, value: Any) -> None:
     """A number > 0, unless traced."""
+    check_number(name, value)
     if not is_traced(value) and not 0 < float(value) < math.inf:
         msg = f"{name} must be a finite number > 0, got {float(value):g}"
         raise ValueError(msg)
@@ -211,7 +336,7 @@ def check_positive(name: str, value: Any) -> None:
 def check_rule(rule: Any, kind: type) -> None:
     """An optimizer of this library."""
     if not isinstance(rule, kind):
-        msg = f"rule must be an optimizer such as ia.Adam(1e-3), got {rule!r}"
+        msg = f"rule must be an optimizer such as ia.Adam(1e-3), got {_shown(rule)}"
         raise ValueError(msg)  # noqa: TRY004
 
 
@@ -219,12 +344,20 @@ def check_kind(owner: str, rule: Any, *kinds: type) -> None:
     """One of the optimizers that a formula is true of."""
     if not isinstance(rule, kinds):
         names = " or ".join(f"ia.{kind.__name__}" for kind in kinds)
-        msg = f"{owner}: rule must be {names}, got {rule!r}; each optimizer has its own formula"
+        msg = f"{owner}: rule must be {names}, got {_shown(rule)}; each optimizer has its own formula"
         raise ValueError(msg)  # noqa: TRY004
+
+
+def _shown(rule: Any) -> str:
+    """What stands where an optimizer should."""
+    if isinstance(rule, type) or (inspect.isfunction(rule) and rule.__module__.startswith("optax")):
+        return f"{rule.__name__} itself; call it with its step size, {rule.__name__}(1e-3)"
+    return f"a {type(rule).__name__}" if isinstance(rule, tuple) else repr(rule)
 
 
 def check_finite(name: str, value: Any) -> None:
     """One number of either sign, finite unless traced."""
+    check_number(name, value)
     if jnp.shape(value) != ():
         msg = (
             f"{name} must be a scalar, got shape {jnp.shape(value)}; for many values use jax.vmap over {name}"
@@ -255,7 +388,8 @@ def check_steps(save_at: Any, steps: int) -> np.ndarray:
 
 def check_step_counts(step_counts: Any) -> list[int]:
     """At least three increasing step counts: a slope and a sign that it has settled."""
-    counts = [check_count("step_counts", count) for count in step_counts]
+    given = step_counts if np.iterable(step_counts) else [step_counts]
+    counts = [check_count("step_counts", count) for count in given]
     if len(counts) < 3 or sorted(set(counts)) != counts:
         msg = (
             f"step_counts must be at least three increasing integers, got {counts}; "
@@ -267,6 +401,9 @@ def check_step_counts(step_counts: Any) -> list[int]:
 
 def check_writable(name: str, folder: Any) -> Path:
     """A folder to write to, made and tried before anything runs."""
+    if not isinstance(folder, str | os.PathLike):
+        msg = f"{name} must be the name of a folder, got {folder!r}"
+        raise ValueError(msg)  # noqa: TRY004
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -280,6 +417,7 @@ def check_writable(name: str, folder: Any) -> Path:
 
 def check_horizon(horizon: Any) -> None:
     """The time T over which errors are taken."""
+    check_number("horizon", horizon)
     if not 0 < horizon < math.inf:
         msg = f"horizon, the time T = steps * h, must be a finite number > 0, got {horizon!r}"
         raise ValueError(msg)

@@ -40,6 +40,12 @@ def interval_step(
     if not isinstance(solver, diffrax.AbstractSolver | None):
         msg = f"solver must be a diffrax solver such as diffrax.Heun(), got {solver!r}"
         raise ValueError(msg)  # noqa: TRY004
+    if not isinstance(controller, diffrax.AbstractStepSizeController | None):
+        msg = (
+            "stepsize_controller must be one of diffrax, such as diffrax.PIDController(rtol=1e-9, atol=1e-9), "
+            f"got {controller!r}"
+        )
+        raise ValueError(msg)  # noqa: TRY004
     solver = _differentiable(diffrax.Tsit5() if solver is None else solver)
     if controller is None and isinstance(solver, diffrax.AbstractImplicitSolver):
         controller = default_controller(h.dtype)

@@ -12,7 +12,7 @@ State = TypeVar("State")
 
 FORWARD_ONLY = (
     "reverse mode (jax.grad, jax.vjp, jax.jacrev) cannot go back through a run or a memory whose number of "
-    "steps is traced, nor through an adaptive solver. Use forward mode: jax.jvp(f, (x,), (v,)) for a direction, "
+    "steps is traced, nor through an adaptive solver. Use forward mode: jax.jvp(f, (x,), (v,)) along v, "
     "jax.jacfwd(f)(x) for a few hyperparameters; or, where only a field is differentiated, a Python integer n"
 )
 

@@ -23,6 +23,11 @@ def perturbed_one_norm(gradient: Params, eps: Any, *, eps_in_sqrt: bool = True) 
     """
     check_positive("eps", eps)
     v = ravel(gradient)
+    if not jnp.issubdtype(v.dtype, jnp.floating):
+        msg = (
+            f"gradient must have a real floating dtype, got {v.dtype}, which cannot hold eps; x.astype(float)"
+        )
+        raise ValueError(msg)
     eps = jnp.asarray(eps, v.dtype)
     if eps_in_sqrt:
         return jnp.sum(jnp.sqrt(v**2 + eps))

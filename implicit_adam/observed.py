@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -17,6 +18,7 @@ from implicit_adam.objective import Objective
 from implicit_adam.observables import perturbed_one_norm
 from implicit_adam.reprs import brief, table, tree
 from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.rules.scheduled import Scheduled
 from implicit_adam.sharpness import sharpness
 from implicit_adam.training import Training, checked_training
 from implicit_adam.trajectory import all_finite
@@ -81,7 +83,8 @@ def observe(
     Jit, vmap and differentiate it in forward mode. Raises `ValueError` for bad arguments and unknown names.
     """
     every, records = check_count("every", every), check_count("records", records, 0)
-    known = 1 if is_traced(steps) else _known_count(steps)
+    known = _traced_count(steps) if is_traced(steps) else _known_count(steps)
+    _check_named(observables)
     products = "distance" in observables or "sharpness" in observables
     training = checked_training(rule, loss, params, batches, schedule, known, products=products)
     watch = _observables(observables, training)
@@ -91,6 +94,24 @@ def observe(
 
 def _known_count(steps: Any) -> int:
     return check_count("steps", steps.item() if isinstance(steps, jax.Array) else steps)
+
+
+def _traced_count(steps: Any) -> int:
+    if jnp.shape(steps) != () or not jnp.issubdtype(steps.dtype, jnp.integer):
+        msg = (
+            f"steps must be one integer, got {steps.dtype}{list(jnp.shape(steps))}; jnp.round(x).astype(int)?"
+        )
+        raise ValueError(msg)
+    return 1
+
+
+def _check_named(observables: Any) -> None:
+    if not np.iterable(observables) or any(map(callable, observables)):
+        msg = (
+            f"observables must be names out of {', '.join(OBSERVABLES)}, or your own by name, {{'my name': f, ..}} "
+            f"with f(params) -> a number; got {observables!r}"
+        )
+        raise ValueError(msg)
 
 
 def _observables(observables: Any, training: Training) -> dict[str, Observable]:
@@ -199,14 +220,22 @@ def _gradient(f: Callable[[Training, Vector], Scalar]) -> Callable[[Training, Ob
 
 
 def _perturbed(training: Training, g: Vector) -> Scalar:
-    if not hasattr(training.rule, "eps"):
-        msg = f"perturbed_one_norm needs an optimizer with an eps, got {type(training.rule).__name__}"
+    rule = training.rule.rule if isinstance(training.rule, Scheduled) else training.rule
+    if not hasattr(rule, "eps_in_sqrt"):
+        msg = (
+            "perturbed_one_norm needs an optimizer whose eps stands beside the root of the squared gradients, "
+            f"such as ia.Adam; {type(rule).__name__} has none (of Lion and Signum it is the width of their "
+            "sign). Watch a norm with an eps of your own: "
+            "{'norm': lambda params: ia.perturbed_one_norm(jax.grad(loss)(params), eps)}"
+        )
         raise ValueError(msg)
-    inside = getattr(training.rule, "eps_in_sqrt", True)
-    return perturbed_one_norm(g, training.rule.eps, eps_in_sqrt=inside)
+    return perturbed_one_norm(g, rule.eps, eps_in_sqrt=rule.eps_in_sqrt)
 
 
 def _own(name: str, f: Callable[[Params], Any], training: Training) -> Observable:
+    if not callable(f):
+        msg = f"the observable {name!r} must be a function of the params, got {f!r}"
+        raise ValueError(msg)  # noqa: TRY004
     value = jax.eval_shape(f, training.params)
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         msg = f"the observable {name!r} must return one real floating number, got {value}"

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import check_finite, check_loss, check_positive, check_positive_in
+from implicit_adam.checks import check_finite, check_loss, check_positive, check_positive_in, check_takes
 from implicit_adam.objective import ravel
 from implicit_adam.observables import perturbed_one_norm
 from implicit_adam.types import Loss, Params, Scalar, Vector
@@ -71,6 +71,7 @@ def _penalised(loss: Loss, weight: Any, norm: Callable[[Vector], Scalar]) -> Los
     check_finite("weight", weight)
 
     def penalised_loss(params: Params, *batch: Any) -> Scalar:
+        check_takes(loss, "params and batch" if batch else "params")
         check_loss(lambda params: loss(params, *batch), params, None)
         E, gradient = jax.value_and_grad(loss)(params, *batch)
         return E + jnp.asarray(weight, E.dtype) * norm(ravel(gradient))

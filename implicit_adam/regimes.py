@@ -125,6 +125,9 @@ def training_regime(trajectory: Trajectory, loss: Loss, *, batches: Batches = No
 
     The criterion knows no scale and no tuning of the optimizer. `loss` is averaged over `batches` if given.
     """
+    if not isinstance(trajectory, Trajectory):
+        msg = f"trajectory must be a run of ia.iterate or ia.flow, got a {type(trajectory).__name__}"
+        raise ValueError(msg)  # noqa: TRY004
     start = jax.tree.map(lambda x: x[0], trajectory.params)
     check_batches(batches)
     check_loss(loss, start, batches)

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from implicit_adam.checks import plain_array
+
 POINT = "point"
 
 
@@ -43,7 +45,7 @@ def as_grid(grid: Any, fn: Callable[..., Any]) -> Grid:
             f"points [{{'beta': 0.5, 'rho': 0.9}}, ..], got {type(grid).__name__}"
         )
         raise ValueError(msg)
-    _check_names(fn, tuple(checked.points))
+    check_names("fn", fn, tuple(checked.points))
     return checked
 
 
@@ -78,7 +80,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Grid:
 
 
 def _axis(name: Any, values: Any) -> np.ndarray:
-    array = np.asarray(values)
+    array = plain_array(f"grid: the values of {name!r}", values)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iuf":
         msg = (
             f"grid: the values of {name!r} must be a non-empty 1-D array of numbers, "
@@ -101,11 +103,15 @@ def _computed(name: str, array: np.ndarray) -> np.ndarray:
     return cast
 
 
-def _check_names(fn: Callable[..., Any], names: tuple[str, ...]) -> None:
+def check_names(what: str, fn: Callable[..., Any], names: tuple[str, ...]) -> None:
+    """A function that takes the point by the names of the grid."""
+    if not callable(fn):
+        msg = f"{what} must be a function of {', '.join(names)}, got {fn!r}; ia.sweep(fn, grid)"
+        raise ValueError(msg)  # noqa: TRY004
     try:
         inspect.signature(fn).bind(**dict.fromkeys(names))
     except TypeError as error:
-        msg = f"grid names {', '.join(names)}, which does not fit the arguments of fn: {error}"
+        msg = f"grid names {', '.join(names)}, which does not fit the arguments of {what}: {error}"
         raise ValueError(msg) from error
 
 

@@ -38,7 +38,7 @@ def traced(fn: Callable[..., Any], points: Lanes) -> Program:
     names = tuple(points)
 
     def of_arrays(*values: Any) -> Any:
-        result = jax.tree.map(jnp.asarray, fn(**dict(zip(names, values, strict=True))))
+        result = jax.tree.map(_as_array, fn(**dict(zip(names, values, strict=True))))
         if not jax.tree.leaves(result):
             msg = "fn returns no arrays; return a number, an array or a pytree of them"
             raise ValueError(msg)
@@ -49,9 +49,24 @@ def traced(fn: Callable[..., Any], points: Lanes) -> Program:
     return Program(jaxpr, shape, names)
 
 
+def _as_array(x: Any) -> Any:
+    try:
+        array = jnp.asarray(x)
+    except (TypeError, ValueError):
+        array = None
+    if array is None or jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended):
+        kind = type(x).__name__ if array is None else f"{array.dtype} array"
+        msg = f"fn returns a {kind}; only numbers, arrays and pytrees of them are kept (jax.random.key_data(key))"
+        raise ValueError(msg)
+    return array
+
+
 def device_mesh(mesh: Mesh | None = None, devices: Any = None) -> Mesh:
     """The given mesh, or one axis over the devices, by default all of all processes."""
     if mesh is not None:
+        if not isinstance(mesh, Mesh):
+            msg = f"mesh must be a jax.sharding.Mesh, got {mesh!r}; jax.make_mesh((4,), ('lanes',)) makes one"
+            raise ValueError(msg)
         return mesh
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), ("lanes",), devices=devices, axis_types=(AxisType.Auto,))

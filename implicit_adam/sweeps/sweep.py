@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from implicit_adam.checks import check_count
 from implicit_adam.sweeps.checkpoint import Checkpoint, opened
-from implicit_adam.sweeps.grid import Grid, as_grid
+from implicit_adam.sweeps.grid import Grid, as_grid, check_names
 from implicit_adam.sweeps.lanes import Chunk, Lanes, device_mesh, prepared
 from implicit_adam.sweeps.result import SweepResult
 
@@ -81,10 +81,14 @@ def _order(grid: Grid, cost: Callable[..., Any] | None) -> np.ndarray:
     """Lanes from short to long, in the order of the grid where they are alike."""
     if cost is None:
         return np.arange(grid.lanes)
+    check_names("cost", cost, tuple(grid.points))
     costs = [
         float(cost(**dict(zip(grid.points, point, strict=True))))
         for point in zip(*grid.points.values(), strict=True)
     ]
+    if not np.isfinite(costs).all():
+        msg = f"cost must give a finite number for every point, got {min(costs)} .. {max(costs)}"
+        raise ValueError(msg)
     return np.argsort(costs, kind="stable")
 
 
@@ -125,6 +129,9 @@ def _reporter(lanes: int, *, progress: bool | Advance) -> Iterator[Advance]:
     if callable(progress):
         yield progress
         return
+    if not isinstance(progress, bool):
+        msg = f"progress must be True, False or a function progress(done, lanes), got {progress!r}"
+        raise ValueError(msg)  # noqa: TRY004
     bar = _bar(lanes) if progress and jax.process_index() == 0 else None
 
     def advance(done: int, _: int) -> None:
