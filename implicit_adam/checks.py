@@ -10,7 +10,7 @@ import inspect
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,7 +154,7 @@ def check_batches(batches: PyTree) -> int:
     if batches is None:
         return 1
     _check_no_list_of_batches(batches)
-    leaves = jax.tree_util.tree_leaves_with_path(batches)
+    leaves = jax.tree_util.tree_leaves_with_path(batches, is_leaf=lambda x: isinstance(x, Iterator))
     for path, leaf in leaves:
         if not _is_numeric(leaf):
             fix = conversion(leaf) or f"collect and stack them: {STACK.replace('batches)', 'loader)')}"

@@ -42,8 +42,8 @@ def interval_step(
         raise ValueError(msg)  # noqa: TRY004
     if not isinstance(controller, diffrax.AbstractStepSizeController | None):
         msg = (
-            "stepsize_controller must be one of diffrax, such as diffrax.PIDController(rtol=1e-9, atol=1e-9), "
-            f"got {controller!r}"
+            "stepsize_controller must be one of diffrax, such as "
+            f"diffrax.PIDController(rtol=1e-9, atol=1e-9), got {controller!r}"
         )
         raise ValueError(msg)  # noqa: TRY004
     solver = _differentiable(diffrax.Tsit5() if solver is None else solver)

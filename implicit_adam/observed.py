@@ -108,8 +108,8 @@ def _traced_count(steps: Any) -> int:
 def _check_named(observables: Any) -> None:
     if not np.iterable(observables) or any(map(callable, observables)):
         msg = (
-            f"observables must be names out of {', '.join(OBSERVABLES)}, or your own by name, {{'my name': f, ..}} "
-            f"with f(params) -> a number; got {observables!r}"
+            f"observables must be names out of {', '.join(OBSERVABLES)}, or your own by name, "
+            f"{{'my name': f, ..}} with f(params) -> a number; got {observables!r}"
         )
         raise ValueError(msg)
 
@@ -223,9 +223,9 @@ def _perturbed(training: Training, g: Vector) -> Scalar:
     rule = training.rule.rule if isinstance(training.rule, Scheduled) else training.rule
     if not hasattr(rule, "eps_in_sqrt"):
         msg = (
-            "perturbed_one_norm needs an optimizer whose eps stands beside the root of the squared gradients, "
-            f"such as ia.Adam; {type(rule).__name__} has none (of Lion and Signum it is the width of their "
-            "sign). Watch a norm with an eps of your own: "
+            "perturbed_one_norm needs an optimizer whose eps stands beside the root of squared gradients, "
+            f"as that of ia.Adam does, which {type(rule).__name__} has not (in ia.Lion and ia.Signum eps is the "
+            "width of the sign). Watch a norm with an eps of your own: "
             "{'norm': lambda params: ia.perturbed_one_norm(jax.grad(loss)(params), eps)}"
         )
         raise ValueError(msg)

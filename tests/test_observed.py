@@ -142,7 +142,42 @@ def test_bad_names_and_counts_are_refused():
     ):
         with pytest.raises(ValueError, match=words):
             ia.observe(RULE, losses.full_loss, losses.START, 4, **kwargs)
-    with pytest.raises(ValueError, match="eps"):
-        ia.observe(ia.HeavyBall(0.1), losses.full_loss, losses.START, 4, "perturbed_one_norm")
+    for rule in (ia.HeavyBall(0.1), ia.Lion(0.1, eps=0.1), ia.Signum(0.1, eps=0.1)):
+        with pytest.raises(ValueError, match=f"eps stands beside the root.*{type(rule).__name__}"):
+            ia.observe(rule, losses.full_loss, losses.START, 4, "perturbed_one_norm")
     with pytest.raises(ValueError, match="steps"):
         ia.observe(RULE, losses.full_loss, losses.START, 0, "loss")
+
+
+def test_the_norm_of_a_scheduled_optimizer_has_the_eps_of_the_optimizer():
+    for inside in (True, False):
+        rule = ia.Scheduled(ia.Adam(0.02, 0.5, 0.6, 0.1, eps_in_sqrt=inside), lambda n: 1.0)
+        seen = ia.observe(rule, losses.full_loss, losses.START, 3, "perturbed_one_norm")
+        g = jax.grad(losses.full_loss)(seen.params)
+        norm = (
+            jnp.sum(jnp.sqrt(g**2 + 0.1))
+            if inside
+            else jnp.sum(jnp.abs(g) - 0.1 * jnp.log1p(jnp.abs(g) / 0.1))
+        )
+        np.testing.assert_allclose(seen.last["perturbed_one_norm"], norm, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("observables", "words"),
+    [
+        (jnp.sum, "'my name': f"),
+        ([jnp.sum], "'my name': f"),
+        ({"own": 3}, "'own' must be a function"),
+        (3, "names"),
+    ],
+    ids=["function", "list of functions", "number by name", "number"],
+)
+@pytest.mark.usefixtures("no_type_checker")
+def test_own_observables_come_by_name(observables, words):
+    with pytest.raises(ValueError, match=words):
+        ia.observe(RULE, losses.full_loss, losses.START, 4, observables)
+
+
+def test_a_traced_number_of_steps_is_an_integer():
+    with pytest.raises(ValueError, match="one integer, got float"):
+        jax.jit(lambda steps: ia.observe(RULE, losses.full_loss, losses.START, steps, "loss").finite)(4.0)

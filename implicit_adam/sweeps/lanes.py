@@ -56,7 +56,7 @@ def _as_array(x: Any) -> Any:
         array = None
     if array is None or jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended):
         kind = type(x).__name__ if array is None else f"{array.dtype} array"
-        msg = f"fn returns a {kind}; only numbers, arrays and pytrees of them are kept (jax.random.key_data(key))"
+        msg = f"fn returns a {kind}; return numbers, arrays or pytrees of them (jax.random.key_data(key))"
         raise ValueError(msg)
     return array
 
