@@ -223,9 +223,9 @@ def _perturbed(training: Training, g: Vector) -> Scalar:
     rule = training.rule.rule if isinstance(training.rule, Scheduled) else training.rule
     if not hasattr(rule, "eps_in_sqrt"):
         msg = (
-            "perturbed_one_norm needs an optimizer whose eps stands beside the root of squared gradients, "
-            f"as that of ia.Adam does, which {type(rule).__name__} has not (in ia.Lion and ia.Signum eps is the "
-            "width of the sign). Watch a norm with an eps of your own: "
+            "perturbed_one_norm needs an optimizer whose eps stands beside the root of squared gradients, as "
+            f"ia.Adam's does, which {type(rule).__name__} has not (in ia.Lion and ia.Signum eps is the width "
+            "of the sign). Watch a norm with an eps of your own: "
             "{'norm': lambda params: ia.perturbed_one_norm(jax.grad(loss)(params), eps)}"
         )
         raise ValueError(msg)

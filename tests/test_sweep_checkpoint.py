@@ -1,6 +1,7 @@
 """A sweep that was killed goes on, to the same bits; what does not belong to it is never used."""
 
 import errno
+import importlib.metadata
 import os
 import random
 import socket
@@ -10,12 +11,17 @@ import tempfile
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import implicit_adam as ia
+from implicit_adam.sweeps import checkpoint
 from implicit_adam.sweeps.checkpoint import Checkpoint
+from implicit_adam.sweeps.grid import as_grid
+from implicit_adam.sweeps.lanes import _digest, device_mesh, traced
+from implicit_adam.sweeps.sweep import _padded
 
 SCRIPT = Path(__file__).parent / "sweep_script.py"
 GRID = {"x": np.linspace(0, 1, 12)}
@@ -93,6 +99,60 @@ def test_another_configuration_never_finds_them(tmp_path):
         result = run(tmp_path, **configuration)
         same(result, run(None, **configuration))
         assert len(set(files(tmp_path)) - before) == (2 if configuration.get("chunk_size") == 8 else 3), i
+
+
+KEPT = as_grid({"x": [1.0, 2.0]}, lambda x: x)
+
+
+def key(grid=KEPT, digest="program", devices=("cpu", "cpu"), size=4):
+    return checkpoint._key(grid, digest, list(devices), size, None)
+
+
+def test_another_version_of_any_package_never_finds_them(monkeypatch):
+    before = key()
+    for package in checkpoint.PACKAGES:
+        other = lambda name, package=package: "0.0" if name == package else importlib.metadata.version(name)
+        monkeypatch.setattr(checkpoint, "version", other)
+        assert key() != before, package
+    monkeypatch.setattr(checkpoint, "version", importlib.metadata.version)
+    assert key() == before
+
+
+def test_another_kind_of_device_never_finds_them():
+    assert key(devices=("accelerator", "accelerator")) != key()
+    assert key(devices=("cpu",)) != key()
+
+
+def test_the_devices_are_those_of_the_mesh_which_need_not_be_all(tmp_path, monkeypatch):
+    seen, real = [], checkpoint._key
+    monkeypatch.setattr(checkpoint, "_key", lambda *args: seen.append(args[2]) or real(*args))
+    run(tmp_path, mesh=device_mesh(devices=jax.devices()[:2]))
+    assert seen == [[device.device_kind for device in jax.devices()[:2]]]
+
+
+def test_other_names_of_the_same_numbers_never_find_them():
+    assert key(as_grid({"y": [1.0, 2.0]}, lambda y: y)) != key()
+    assert key(as_grid({"x": [1.0, 3.0]}, lambda x: x)) != key()
+    assert key(digest="another program") != key()
+    assert key(size=8) != key()
+
+
+def test_a_program_is_told_by_its_constants_where_its_text_leaves_them_out():
+    def program(constant):
+        return traced(lambda x: x + jnp.sum(jnp.asarray(constant)), {"x": np.zeros(3)})
+
+    one, other = np.arange(1000.0), np.arange(1000.0)
+    other[500] = -1.0
+    assert _digest(program(one), "text") == _digest(program(one.copy()), "text")
+    assert _digest(program(one), "text") != _digest(program(other), "text")
+    assert _digest(program(one), "text") != _digest(program(one), "another text")
+
+
+def test_a_chunk_is_filled_up_with_its_own_last_lane():
+    """Any other point might be none that was asked for, or run for ever."""
+    grid = as_grid({"x": [1.0, 2.0, 3.0]}, lambda x: x)
+    points = _padded(grid, np.array([2, 1]), 5)
+    np.testing.assert_array_equal(points["x"], [3.0, 2.0, 2.0, 2.0, 2.0])
 
 
 def test_broken_and_foreign_chunks_are_computed_again_with_a_warning(tmp_path):

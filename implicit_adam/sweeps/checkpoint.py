@@ -60,15 +60,17 @@ class Checkpoint(NamedTuple):
         return leaves
 
 
-def opened(folder: Any, grid: Grid, digest: str, *details: Any) -> Checkpoint:
-    """The folder, made and tried before anything runs, and the key of this configuration."""
-    return Checkpoint(check_writable("checkpoint", folder), _key(grid, digest, *details))
+def opened(folder: Any, grid: Grid, digest: str, devices: list[str], *details: Any) -> Checkpoint:
+    """The folder, made and tried before anything runs, and the key of this configuration on these kinds of
+    devices.
+    """
+    return Checkpoint(check_writable("checkpoint", folder), _key(grid, digest, devices, *details))
 
 
-def _key(grid: Grid, digest: str, *details: Any) -> str:
+def _key(grid: Grid, digest: str, devices: list[str], *details: Any) -> str:
+    """What the bits of a lane may depend on: the program, the points, the devices and their software."""
     key = hashlib.sha256(digest.encode())
-    devices = [device.device_kind for device in jax.devices()]
-    key.update(json.dumps([grid.dims, list(grid.points), devices, _versions(), *details]).encode())
+    key.update(json.dumps([list(grid.points), devices, _versions(), *details]).encode())
     for values in grid.points.values():
         key.update(str(values.dtype).encode() + values.tobytes())
     return key.hexdigest()

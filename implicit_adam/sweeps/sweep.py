@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from implicit_adam.checks import check_count
 from implicit_adam.sweeps.checkpoint import Checkpoint, opened
 from implicit_adam.sweeps.grid import Grid, as_grid, check_names
-from implicit_adam.sweeps.lanes import Chunk, Lanes, device_mesh, prepared
+from implicit_adam.sweeps.lanes import Lanes, device_mesh, prepared
 from implicit_adam.sweeps.result import SweepResult
 
 Advance = Callable[[int, int], None]
@@ -60,7 +60,8 @@ def sweep(
     order = _order(points, cost)
     store = None
     if checkpoint is not None:
-        store = opened(checkpoint, points, chunk.digest, chunk.size, order.tolist() if cost else None)
+        kinds = [device.device_kind for device in mesh.devices.flat]
+        store = opened(checkpoint, points, chunk.digest, kinds, chunk.size, order.tolist() if cost else None)
     shape = chunk.shape
     like = [jax.ShapeDtypeStruct((chunk.size, *x.shape), x.dtype) for x in jax.tree.leaves(shape)]
     leaves = [np.empty((points.lanes, *x.shape[1:]), x.dtype) for x in like]
@@ -68,7 +69,7 @@ def sweep(
         for i, lanes in enumerate(_chunks(order, chunk.size)):
             found = _load(store, i, like) if store else None
             if found is None:
-                found = jax.tree.leaves(chunk(_padded(points, lanes, chunk)))
+                found = jax.tree.leaves(chunk(_padded(points, lanes, chunk.size)))
                 if store and jax.process_index() == 0:
                     store.save(i, found)
             for leaf, part in zip(leaves, found, strict=True):
@@ -97,9 +98,9 @@ def _chunks(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield order[start : start + size]
 
 
-def _padded(grid: Grid, lanes: np.ndarray, chunk: Chunk) -> Lanes:
+def _padded(grid: Grid, lanes: np.ndarray, size: int) -> Lanes:
     """A whole chunk: the last lane fills what is missing."""
-    filled = np.concatenate([lanes, np.full(chunk.size - len(lanes), lanes[-1])])
+    filled = np.concatenate([lanes, np.full(size - len(lanes), lanes[-1])])
     return {name: values[filled] for name, values in grid.points.items()}
 
 
