@@ -74,7 +74,7 @@ def observe(
 
     - `rule`, `loss`, `params`, `batches`, `schedule`: as in `iterate`.
     - `steps`: how many steps; may be traced, so that runs of different lengths share one compilation.
-    - `observables`: names out of `OBSERVABLES`, all of the full-batch loss: "loss", "one_norm",
+    - `observables`: names out of `ia.OBSERVABLES`, all of the full-batch loss: "loss", "one_norm",
       "perturbed_one_norm" and "two_norm" of its gradient, "sharpness" (needs matfree), "distance" and
       "plain_distance" to the flow of order 1 and 0 from the same start; or your own, `{name: f(params)}`.
     - `every`: watch only every so many steps, for costly observables.
@@ -85,10 +85,11 @@ def observe(
     every, records = check_count("every", every), check_count("records", records, 0)
     known = _traced_count(steps) if is_traced(steps) else _known_count(steps)
     _check_named(observables)
-    products = "distance" in observables or "sharpness" in observables
+    known_ones = [OBSERVABLES[name] for name in _names(observables) if name in OBSERVABLES]
+    products = any(one.curvature for one in known_ones)
     training = checked_training(rule, loss, params, batches, schedule, known, products=products)
     watch = _observables(observables, training)
-    order = 0 if "plain_distance" in watch else 1 if "distance" in watch else None
+    order = max((one.flow for one in known_ones if one.flow is not None), default=None)
     return _observed(training, jnp.asarray(steps), watch, order, every, records)
 
 
@@ -117,15 +118,23 @@ def _check_named(observables: Any) -> None:
 def _observables(observables: Any, training: Training) -> dict[str, Observable]:
     if isinstance(observables, Mapping) and observables:
         return {str(name): _own(str(name), f, training) for name, f in observables.items()}
-    names = (observables,) if isinstance(observables, str) else tuple(observables)
+    names = _names(observables)
     unknown = [name for name in names if name not in OBSERVABLES]
     if unknown or not names:
         msg = f"observables {unknown or names!r} are not known; known are {', '.join(OBSERVABLES)}"
         raise ValueError(msg)
-    if {"distance", "plain_distance"} <= set(names):
-        msg = "observe one of distance and plain_distance at a time: each has a flow of its own"
+    with_flow = [name for name in names if OBSERVABLES[name].flow is not None]
+    if len({OBSERVABLES[name].flow for name in with_flow}) > 1:
+        msg = f"observe one of {' and '.join(with_flow)} at a time: each has a flow of its own"
         raise ValueError(msg)
-    return {name: OBSERVABLES[name](training, training.objective.full_batch()) for name in names}
+    return {name: OBSERVABLES[name].watch(training, training.objective.full_batch()) for name in names}
+
+
+def _names(observables: Any) -> tuple[str, ...]:
+    """Those that are asked for by name; none where all are the user's own."""
+    if isinstance(observables, Mapping):
+        return ()
+    return (observables,) if isinstance(observables, str) else tuple(observables)
 
 
 def _observed(
@@ -254,12 +263,28 @@ def _sharpness(_training: Training, whole: Objective) -> Observable:
     return lambda theta, _: sharpness(mean_loss, theta).value
 
 
-OBSERVABLES: dict[str, Callable[[Training, Objective], Observable]] = {
-    "loss": lambda training, whole: lambda theta, _: whole.loss(theta, None),
-    "one_norm": _gradient(lambda training, g: jnp.sum(jnp.abs(g))),
-    "perturbed_one_norm": _gradient(_perturbed),
-    "two_norm": _gradient(lambda training, g: jnp.linalg.norm(g)),
-    "distance": _distance,
-    "plain_distance": _distance,
-    "sharpness": _sharpness,
+class Named(NamedTuple):
+    """An observable that is known by name; one entry of `OBSERVABLES` and nothing else adds one.
+
+    - `words`: what it is.
+    - `watch`: (training, the full-batch objective) -> (theta, the flow's point) -> the number.
+    - `flow`: the order of the flow that it is compared with, if any.
+    - `curvature`: whether it takes Hessian-vector products, which the loss must then allow.
+    """
+
+    words: str
+    watch: Callable[[Training, Objective], Observable]
+    flow: int | None = None
+    curvature: bool = False
+
+
+# What `observe` and `implicit-adam sweep --observable` know by name.
+OBSERVABLES: dict[str, Named] = {
+    "loss": Named("the full-batch loss", lambda training, whole: lambda theta, _: whole.loss(theta, None)),
+    "one_norm": Named("sum_i |g_i| of its gradient", _gradient(lambda training, g: jnp.sum(jnp.abs(g)))),
+    "perturbed_one_norm": Named("||g||_{1,eps} with the optimizer's eps", _gradient(_perturbed)),
+    "two_norm": Named("||g||", _gradient(lambda training, g: jnp.linalg.norm(g))),
+    "distance": Named("to the flow of order 1 from the same start", _distance, flow=1, curvature=True),
+    "plain_distance": Named("to the flow of order 0 from the same start", _distance, flow=0),
+    "sharpness": Named("the top Hessian eigenvalue (needs matfree)", _sharpness, curvature=True),
 }

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
+from implicit_adam.cli import main
+from implicit_adam.observed import Named
 from tests import losses
 
 RULE = ia.Adam(0.02, 0.5, 0.6, 0.1, eps_in_sqrt=True)
@@ -181,3 +183,20 @@ def test_own_observables_come_by_name(observables, words):
 def test_a_traced_number_of_steps_is_an_integer():
     with pytest.raises(ValueError, match="one integer, got float"):
         jax.jit(lambda steps: ia.observe(RULE, losses.full_loss, losses.START, steps, "loss").finite)(4.0)
+
+
+def test_a_new_observable_is_one_entry(monkeypatch, tmp_path):
+    """The function and the command both know it."""
+    size = Named("||theta||", lambda training, whole: lambda theta, _: jnp.linalg.norm(theta))
+    monkeypatch.setitem(ia.OBSERVABLES, "size", size)
+    seen = ia.observe(RULE, losses.full_loss, losses.START, 4, ("loss", "size"))
+    np.testing.assert_allclose(seen.last["size"], jnp.linalg.norm(seen.params), rtol=1e-14)
+    command = ["sweep", "--observable", "size", "--beta", "0,0.5", "--h", "0.1", "--out", str(tmp_path)]
+    assert main(command) == 0
+    sizes = ia.SweepResult.load(tmp_path / "sweep.npz").variables()["last_size"]
+    assert (sizes > 1).all()
+
+
+def test_the_documented_observables_are_the_known_ones():
+    for name in ia.OBSERVABLES:
+        assert f'"{name}"' in (ia.observe.__doc__ or "")

@@ -47,15 +47,19 @@ values:
   0.5:0.99:16      16 values from 0.5 to 0.99        0.9,0.99,0.999   these three
   log:1e-4:1e-2:8  8 values with equal ratios        0.9              fixed, no axis
 
+observables:
+{observables}
+
 A run that is interrupted (Ctrl-C, kill) keeps its finished chunks in OUT/chunks: give --resume to go on."""
 
 
 def add_sweep(commands: Any) -> None:
+    observables = "\n".join(f"  {name:<19}{one.words}" for name, one in OBSERVABLES.items())
     command = commands.add_parser(
         "sweep",
         help="an observable over a grid of hyperparameters",
         description=SWEEP,
-        epilog=SWEEP_EXAMPLES,
+        epilog=SWEEP_EXAMPLES.format(observables=observables),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(run=_sweep)
