@@ -108,7 +108,7 @@ def check_params(params: PyTree) -> PyTree:
 
 def _check_leaf(name: str, leaf: Any) -> None:
     """A real floating array, or words on what to do with what it is."""
-    if not _is_numeric(leaf):
+    if not is_numeric(leaf):
         swapped = "are loss and params swapped?" if callable(leaf) and name == "params" else None
         fix = conversion(leaf) or swapped or SPLIT
         msg = f"{name} is a {type(leaf).__name__}, no array of numbers. {fix[0].upper()}{fix[1:]}"
@@ -129,7 +129,8 @@ def _check_leaf(name: str, leaf: Any) -> None:
     raise ValueError(msg)
 
 
-def _is_numeric(leaf: Any) -> bool:
+def is_numeric(leaf: Any) -> bool:
+    """An array of numbers or a number; a random key counts until its dtype is looked at."""
     if isinstance(leaf, np.ndarray | np.generic):
         return leaf.dtype.kind in "biufcV" and leaf.dtype.names is None
     return isinstance(leaf, jax.Array | int | float | complex)
@@ -156,7 +157,7 @@ def check_batches(batches: PyTree) -> int:
     _check_no_list_of_batches(batches)
     leaves = jax.tree_util.tree_leaves_with_path(batches, is_leaf=lambda x: isinstance(x, Iterator))
     for path, leaf in leaves:
-        if not _is_numeric(leaf):
+        if not is_numeric(leaf):
             fix = conversion(leaf) or f"collect and stack them: {STACK.replace('batches)', 'loader)')}"
             msg = f"batches{jax.tree_util.keystr(path)} is a {type(leaf).__name__}, no array; {fix}"
             raise ValueError(msg)
@@ -270,7 +271,7 @@ def plain_array(name: str, values: Any) -> np.ndarray:
 
 def check_number(name: str, value: Any) -> None:
     """A real number, not a word, a truth value or nothing."""
-    if isinstance(value, bool | np.bool_) or not _is_numeric(value):
+    if isinstance(value, bool | np.bool_) or not is_numeric(value):
         fix = conversion(value)
         msg = f"{name} must be a number, got {value!r}" + (f"; {fix}" if fix else "")
         raise ValueError(msg)
@@ -285,6 +286,21 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
         msg = f"{name} must be a Python integer >= {least}, got {value!r}"
         raise ValueError(msg)
     return int(value)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """True or False: any other word or number would count as true."""
+    if not isinstance(value, bool):
+        msg = f"{name} must be True or False, got {value!r}"
+        raise ValueError(msg)  # noqa: TRY004
+
+
+def check_transformation(name: str, tx: Any) -> None:
+    """An optax transformation, told by its two functions."""
+    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+        fix = "; ia.Adam(..) and its like need no wrapping" if hasattr(tx, "transformation") else ""
+        msg = f"{name} must be an optax transformation such as optax.adam(1.0), got {_shown(tx)}{fix}"
+        raise ValueError(msg)  # noqa: TRY004
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -379,6 +395,7 @@ def check_saves(steps: Any, save_every: Any) -> tuple[int, int]:
 
 def check_steps(save_at: Any, steps: int) -> np.ndarray:
     """Increasing step numbers up to the last, to save at; returned with the start, 0, in front."""
+    save_at = save_at if np.iterable(save_at) else [save_at]
     saved = (0, *(check_count("save_at", n) for n in save_at))
     if len(saved) < 2 or list(saved) != sorted(set(saved)) or saved[-1] > steps:
         msg = f"save_at must be increasing integers in 1 .. {steps} = steps, got {list(save_at)}"

@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100, the paper's data, from the official binary files."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +84,9 @@ def cifar(name: str, folder: Any, *, allow_partial: bool = False) -> ImageData:
     if name not in CIFAR:
         msg = f"name must be one of {', '.join(CIFAR)}, got {name!r}"
         raise ValueError(msg)
+    if not isinstance(folder, str | os.PathLike):
+        msg = f"folder must be where the files of {name} lie, got {folder!r}"
+        raise ValueError(msg)  # noqa: TRY004
     layout = CIFAR[name]
     place = _place(name, layout, Path(folder))
     train, test = (

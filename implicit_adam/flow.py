@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from implicit_adam.checks import check_order, check_saves, check_shifted_order, check_steps
+from implicit_adam.checks import check_flag, check_order, check_saves, check_shifted_order, check_steps
 from implicit_adam.fields.select import HIGHEST_ORDER, raveled_field
 from implicit_adam.loops import forward_only
 from implicit_adam.rules.base import AbstractOptimizer
@@ -166,6 +166,7 @@ def flow(
     """
     check_order(order, HIGHEST_ORDER)
     check_shifted_order(order, shifted=shifted)
+    check_flag("smooth", smooth)
     steps, save_every = check_saves(steps, save_every)
     training = checked_training(
         rule, loss, params, batches, schedule, steps, shifted=shifted, products=order > 0

@@ -355,6 +355,54 @@ CALLS = {
         lambda: ia.flow(RULE, quadratic, START, 4, stepsize_controller=1e-3),
         r"diffrax\.PIDController",
     ),
+    "word for a flag of a rule": (
+        lambda: ia.Adam(0.1, eps_in_sqrt="outside"),
+        "eps_in_sqrt must be True or False",
+    ),
+    "word for a flag of a flow": (
+        lambda: ia.flow(RULE, quadratic, START, 4, smooth="no"),
+        "smooth must be True or False",
+    ),
+    "one step to save at": (
+        lambda: ia.flow(RULE, quadratic, START, 4, smooth=True, save_at=5),
+        "save_at must be",
+    ),
+    "rule as a transformation": (lambda: ia.Optax(0.1, RULE), "optax transformation.*no wrapping"),
+    "rule where only optax is": (lambda: ia.optax_vector_field(RULE, quadratic, 0.1), "optax transformation"),
+    "schedule of many factors": (lambda: ia.Scheduled(RULE, lambda n: jnp.ones(2)), r"one number.*\(2,\)"),
+    "no folder of data": (lambda: ia.datasets.cifar("cifar10", None), "folder must be"),
+    "number for a sweep": (lambda: ia.plotting.plot_sweep(3, ["value"]), r"ia\.sweep"),
+    "run for a study": (lambda: ia.plotting.plot_convergence(START), r"ia\.convergence"),
+    "list for a sweep's function": (lambda: ia.sweep([1.0], {"x": [1.0]}), r"ia\.sweep\(fn, grid\)"),
+    "word from a sweep's function": (
+        lambda: ia.sweep(lambda x: "a", {"x": [1.0]}, progress=False),
+        "fn returns a str",
+    ),
+    "key from a sweep's function": (
+        lambda: ia.sweep(lambda x: jax.random.key(0), {"x": [1.0]}, progress=False),
+        "fn returns a key.*key_data",
+    ),
+    "ragged axis of a sweep": (lambda: ia.sweep(lambda x: x, {"x": [[1.0], [1.0, 2.0]]}), "'x' are ragged"),
+    "number for a mesh": (
+        lambda: ia.sweep(lambda x: x, {"x": [1.0]}, mesh=4, progress=False),
+        r"jax\.make_mesh",
+    ),
+    "number for a folder": (
+        lambda: ia.sweep(lambda x: x, {"x": [1.0]}, checkpoint=3, progress=False),
+        "checkpoint must be the name",
+    ),
+    "cost of other names": (
+        lambda: ia.sweep(lambda x: x, {"x": [1.0]}, cost=lambda h: h, progress=False),
+        "arguments of cost",
+    ),
+    "cost that is no number": (
+        lambda: ia.sweep(lambda x: x, {"x": [1.0]}, cost=lambda x: np.nan, progress=False),
+        "cost must give a finite",
+    ),
+    "word for progress": (
+        lambda: ia.sweep(lambda x: x, {"x": [1.0]}, progress="no"),
+        "progress must be True",
+    ),
     "array for a run": (lambda: ia.training_regime(START, quadratic), r"ia\.iterate"),
 }
 

@@ -10,6 +10,9 @@ from implicit_adam.plotting.style import COLOURS, MARKERS, STYLE, flow_name, gre
 
 def plot_convergence(study: Convergence, ax: Any = None, *, title: str = "") -> Any:
     """The errors against h on log-log axes, each with a reference line of its theorem's slope."""
+    if not isinstance(study, Convergence):
+        msg = f"study must be what ia.convergence returns, got a {type(study).__name__}"
+        raise ValueError(msg)  # noqa: TRY004
     alone = ax is None
     ax = new_axes() if alone else ax
     for order, error in study.error.items():

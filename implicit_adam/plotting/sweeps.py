@@ -9,7 +9,7 @@ from implicit_adam.plotting.style import COLOURS, MARKERS, STYLE, new_axes, symb
 from implicit_adam.sweeps import SweepResult
 
 
-def plot_sweep(result: SweepResult, names: Sequence[str], *, title: str = "") -> Any:
+def plot_sweep(result: SweepResult, names: str | Sequence[str], *, title: str = "") -> Any:
     """A panel for each variable: curves over one axis, heat maps over two, a row for each value of a third.
 
     Raises `ValueError` for results with more than three axes: select from `to_xarray()` first.
@@ -17,6 +17,8 @@ def plot_sweep(result: SweepResult, names: Sequence[str], *, title: str = "") ->
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    names = (names,) if isinstance(names, str) else names
+    _check_result(result)
     if len(result.dims) > 3:
         msg = f"a picture takes up to three axes, got {', '.join(result.dims)}; fix some of them"
         raise ValueError(msg)
@@ -89,7 +91,14 @@ def plot_heat_map(result: SweepResult, name: str, ax: Any = None, *, index: tupl
     return ax.figure
 
 
+def _check_result(result: Any) -> None:
+    if not isinstance(result, SweepResult):
+        msg = f"result must be what ia.sweep or ia.SweepResult.load returns, got a {type(result).__name__}"
+        raise ValueError(msg)  # noqa: TRY004
+
+
 def _variable(result: SweepResult, name: str, axes: int) -> np.ndarray:
+    _check_result(result)
     variables = result.variables()
     if not set(result.dims) <= set(result.coords):
         msg = (

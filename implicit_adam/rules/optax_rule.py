@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from implicit_adam.checks import POSITIVE, check_count, is_traced
+from implicit_adam.checks import POSITIVE, check_count, check_transformation, is_traced
 from implicit_adam.rules.base import AbstractOptimizer, scalar
 from implicit_adam.types import Params, Scalar, Vector
 
@@ -35,6 +35,7 @@ class Optax(AbstractOptimizer):
     window: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
+        check_transformation("tx", self.tx)
         if self.window is not None:
             check_count("window", self.window)
 

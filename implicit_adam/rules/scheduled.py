@@ -46,6 +46,10 @@ class Scheduled(AbstractRule):
                 f"schedule must be a function of the step number, got {schedule!r}; optax.constant_schedule?"
             )
             raise ValueError(msg)  # noqa: TRY004
+        factor = jax.eval_shape(lambda n: jnp.asarray(schedule(n)), jax.ShapeDtypeStruct((), jnp.int32))
+        if factor.shape != ():
+            msg = f"schedule must return one number, the factor of the step size, got shape {factor.shape}"
+            raise ValueError(msg)
         self.h, self.rule, self.schedule = rule.h, rule, schedule
         _warn_of_a_rate_twice(self.h, schedule)
 

@@ -14,6 +14,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from implicit_adam.captured import digest, trace
+from implicit_adam.checks import is_numeric
 
 # How much of a device's memory an automatic chunk may take.
 SHARE_OF_MEMORY = 0.5
@@ -50,10 +51,7 @@ def traced(fn: Callable[..., Any], points: Lanes) -> Program:
 
 
 def _as_array(x: Any) -> Any:
-    try:
-        array = jnp.asarray(x)
-    except (TypeError, ValueError):
-        array = None
+    array = jnp.asarray(x) if is_numeric(x) or hasattr(x, "__jax_array__") else None
     if array is None or jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended):
         kind = type(x).__name__ if array is None else f"{array.dtype} array"
         msg = f"fn returns a {kind}; return numbers, arrays or pytrees of them (jax.random.key_data(key))"
