@@ -121,7 +121,7 @@ def _check_leaf(name: str, leaf: Any) -> None:
             "Parameters are real: train the real and the imaginary part, {'re': x.real, 'im': x.imag}, and "
             "put them together inside the loss, x = jax.lax.complex(re, im)"
         )
-    elif jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    elif jnp.issubdtype(dtype, jax.dtypes.prng_key):
         fix = f"A random key is not trained. {SPLIT}"
     else:
         fix = f"Convert what is to be trained: x.astype(float). Of what is not, a counter or flag: {SPLIT}"

@@ -229,7 +229,7 @@ def _gradient(f: Callable[[Training, Vector], Scalar]) -> Callable[[Training, Ob
 
 
 def _perturbed(training: Training, g: Vector) -> Scalar:
-    rule = training.rule.rule if isinstance(training.rule, Scheduled) else training.rule
+    rule: Any = training.rule.rule if isinstance(training.rule, Scheduled) else training.rule
     if not hasattr(rule, "eps_in_sqrt"):
         msg = (
             "perturbed_one_norm needs an optimizer whose eps stands beside the root of squared gradients, as "

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -28,12 +29,7 @@ def brief(value: Any) -> str:
         return f"{value:.4g}" if isinstance(value, float) else _named(value)
     kind = f"{value.dtype}[{', '.join(map(str, value.shape))}]"
     hidden = isinstance(value, Tracer) or not getattr(value, "is_fully_addressable", True)
-    if (
-        hidden
-        or value.size == 0
-        or value.size > MANY
-        or jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
-    ):
+    if hidden or value.size == 0 or value.size > MANY or jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return kind
     numbers = np.asarray(value)
     if numbers.ndim == 0:

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, DTypeLike, Float
 
-from implicit_adam.checks import ALLOWED, check_flag, check_hyperparameter, check_positive_in
+from implicit_adam.checks import ALLOWED, check_hyperparameter, check_positive_in
 from implicit_adam.reprs import call
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.rules.names import check_arguments
@@ -100,8 +100,6 @@ def _check_hyperparameters(rule: AbstractOptimizer) -> None:
         if ALLOWED in field.metadata:
             value, allowed = getattr(rule, field.name), field.metadata[ALLOWED]
             check_hyperparameter(type(rule).__name__, field.name, value, allowed)
-        elif field.type in (bool, "bool"):
-            check_flag(f"{type(rule).__name__}: {field.name}", getattr(rule, field.name))
 
 
 class AbstractRule(AbstractOptimizer):

@@ -52,7 +52,7 @@ def traced(fn: Callable[..., Any], points: Lanes) -> Program:
 
 def _as_array(x: Any) -> Any:
     array = jnp.asarray(x) if is_numeric(x) or hasattr(x, "__jax_array__") else None
-    if array is None or jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended):
+    if array is None or jnp.issubdtype(array.dtype, jax.dtypes.extended):
         kind = type(x).__name__ if array is None else f"{array.dtype} array"
         msg = f"fn returns a {kind}; return numbers, arrays or pytrees of them (jax.random.key_data(key))"
         raise ValueError(msg)
