@@ -357,7 +357,7 @@ CALLS = {
     ),
     "word for a flag of a rule": (
         lambda: ia.Adam(0.1, eps_in_sqrt="outside"),
-        "eps_in_sqrt must be True or False",
+        "eps_in_sqrt, must be True or False",
     ),
     "word for a flag of a flow": (
         lambda: ia.flow(RULE, quadratic, START, 4, smooth="no"),
