@@ -46,7 +46,9 @@ class Scheduled(AbstractRule):
                 f"schedule must be a function of the step number, got {schedule!r}; optax.constant_schedule?"
             )
             raise ValueError(msg)  # noqa: TRY004
-        factor = jax.eval_shape(lambda n: jnp.asarray(schedule(n)), jax.ShapeDtypeStruct((), jnp.int32))
+        # optax's own schedules mix floats with an int32 count.
+        with jax.numpy_dtype_promotion("standard"):
+            factor = jax.eval_shape(lambda n: jnp.asarray(schedule(n)), jax.ShapeDtypeStruct((), jnp.int32))
         if factor.shape != ():
             msg = f"schedule must return one number, the factor of the step size, got shape {factor.shape}"
             raise ValueError(msg)
