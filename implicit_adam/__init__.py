@@ -49,6 +49,8 @@ from implicit_adam.sharpness import stability_threshold as stability_threshold
 from implicit_adam.sweeps import SweepResult as SweepResult
 from implicit_adam.sweeps import sweep as sweep
 from implicit_adam.trajectory import Trajectory as Trajectory
+from implicit_adam.validity import OutsideRangeWarning as OutsideRangeWarning
+from implicit_adam.validity import RoundingWarning as RoundingWarning
 from implicit_adam.with_bias import with_bias as with_bias
 
 __version__ = "0.1.0"

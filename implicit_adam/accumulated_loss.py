@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from implicit_adam.checks import check_batches
-from implicit_adam.types import Batches, Loss, Params, Scalar
+from implicit_adam.types import Batches, Loss, Params, Scalar, working_dtype
 
 
 def accumulated_loss(loss: Loss, batches: Batches) -> Callable[[Params], Scalar]:
@@ -48,10 +48,11 @@ def _mean(f: Callable[[Params, Any], Any], params: Params, batches: Batches) -> 
     recomputed = jax.checkpoint(f)
 
     def add(total: Any, batch: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, recomputed(params, batch)), None
+        return jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, recomputed(params, batch)), None
 
     m = check_batches(batches)
     value = jax.eval_shape(f, params, jax.tree.map(lambda x: x[0], batches))
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), value)
+    # In bfloat16 a sum of ones stops at 256.
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, working_dtype(x.dtype)), value)
     total, _ = jax.lax.scan(add, zero, batches)
-    return jax.tree.map(lambda x: x / m, total)
+    return jax.tree.map(lambda x, like: (x / m).astype(like.dtype), total, value)

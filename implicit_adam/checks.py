@@ -20,20 +20,31 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, PyTree
 
+from implicit_adam.types import StepNumber
+
 ALLOWED = "allowed"
 
 
+# By how much of 1 - x the rounding of a number x close to 1 may move it: a memory's length is 1 / (1 - x).
+CLOSE_TO_ONE = 0.01
+
+
 class Interval(NamedTuple):
-    """The values that a hyperparameter may take."""
+    """The values that a hyperparameter may take: from 0, itself allowed or not, to a number that is not."""
 
     words: str
-    contains: Callable[[float], bool]
+    with_zero: bool
+    end: float
+
+    def contains(self, x: Any) -> Any:
+        """Whether x is one of them; a traced x gives a traced answer."""
+        return ((x >= 0) if self.with_zero else (x > 0)) & (x < self.end)
 
 
-POSITIVE = {ALLOWED: Interval("a finite number > 0", lambda x: 0 < x < math.inf)}
-NON_NEGATIVE = {ALLOWED: Interval("a finite number >= 0", lambda x: 0 <= x < math.inf)}
-DECAY = {ALLOWED: Interval("a number in [0, 1)", lambda x: 0 <= x < 1)}
-POSITIVE_DECAY = {ALLOWED: Interval("a number in (0, 1)", lambda x: 0 < x < 1)}
+POSITIVE = {ALLOWED: Interval("a finite number > 0", with_zero=False, end=math.inf)}
+NON_NEGATIVE = {ALLOWED: Interval("a finite number >= 0", with_zero=True, end=math.inf)}
+DECAY = {ALLOWED: Interval("a number in [0, 1)", with_zero=True, end=1.0)}
+POSITIVE_DECAY = {ALLOWED: Interval("a number in (0, 1)", with_zero=False, end=1.0)}
 
 
 def is_traced(x: object) -> bool:
@@ -41,7 +52,7 @@ def is_traced(x: object) -> bool:
     return isinstance(x, Tracer)
 
 
-def check_hyperparameter(owner: str, name: str, value: Array, allowed: Interval) -> None:
+def check_hyperparameter(owner: str, name: str, value: Array | np.ndarray, allowed: Interval) -> None:
     """A hyperparameter is one real number inside its interval."""
     if jnp.shape(value) != ():
         msg = (
@@ -57,6 +68,23 @@ def check_hyperparameter(owner: str, name: str, value: Array, allowed: Interval)
             hint = f" (a {value.dtype} number this close to 1 becomes 1)"
         msg = f"{owner}: {name} = {float(value):g} is not allowed; it must be {allowed.words}{hint}"
         raise ValueError(msg)
+
+
+def check_close_to_one(owner: str, value: Any, dtype: DTypeLike) -> None:
+    """A decay is felt through 1 - x, which rounding x to a narrower dtype may change altogether."""
+    given, rounded = float(value), float(np.asarray(value).astype(dtype))
+    if 0.5 < given < 1 and abs(rounded - given) > CLOSE_TO_ONE * (1 - given):
+        msg = (
+            f"{owner} = {given!r} is too close to 1 for {jnp.dtype(dtype)}, which holds {rounded!r} in its "
+            f"place and so makes 1 - x {1 - rounded:g} instead of {1 - given:g}; use float64: "
+            "jax.config.update('jax_enable_x64', True), with float64 parameters"
+        )
+        raise ValueError(msg)
+
+
+def nan_outside(value: Array, allowed: Interval) -> Array:
+    """A traced hyperparameter cannot be refused: outside its interval it becomes NaN, as the result."""
+    return jnp.where(allowed.contains(value), value, jnp.full_like(value, jnp.nan))
 
 
 def check_positive_in(dtype: DTypeLike, owner: str, name: str, value: Array) -> None:
@@ -251,13 +279,14 @@ def check_schedule(schedule: Any, m: int, steps: int) -> Array | None:
     if len(indices) < steps:
         msg = f"schedule has {len(indices)} entries for {steps} steps; give one batch index for every step"
         raise ValueError(msg)
-    if not is_traced(schedule) and not (indices.min() >= 0 and indices.max() < m):
+    if not is_traced(schedule) and indices.size and not (indices.min() >= 0 and indices.max() < m):
         msg = (
             f"schedule holds indices {indices.min()} .. {indices.max()}; "
             f"with m = {m} batches allowed are 0 .. {m - 1}"
         )
         raise ValueError(msg)
-    return jnp.asarray(indices)
+    # In an int8 the number of mini-batches itself, the mark of an unknown one, may not exist.
+    return jnp.asarray(indices).astype(int)
 
 
 def plain_array(name: str, values: Any) -> np.ndarray:
@@ -285,6 +314,7 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         msg = f"{name} must be a Python integer >= {least}, got {value!r}"
         raise ValueError(msg)
+    check_width(name, int(value))
     return int(value)
 
 
@@ -303,6 +333,21 @@ def check_transformation(name: str, tx: Any) -> None:
         raise ValueError(msg)  # noqa: TRY004
 
 
+def last_step() -> int:
+    """The largest step number n such that n + 2 is still an integer of this precision."""
+    return int(jnp.iinfo(jax.dtypes.canonicalize_dtype(np.int64)).max) - 2
+
+
+def check_width(name: str, value: int) -> None:
+    """No count wraps round."""
+    if value > last_step():
+        msg = (
+            f"{name} = {value} is beyond {last_step()}, the largest in this precision; with 32-bit integers "
+            "call jax.config.update('jax_enable_x64', True) first"
+        )
+        raise ValueError(msg)
+
+
 def check_seeds(seeds: Sequence[int]) -> None:
     """Integers >= 0, each once: a run counted twice would look like certainty."""
     if len({check_count("a seed", seed, least=0) for seed in seeds}) < max(1, len(seeds)):
@@ -317,18 +362,21 @@ def check_order(order: Any, highest: int) -> None:
         raise ValueError(msg)
 
 
-def check_step_number(n: Any, schedule: Any) -> None:
-    """Steps are counted 0, 1, 2, .. and a given schedule says how far they go."""
-    if jnp.shape(n) != () or not jnp.issubdtype(jnp.result_type(n), jnp.integer):
+def check_step_number(n: Any, schedule: Any) -> StepNumber:
+    """Steps are counted 0, 1, 2, .. up to the end of a given schedule; returned wide enough to add to."""
+    is_static = isinstance(n, int) and not isinstance(n, bool)
+    if not is_static and (jnp.shape(n) != () or not jnp.issubdtype(jnp.result_type(n), jnp.integer)):
         msg = f"n, the step number, must be one integer, got {n!r}"
         raise ValueError(msg)
     if is_traced(n):
-        return
+        return jnp.asarray(n).astype(int)
     known = int(np.asarray(n))
+    check_width("n, the step number,", known)
     if known < 0 or (schedule is not None and known >= len(schedule)):
         allowed = ">= 0" if schedule is None else f"in 0 .. {len(schedule) - 1}, the steps of the schedule"
         msg = f"n, the step number, must be {allowed}; got {n}"
         raise ValueError(msg)
+    return n if is_static else jnp.asarray(n).astype(int)
 
 
 def check_orders(orders: Any, highest: int) -> tuple[int, ...]:

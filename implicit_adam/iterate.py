@@ -13,8 +13,9 @@ from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.optax_rule import raveled
 from implicit_adam.training import Training, checked_training, identified
-from implicit_adam.trajectory import Trajectory, all_finite, record, saved_times
+from implicit_adam.trajectory import Place, Trajectory, Watched, all_finite, at_start, record, saved_times
 from implicit_adam.types import Batches, Loss, Params, StepNumber, Vector
+from implicit_adam.validity import warned
 
 OptimizerState = tuple[Vector, Any]
 
@@ -23,17 +24,30 @@ def optimizer_step(
     rule: AbstractOptimizer, objective: Objective
 ) -> tuple[Callable[[Vector], OptimizerState], Callable[[StepNumber, OptimizerState], OptimizerState]]:
     """`start(theta)` and `step(n, (theta, state))`: theta^(n+1) = theta^(n) - h F^(n), by the optax twin."""
+    start, update = optimizer_update(rule, objective)
+
+    def step(n: StepNumber, carry: OptimizerState) -> OptimizerState:
+        by, state = update(n, carry)
+        return objective.stored(carry[0] + by), state
+
+    return start, step
+
+
+def optimizer_update(
+    rule: AbstractOptimizer, objective: Objective
+) -> tuple[Callable[[Vector], OptimizerState], Callable[[StepNumber, OptimizerState], OptimizerState]]:
+    """`start(theta)` and `update(n, (theta, state))` -> (-h F^(n), the next state), by the optax twin."""
     optimizer = raveled(rule.transformation(), objective.unravel)
 
     def start(theta: Vector) -> OptimizerState:
         return theta, optimizer.init(theta)
 
-    def step(n: StepNumber, carry: OptimizerState) -> OptimizerState:
+    def update(n: StepNumber, carry: OptimizerState) -> OptimizerState:
         theta, state = carry
         updates, state = optimizer.update(objective.step_gradient(theta, n), state, theta)
-        return theta + jnp.asarray(updates), state
+        return jnp.asarray(updates), state
 
-    return start, step
+    return start, update
 
 
 def iterate(
@@ -57,18 +71,37 @@ def iterate(
 
     A diverging run is flagged (`finite`), never raised. Raises `ValueError` for bad arguments. Compiles once
     for all values of the hyperparameters and the start.
+
+    In bfloat16 and float16 the gradient is taken and the parameters are kept in that dtype, and the optimizer
+    computes in float32: theta <- the nearest of the dtype to theta - h F. What this rounds away is summed in
+    `rounding`, and a `RoundingWarning` says so where it outweighs the run.
     """
     steps, save_every = check_saves(steps, save_every)
     training = checked_training(rule, loss, params, batches, schedule, steps, products=False)
-    return _iterate(identified(training), steps, save_every)
+    return warned(_iterate(identified(training), steps, save_every))
 
 
 @eqx.filter_jit
 def _iterate(training: Training, steps: int, save_every: int) -> Trajectory:
     rule, theta = training.rule, training.theta
-    start, step = optimizer_step(rule, training.objective)
-    (thetas, _), no_error = record(
-        lambda n, carry: (step(n, carry), 0 * rule.h), start(theta), steps, save_every, theta.dtype
+    objective = training.objective
+    start, update = optimizer_update(rule, objective)
+    nothing = Watched(jnp.zeros_like(rule.h), jnp.zeros_like(rule.h))
+
+    def step(n: StepNumber, carry: tuple[Place, Any]) -> tuple[tuple[Place, Any], Watched]:
+        place, state = carry
+        by, state = update(n, (place.theta, state))
+        return (place.moved(by, objective.stored), state), nothing
+
+    _, state = start(theta)
+    (thetas, lost), watched = record(
+        step, (at_start(theta), state), steps, save_every, lambda carry: carry[0].seen()
     )
-    saved = jax.vmap(training.unraveled)(thetas)
-    return Trajectory(saved_times(rule.h, steps, save_every), saved, all_finite(thetas), no_error)
+    return Trajectory(
+        saved_times(rule.h, steps, save_every),
+        jax.vmap(training.unraveled)(thetas),
+        all_finite(thetas),
+        watched.step_error,
+        jnp.full_like(watched.validity, jnp.nan),
+        lost,
+    )

@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 
 from implicit_adam.checks import check_order, check_saves, check_shifted_order
@@ -11,8 +12,9 @@ from implicit_adam.fields.select import HIGHEST_ORDER, exact_terms
 from implicit_adam.fields.series import value
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.training import Training, checked_training, identified
-from implicit_adam.trajectory import Trajectory, all_finite, record, saved_times
-from implicit_adam.types import Batches, Loss, Params
+from implicit_adam.trajectory import Place, Trajectory, Watched, all_finite, at_start, record, saved_times
+from implicit_adam.types import Batches, Loss, Params, StepNumber
+from implicit_adam.validity import size_of_correction, warned
 
 
 def memoryless(
@@ -33,7 +35,7 @@ def memoryless(
 
     the field of `vector_field` without its half step: F^(n) over the history that leads to theta, as a series
     in h. Its distance to `iterate` is O(h^(order+1)) over any fixed time, at one field evaluation a step.
-    Arguments, result and errors as in `flow`.
+    Arguments, result, warnings and errors as in `flow`; `validity` costs nothing.
     """
     check_order(order, HIGHEST_ORDER)
     check_shifted_order(order, shifted=shifted)
@@ -41,19 +43,26 @@ def memoryless(
     training = checked_training(
         rule, loss, params, batches, schedule, steps, shifted=shifted, products=order > 0
     )
-    return _memoryless(identified(training), steps, save_every, order)
+    return warned(_memoryless(identified(training), steps, save_every, order), order)
 
 
 @eqx.filter_jit
 def _memoryless(training: Training, steps: int, save_every: int, order: int) -> Trajectory:
     rule, theta = training.rule, training.theta
     G = exact_terms(rule, training.objective, order, flow=False)
-    thetas, no_error = record(
-        lambda n, theta: (theta - rule.h * value(G(n)(theta), rule.h), 0 * rule.h),
-        theta,
-        steps,
-        save_every,
-        theta.dtype,
+
+    def step(n: StepNumber, place: Place) -> tuple[Place, Watched]:
+        series = G(n)(place.theta)
+        update = value(series, rule.h)
+        watched = Watched(jnp.zeros_like(rule.h), size_of_correction(update, series[0]))
+        return place.moved(-rule.h * update, lambda theta: theta), watched
+
+    (thetas, lost), watched = record(step, at_start(theta), steps, save_every, Place.seen)
+    return Trajectory(
+        saved_times(rule.h, steps, save_every),
+        jax.vmap(training.unraveled)(thetas),
+        all_finite(thetas),
+        watched.step_error,
+        watched.validity if order > 0 else jnp.full_like(lost, jnp.nan),
+        lost,
     )
-    saved = jax.vmap(training.unraveled)(thetas)
-    return Trajectory(saved_times(rule.h, steps, save_every), saved, all_finite(thetas), no_error)

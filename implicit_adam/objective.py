@@ -2,6 +2,10 @@
 
 Below this line parameters are a vector theta of length p; the m mini-batch losses are E_0 .. E_{m-1} and
 step n uses E_b with b = schedule[n] (cyclic, n mod m, when there is no schedule).
+
+Parameters narrower than float32 (bfloat16, float16) become a float32 vector: the loss is evaluated in their
+own dtype and everything else (hyperparameters, memories, fields, solvers) in float32, since in bfloat16 the
+decays .996 and .998 are one number and a step of a small h moves nothing.
 """
 
 from collections.abc import Callable
@@ -10,9 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
-from implicit_adam.types import Batches, Loss, Params, Scalar, Schedule, StepNumber, Vector
+from implicit_adam.types import Batches, Loss, Params, Scalar, Schedule, StepNumber, Vector, working_dtype
 
 Gradients = Float[Array, "m p"]
 
@@ -20,6 +24,7 @@ Gradients = Float[Array, "m p"]
 class Objective(NamedTuple):
     """The m mini-batch losses on flat vectors and the order in which the steps visit them.
 
+    `dtype` is the parameters' own, where that is narrower than theta's.
     `shift`, if given, is the small time over which a shifted gradient stands in for a Hessian-vector product,
     Hess E v = (grad E(theta + shift v) - grad E(theta)) / shift + O(shift), at half of its cost.
     """
@@ -30,6 +35,14 @@ class Objective(NamedTuple):
     schedule: Schedule | None
     m: int
     shift: Scalar | None = None
+    dtype: DTypeLike | None = None
+
+    def stored(self, theta: Vector) -> Vector:
+        """theta as the parameters' own dtype holds it."""
+        if self.dtype is None:
+            return theta
+        # The barrier keeps XLA from taking the two conversions for none ("excess precision").
+        return jax.lax.optimization_barrier(theta.astype(self.dtype)).astype(theta.dtype)
 
     def visited(self, n: StepNumber) -> Int[Array, ""]:
         """The index b of the mini-batch of step n; m where a traced schedule does not know it."""
@@ -89,7 +102,7 @@ class Objective(NamedTuple):
         def mean(theta: Vector, _: Any) -> Scalar:
             return jnp.mean(jax.vmap(self.loss, (None, 0), axis_size=self.m)(theta, self.batches))
 
-        return Objective(mean, self.unravel, None, None, 1)
+        return Objective(mean, self.unravel, None, None, 1, dtype=self.dtype)
 
     def _shifted(self, theta: Vector, shift: Scalar) -> tuple[Gradients, Callable[[Gradients], Gradients]]:
         G = self.gradients(theta)
@@ -110,12 +123,13 @@ class Objective(NamedTuple):
 
 
 def ravel(params: Params) -> Vector:
-    """The parameters as one vector."""
-    return ravel_pytree(params)[0]
+    """The parameters as one vector, in float32 at least."""
+    theta = ravel_pytree(params)[0]
+    return theta.astype(working_dtype(theta.dtype))
 
 
 def unravel_like(params: Params) -> Callable[[Vector], Params]:
-    """The way back from a vector to a pytree like `params`."""
+    """The way back from a vector to a pytree of the shape of `params`, in the vector's dtype."""
     return ravel_pytree(params)[1]
 
 
@@ -124,10 +138,17 @@ def raveled(
 ) -> Objective:
     """`loss(params)` or `loss(params, batch)`, and its batches, as an objective on flat vectors."""
     unravel = unravel_like(params)
+    own = jnp.result_type(*jax.tree.leaves(params))
+    dtype = None if own == working_dtype(own) else own
+
+    def of_vector(theta: Vector, *batch: Any) -> Scalar:
+        params = jax.tree.map(lambda leaf: leaf.astype(own), unravel(theta))
+        return jnp.asarray(loss(params, *batch)).astype(theta.dtype)
+
     if batches is None:
-        return Objective(lambda theta, _: loss(unravel(theta)), unravel, None, None, 1)
+        return Objective(lambda theta, _: of_vector(theta), unravel, None, None, 1, dtype=dtype)
     m = jax.tree.leaves(batches)[0].shape[0]
-    return Objective(lambda theta, batch: loss(unravel(theta), batch), unravel, batches, schedule, m)
+    return Objective(of_vector, unravel, batches, schedule, m, dtype=dtype)
 
 
 def first_arguments(params: Params, batches: Batches) -> tuple[Any, ...]:

@@ -84,13 +84,17 @@ def observe(
     """
     every, records = check_count("every", every), check_count("records", records, 0)
     known = _traced_count(steps) if is_traced(steps) else _known_count(steps)
+    if not jnp.issubdtype(jnp.result_type(steps), jnp.integer):
+        msg = f"steps must be an integer, got dtype {jnp.result_type(steps)}"
+        raise ValueError(msg)
     _check_named(observables)
     known_ones = [OBSERVABLES[name] for name in _names(observables) if name in OBSERVABLES]
     products = any(one.curvature for one in known_ones)
     training = checked_training(rule, loss, params, batches, schedule, known, products=products)
     watch = _observables(observables, training)
     order = max((one.flow for one in known_ones if one.flow is not None), default=None)
-    return _observed(training, jnp.asarray(steps), watch, order, every, records)
+    # Wide enough for products with `every`, whatever narrow integer came.
+    return _observed(training, jnp.asarray(steps).astype(int), watch, order, every, records)
 
 
 def _known_count(steps: Any) -> int:
@@ -162,7 +166,8 @@ def _observed(
 
     def block(i: Count, carry: Any) -> Any:
         run, seen = carry
-        last = jnp.minimum(i * every, steps)
+        # The last product may pass the largest integer.
+        last = jnp.where(i < looks - 1, i * every, steps)
         run = loop((i - 1) * every, last, advance, run)
         return run, _updated(seen, look(run), last, looks)
 

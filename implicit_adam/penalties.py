@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import check_finite, check_loss, check_positive, check_positive_in, check_takes
+from implicit_adam.checks import check_finite, check_loss, check_positive, check_takes
 from implicit_adam.objective import ravel
 from implicit_adam.observables import perturbed_one_norm
 from implicit_adam.types import Loss, Params, Scalar, Vector
@@ -61,8 +61,7 @@ def one_norm(loss: Loss, weight: Any, eps: Any) -> Loss:
     eps = jnp.asarray(eps)
 
     def norm(g: Vector) -> Scalar:
-        check_positive_in(g.dtype, "penalties.one_norm", "eps", eps)
-        return perturbed_one_norm(g, eps)
+        return perturbed_one_norm(g, eps, eps_in_sqrt=True)
 
     return _penalised(loss, weight, norm)
 
@@ -74,6 +73,6 @@ def _penalised(loss: Loss, weight: Any, norm: Callable[[Vector], Scalar]) -> Los
         check_takes(loss, "params and batch" if batch else "params")
         check_loss(lambda params: loss(params, *batch), params, None)
         E, gradient = jax.value_and_grad(loss)(params, *batch)
-        return E + jnp.asarray(weight, E.dtype) * norm(ravel(gradient))
+        return E + jnp.asarray(weight, E.dtype) * norm(ravel(gradient)).astype(E.dtype)
 
     return penalised_loss

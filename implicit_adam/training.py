@@ -14,13 +14,14 @@ from implicit_adam.checks import (
     check_params,
     check_rule,
     check_schedule,
+    is_traced,
 )
 from implicit_adam.objective import Objective, first_arguments, ravel, raveled, unravel_like
 from implicit_adam.products import check_products, may_hide
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.optax_rule import Optax, as_optimizer, check_differentiable
 from implicit_adam.rules.optax_rule import raveled as on_vectors
-from implicit_adam.types import Batches, Loss, Params, Schedule, Vector
+from implicit_adam.types import Batches, Loss, Params, Schedule, Vector, working_dtype
 
 
 class Training(NamedTuple):
@@ -49,8 +50,10 @@ class Training(NamedTuple):
         return ravel(self.params)
 
     def unraveled(self, theta: Vector) -> Params:
-        """A flat vector as a pytree like the start."""
-        return unravel_like(self.params)(theta)
+        """A flat vector as a pytree like the start, in its dtype."""
+        return jax.tree.map(
+            lambda x, like: x.astype(like.dtype), unravel_like(self.params)(theta), self.params
+        )
 
 
 def checked_training(
@@ -64,8 +67,9 @@ def checked_training(
     shifted: bool = False,
     products: bool = True,
 ) -> Training:
-    """Refuse with a `ValueError` whatever cannot be run; the hyperparameters take the parameters' dtype.
+    """Refuse with a `ValueError` whatever cannot be run.
 
+    The hyperparameters take the dtype of the vector theta: the parameters' own, but float32 at least.
     `products`: whether Hessian-vector products will be taken, which must be derivatives of the gradient.
     """
     rule = as_optimizer(rule)
@@ -78,8 +82,17 @@ def checked_training(
         check_products(loss, *first_arguments(params, batches))
     if isinstance(rule, Optax):
         check_differentiable(rule.tx, params)
-    dtype = jax.tree.leaves(params)[0].dtype
-    return Training(rule.astype(dtype), loss, params, batches, schedule, shifted)
+    rule = rule.astype(working_dtype(jax.tree.leaves(params)[0].dtype))
+    return Training(rule, loss, _nan_with(rule, params), batches, schedule, shifted)
+
+
+def _nan_with(rule: AbstractOptimizer, params: Params) -> Params:
+    """A hyperparameter that was traced, so that it could not be refused, and is NaN now leaves no number."""
+    wrong = [jnp.isnan(x) for x in jax.tree.leaves(rule) if is_traced(x)]
+    if not wrong:
+        return params
+    wrong = jnp.any(jnp.stack(wrong))
+    return jax.tree.map(lambda x: jnp.where(wrong, jnp.full_like(x, jnp.nan), x), params)
 
 
 def identified(training: Training) -> Training:

@@ -1,14 +1,14 @@
-"""A run of an optimizer or of its flow, and the loop that records it."""
+"""A run as data, and how to record one: points at saved steps, and the largest of what is watched between."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from implicit_adam.reprs import line
-from implicit_adam.types import Flag, Params, Scalar, StepNumber
+from implicit_adam.types import Flag, Params, Scalar, StepNumber, Vector
 
 State = TypeVar("State")
 
@@ -18,18 +18,56 @@ class Trajectory(NamedTuple):
 
     - `t`: (saves,) times n h.
     - `params`: the saved points, a pytree like the parameters with a leading axis of saves.
-    - `finite`: whether every saved number is finite; False marks a run that diverged or whose solver failed.
+    - `finite`: whether every saved number is finite; False marks a run that diverged, whose solver failed, or
+      with a traced hyperparameter outside its interval.
     - `step_error`: (saves,) the largest local error estimate (max norm) among the intervals since the last
       save, by the embedded method of the flow's solver; zero for an optimizer, NaN where the solver has none.
+    - `validity`: (saves,) the largest ||f - f_0|| / ||f_0|| among the steps since the last save, the size of
+      the correction over the leading flow (||h DF[v]|| / ||F|| at order 1): the expansion is to be trusted
+      below about 0.1 and says nothing above 1. Zero at the start; NaN for an optimizer and at order 0, which
+      correct nothing.
+    - `rounding`: (saves,) how far (max norm) rounding each step to the parameters' dtype has moved the run so
+      far. Where it is as large as the distance travelled, the steps are too small for the dtype. NaN where
+      a solver hides its own steps (`stepsize_controller`, `smooth`).
     """
 
     t: Float[Array, " saves"]
     params: Params
     finite: Flag
     step_error: Float[Array, " saves"]
+    validity: Float[Array, " saves"]
+    rounding: Float[Array, " saves"]
 
     def __repr__(self) -> str:
         return line(self)
+
+
+class Place(NamedTuple):
+    """Where a run is, and the sum of what rounding took from its steps."""
+
+    theta: Vector
+    lost: Vector
+
+    def moved(self, by: Vector, stored: Callable[[Vector], Vector]) -> "Place":
+        """One step on, as the parameters' dtype holds it (`stored`)."""
+        theta = stored(self.theta + by)
+        return Place(theta, self.lost + (by - (theta - self.theta)))
+
+    def seen(self) -> tuple[Vector, Scalar]:
+        """The point, and the size of what is lost."""
+        return self.theta, jnp.max(jnp.abs(self.lost))
+
+
+class Watched(NamedTuple):
+    """Of one step: the error estimate of its solver, and the size of its correction."""
+
+    step_error: Scalar
+    validity: Scalar
+
+
+def at_start(theta: Vector) -> Place:
+    """Nothing lost yet."""
+    return Place(theta, jnp.zeros_like(theta))
 
 
 def all_finite(tree: PyTree) -> Flag:
@@ -39,30 +77,32 @@ def all_finite(tree: PyTree) -> Flag:
 
 
 def record(
-    step: Callable[[StepNumber, State], tuple[State, Scalar]],
+    step: Callable[[StepNumber, State], tuple[State, Watched]],
     start: State,
     steps: int,
     save_every: int,
-    dtype: jnp.dtype,
-) -> tuple[State, Float[Array, " saves"]]:
-    """Run `state, error = step(n, state)`; stack the states and the largest errors at every save.
+    keep: Callable[[State], Any],
+) -> tuple[Any, Watched]:
+    """Run `state, watched = step(n, state)`; at every save stack `keep(state)` and the largest watched.
 
     The integer n is carried along, never recovered from a time: floor(t/h) picks the wrong interval.
     """
 
-    def advance(carry: tuple[State, Scalar], n: Int[Array, ""]) -> tuple[tuple[State, Scalar], None]:
+    def advance(carry: tuple[State, Watched], n: Int[Array, ""]) -> tuple[tuple[State, Watched], None]:
         state, largest = carry
-        state, error = step(n, state)
-        return (state, jnp.maximum(largest, error)), None
+        state, watched = step(n, state)
+        return (state, jax.tree.map(jnp.maximum, largest, watched)), None
 
-    def segment(state: State, first: Int[Array, ""]) -> tuple[State, tuple[State, Scalar]]:
+    shapes = jax.eval_shape(step, jnp.zeros((), int), start)[1]
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def segment(state: State, first: Int[Array, ""]) -> tuple[State, tuple[Any, Watched]]:
         ns = first + jnp.arange(save_every)
-        (state, largest), _ = jax.lax.scan(advance, (state, jnp.zeros((), dtype)), ns)
-        return state, (state, largest)
+        (state, largest), _ = jax.lax.scan(advance, (state, nothing), ns)
+        return state, (keep(state), largest)
 
-    _, (states, errors) = jax.lax.scan(segment, start, jnp.arange(0, steps, save_every))
-    states = jax.tree.map(lambda x0, x: jnp.concatenate([jnp.asarray(x0)[None], x]), start, states)
-    return states, jnp.concatenate([jnp.zeros((1,), dtype), errors])
+    _, saved = jax.lax.scan(segment, start, jnp.arange(0, steps, save_every))
+    return jax.tree.map(lambda x0, x: jnp.concatenate([x0[None], x]), (keep(start), nothing), saved)
 
 
 def saved_times(h: Scalar, steps: int, save_every: int) -> Float[Array, " saves"]:

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import Array, Bool, Float, Int, PyTree, Real
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree, Real
 
 Scalar = Float[Array, ""]
 # n, counted from 0; `jnp.inf` where a limit is offered.
@@ -19,3 +20,8 @@ Loss = Callable[..., Any]
 Velocity = Callable[[Vector], Vector]
 # n -> the velocity on the n-th interval; what depends on n alone is computed once, outside a solver's stages.
 Field = Callable[[StepNumber], Velocity]
+
+
+def working_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """What is computed in for parameters of a dtype: their own, but no narrower than float32."""
+    return jnp.dtype(dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.float32)

@@ -94,6 +94,8 @@ def with_bias(
         K = added_bias(training.rule, training.objective, jnp.asarray(strength, theta.dtype), order)
         bias = training.unraveled(-h * value((jnp.zeros_like(theta), *K(state.n)(theta)), h))
         updates, own_state = transformation.update(updates, state.optimizer, params)
-        return optax.tree.add(updates, bias), WithBiasState(state.n + 1, own_state)
+        return optax.tree.add(updates, bias), WithBiasState(
+            jnp.asarray(optax.safe_increment(state.n)), own_state
+        )
 
     return optax.GradientTransformation(init, update)

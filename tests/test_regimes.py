@@ -132,7 +132,7 @@ def test_real_runs_fall_where_ma_et_al_saw_them(rule, words):
 def regime_of(curve):
     """A run whose loss is the parameter itself."""
     points = jnp.asarray(curve, float)
-    run = ia.Trajectory(jnp.arange(len(curve)), points, jnp.asarray(True), jnp.zeros(len(curve)))
+    run = ia.Trajectory(jnp.arange(len(curve)), points, jnp.asarray(True), *[jnp.zeros(len(curve))] * 3)
     return REGIMES[int(ia.training_regime(run, lambda x: x).regime)]
 
 

@@ -90,8 +90,10 @@ def first_remembered(rule: AbstractRule, n: StepNumber) -> StepNumber:
     """The step before which everything has faded below rounding; 0 for a static n, to stay reversible."""
     if isinstance(n, int):
         return 0
-    start = jnp.asarray(n).astype(float) - window(rule.kernels(n)).astype(float)
-    return jnp.maximum(start, jnp.zeros_like(start)).astype(jnp.asarray(n).dtype)
+    # In integers, since a float32 is coarser than a window from n = 2^24 on.
+    last = jnp.asarray(n)
+    lag = jnp.minimum(jnp.ceil(window(rule.kernels(n))), jnp.iinfo(last.dtype).max // 2).astype(last.dtype)
+    return jnp.maximum(last - lag, 0)
 
 
 def add_rows(rule: AbstractRule, rows: Rows, psi: Features, theta: Vector, a: Features) -> Features:

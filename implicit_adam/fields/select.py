@@ -13,6 +13,7 @@ from implicit_adam.checks import (
     check_schedule,
     check_shifted_order,
     check_step_number,
+    is_traced,
 )
 from implicit_adam.fields.closed_form import check_has_limit, closed_form, has_closed_form
 from implicit_adam.fields.closed_second import closed_second
@@ -92,9 +93,10 @@ def vector_field(
         training = checked_training(
             rule, loss, params, batches, schedule, shifted=shifted, products=order > 0
         )
-        check_step_number(n, schedule)
-        velocity = raveled_field(training.rule, training.objective, order)(n)(training.theta)
-        return training.unraveled(velocity)
+        known = check_step_number(n, schedule)
+        velocity = raveled_field(training.rule, training.objective, order)(known)(training.theta)
+        # A traced step number below zero cannot be refused.
+        return training.unraveled(jnp.where(known >= 0, velocity, jnp.nan) if is_traced(n) else velocity)
 
     return field
 

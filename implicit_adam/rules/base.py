@@ -21,7 +21,16 @@ import numpy as np
 import optax
 from jaxtyping import Array, DTypeLike, Float
 
-from implicit_adam.checks import ALLOWED, check_hyperparameter, check_positive_in
+from implicit_adam.checks import (
+    ALLOWED,
+    POSITIVE,
+    Interval,
+    check_close_to_one,
+    check_hyperparameter,
+    check_positive_in,
+    is_traced,
+    nan_outside,
+)
 from implicit_adam.reprs import call
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.rules.names import check_arguments
@@ -43,7 +52,10 @@ def scalar(x: Any) -> Array:
     if array is None or array.dtype == bool or not jnp.isrealobj(array):
         msg = f"a hyperparameter must be a real number, got {x!r}"
         raise ValueError(msg)
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+    array = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+    if isinstance(x, float | np.floating):
+        check_close_to_one("a hyperparameter", x, array.dtype)
+    return array
 
 
 def flag(x: Any) -> bool:
@@ -81,18 +93,38 @@ class AbstractOptimizer(eqx.Module):
         """The optax optimizer that makes the same iterates."""
 
     def astype(self, dtype: DTypeLike) -> "AbstractOptimizer":
-        """Cast the hyperparameters to the parameters' dtype; an eps that vanishes there is refused."""
-        for field in fields(self):
-            if field.name == "eps":
-                check_positive_in(dtype, type(self).__name__, field.name, getattr(self, field.name))
+        """Cast the hyperparameters to the dtype that is computed in.
+
+        One that changes its meaning there (an eps or h that vanishes, a decay too close to 1) is refused, and
+        a traced one outside its interval becomes NaN, which the result shows.
+        """
         rule = jax.tree.map(lambda x: x.astype(dtype) if eqx.is_array(x) else x, self)
-        # Once more: a decay close to 1 may have become 1.
-        _check_hyperparameters(rule)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, AbstractOptimizer):
+                cast = value.astype(dtype)
+            elif ALLOWED in field.metadata or field.name == "eps":
+                cast = _cast(type(self).__name__, field.name, value, field.metadata.get(ALLOWED), dtype)
+            else:
+                continue
+            rule = eqx.tree_at(lambda rule, name=field.name: getattr(rule, name), rule, cast)
         return rule
 
     def with_step_size(self, h: Scalar) -> "AbstractOptimizer":
         """The same optimizer with another step size."""
         return eqx.tree_at(lambda rule: rule.h, self, h)
+
+
+def _cast(owner: str, name: str, value: Array, allowed: Interval | None, dtype: DTypeLike) -> Array:
+    if allowed in (None, POSITIVE[ALLOWED]):
+        check_positive_in(dtype, owner, name, value)
+    if allowed is None:
+        return value.astype(dtype)
+    if is_traced(value):
+        return nan_outside(value.astype(dtype), allowed)
+    check_hyperparameter(owner, name, np.asarray(value).astype(dtype), allowed)
+    check_close_to_one(f"{owner}: {name}", value, dtype)
+    return value.astype(dtype)
 
 
 def _check_hyperparameters(rule: AbstractOptimizer) -> None:

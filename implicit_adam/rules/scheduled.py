@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import check_rule, is_traced
+from implicit_adam.checks import POSITIVE, check_rule, is_traced
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.types import Scalar
 
@@ -35,7 +35,7 @@ class Scheduled(AbstractRule):
     limit.
     """
 
-    h: Scalar
+    h: Scalar = eqx.field(metadata=POSITIVE)
     rule: AbstractRule
     schedule: Callable = eqx.field(static=True)
 
@@ -65,8 +65,9 @@ class Scheduled(AbstractRule):
         )
 
     def readout(self, s, theta, n):
-        # An int32 like the count of optax, whose dtype some schedules compute in.
-        factor = jnp.asarray(self.schedule(jnp.asarray(n, jnp.int32))).astype(theta.dtype)
+        # An int32 like the count of optax, whose dtype some schedules compute in; it stops at the last.
+        count = jnp.minimum(jnp.asarray(n), jnp.iinfo(jnp.int32).max).astype(jnp.int32)
+        factor = jnp.asarray(self.schedule(count)).astype(theta.dtype)
         return factor * self.rule.readout(s, theta, n)
 
     def transformation(self):
