@@ -6,6 +6,7 @@ and for c to 0 at the cross (3/4, 3/4)^(1/2). The lower theta_1 + theta_2 where 
 hyperbola theta_1 theta_2 = 3/4, the smaller the one-norm in the region it was led to.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from implicit_adam.iterate import iterate
 from implicit_adam.problems import bilinear
 from implicit_adam.regimes import regimes
 from implicit_adam.rules import Adam
+from implicit_adam.validity import OutsideRangeWarning
 
 CROSS = (0.75**0.5, 0.75**0.5)
 
@@ -95,9 +97,13 @@ def _one(config: ValleyConfig, varied: Varied, value: float) -> Sequence[np.ndar
     steps = round(config.horizon / float(rule.h))
     adam = np.asarray(iterate(rule, problem.loss, problem.params, steps).params)
     other = np.asarray(iterate(outside, problem.loss, problem.params, steps).params)
-    plain, corrected = (
-        np.asarray(flow(rule, problem.loss, problem.params, steps, order=order).params) for order in (0, 1)
-    )
+    with warnings.catch_warnings():
+        # The corrected flow is cut where it leaves its range, by `_within`.
+        warnings.simplefilter("ignore", OutsideRangeWarning)
+        plain, corrected = (
+            np.asarray(flow(rule, problem.loss, problem.params, steps, order=order).params)
+            for order in (0, 1)
+        )
     kept = np.round(np.linspace(0, steps, config.points)).astype(int)
     valid = _down(corrected) & _within(config, rule, corrected)
     followed = np.where(valid[:, None], corrected, np.nan)
