@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from implicit_adam.asymptotics import NOT_YET, Setting, judged
 from implicit_adam.checks import (
     check_horizon,
     check_orders,
@@ -27,9 +28,10 @@ from implicit_adam.iterate import optimizer_step
 from implicit_adam.loops import loop
 from implicit_adam.reprs import study
 from implicit_adam.rules.base import AbstractOptimizer
-from implicit_adam.slopes import fit_tail, local_slopes
+from implicit_adam.slopes import local_slopes
 from implicit_adam.training import Training, checked_training, identified
 from implicit_adam.types import Batches, Loss, Params, Scalar, StepNumber
+from implicit_adam.watched import Watched, remembered, share, watched
 
 
 class Convergence(NamedTuple):
@@ -41,10 +43,18 @@ class Convergence(NamedTuple):
     - `slope`, `slope_stderr`: the power of h fitted to the settled tail, with its standard error.
     - `limiting_slope`: where the local slopes head as h goes to zero, by extrapolating the last two.
     - `constant`: C of error = C h^(order+1), on the same tail.
-    - `asymptotic`: whether the local slopes have settled; if not, nothing is decided yet: go to smaller h.
-    - `rounding_floor`: (K,) eps sqrt(steps) sup ||theta||, an upper estimate of what rounding alone adds;
-      errors within ten times of it are left out of the fit.
+    - `asymptotic`: whether the slope has settled where h is small; if not, nothing is decided.
+    - `verdict`: "holds" (the error is O(h^(order+1)), as it is for a larger slope, too), "contradicted"
+      (settled below it at a whole power, as a wrong term would leave), or "not yet asymptotic".
+    - `why`: the reason for the last two in words; empty where it holds.
+    - `rounding_floor`: (K,) eps sqrt(steps) sup ||theta||, an upper estimate of what rounding alone adds, and
+      the tolerance of an adaptive solver; errors within ten times of it are left out of the fit.
     - `travelled`: (K,) how far the optimizer went; errors above a tenth of it are left out of the fit.
+    - `validity`: (K,) the relative change of the update by memory and step, the size of the first correction;
+      above a tenth of it h times memory is not small, and the errors are left out of the fit.
+    - `remembered`: (K,) the share of the last update that the first half of the run decides; above a tenth
+      of it the memory is as long as the run, and the errors are left out of the fit.
+    - `roughness`: (K,) the share of the gradient's change along the run that is in no Hessian-vector product.
     """
 
     h: np.ndarray
@@ -57,20 +67,31 @@ class Convergence(NamedTuple):
     limiting_slope: dict[int, float]
     constant: dict[int, float]
     asymptotic: dict[int, bool]
+    verdict: dict[int, str]
+    why: dict[int, str]
     rounding_floor: np.ndarray
     travelled: np.ndarray
+    validity: np.ndarray
+    remembered: np.ndarray
+    roughness: np.ndarray
 
     def __repr__(self) -> str:
         return study(self)
 
 
 class Supremum(NamedTuple):
-    """Streamed over one run: each flow's largest errors, the largest ||theta|| and ||theta - start||."""
+    """Streamed over one run: each flow's largest errors, the largest ||theta|| and ||theta - start||.
+
+    `solver_error` is the largest sum of the solver's error estimates, of all flows; see also `validity`.
+    """
 
     two_norm: tuple[Scalar, ...]
     max_norm: tuple[Scalar, ...]
     size: Scalar
     travelled: Scalar
+    solver_error: Scalar
+    remembered: Scalar
+    watched: Watched
 
 
 def supremum(
@@ -83,26 +104,52 @@ def supremum(
     """sup_{n <= steps} of the distance between the iterates and each order's flow; steps may be traced."""
     rule, objective, theta = training.rule, training.objective, training.theta
     start, step = optimizer_step(rule, objective)
+    nothing, watch = watched(rule, objective)
     flows = [
         interval_step(raveled_field(rule, objective, order), rule.h, solver, controller) for order in orders
     ]
 
     def advance(n: StepNumber, carry: Any) -> Any:
-        optimizer, points, sup = carry
-        optimizer = step(n, optimizer)
-        points = tuple(flow(n, point)[0] for flow, point in zip(flows, points, strict=True))
+        optimizer, points, spent, sup = carry
+        here, optimizer = optimizer[0], step(n, optimizer)
+        moved = [flow(n, point) for flow, point in zip(flows, points, strict=True)]
+        points = tuple(point for point, _ in moved)
+        spent = tuple(x + error for x, (_, error) in zip(spent, moved, strict=True))
         differences = [point - optimizer[0] for point in points]
-        here = Supremum(
+        now = Supremum(
             tuple(jnp.linalg.norm(difference) for difference in differences),
             tuple(jnp.max(jnp.abs(difference)) for difference in differences),
             jnp.linalg.norm(optimizer[0]),
             jnp.linalg.norm(optimizer[0] - theta),
+            jnp.max(jnp.stack(spent)),
+            sup.remembered,
+            watch(n, here, optimizer[0], sup.watched),
         )
-        return optimizer, points, jax.tree.map(jnp.maximum, sup, here)
+        return optimizer, points, spent, jax.tree.map(jnp.maximum, sup, now)
 
-    zero = jnp.zeros((), theta.dtype)
-    none = Supremum((zero,) * len(orders), (zero,) * len(orders), jnp.linalg.norm(theta), zero)
-    return loop(0, steps, advance, (start(theta), (theta,) * len(orders), none))[2]
+    zero, each = jnp.zeros((), theta.dtype), (jnp.zeros((), theta.dtype),) * len(orders)
+    half = remembered(rule, objective, theta, steps)
+    none = Supremum(each, each, jnp.linalg.norm(theta), zero, zero, half, nothing)
+    return loop(0, steps, advance, (start(theta), (theta,) * len(orders), each, none))[3]
+
+
+def check_solver_order(
+    solver: diffrax.AbstractSolver | None,
+    controller: diffrax.AbstractStepSizeController | None,
+    order: int,
+) -> bool:
+    """Refuse a solver whose own error hides the theorem's; whether it adapts to a tolerance instead."""
+    if controller is not None or isinstance(solver, diffrax.AbstractImplicitSolver):
+        return True
+    own = None if solver is None else solver.order(diffrax.ODETerm(lambda t, y, args: y))
+    if own is not None and own <= order:
+        msg = (
+            f"solver: {type(solver).__name__} is of order {own}, so that one step an interval is off by "
+            f"O(h^{own}), no less than what the flow of order {order} corrects; take a solver of order "
+            f"{order + 1} or more, such as diffrax.Tsit5(), or a stepsize_controller"
+        )
+        raise ValueError(msg)
+    return False
 
 
 _compiled_supremum = eqx.filter_jit(supremum)
@@ -131,7 +178,8 @@ def convergence(
     - `horizon`: the time T > 0.
     - `step_counts`: at least three increasing numbers of steps, e.g. `(50, 100, 200, 400)`.
     - `orders`: which flows; keep 0, the uncorrected flow, as contrast.
-    - `shifted`, `solver`, `stepsize_controller`: as in `flow`.
+    - `shifted`, `solver`, `stepsize_controller`: as in `flow`. One step an interval of a solver of order s is
+      off by O(h^s), so that s must exceed every order asked for.
     - `callback`: called as `callback(done, total)` after each step count, in units of steps.
 
     Needs float64 parameters: in float32 the flow and the optimizer round alike for small h, and their
@@ -148,6 +196,7 @@ def convergence(
     )
     training = identified(training)
     check_wide_dtype(training.theta.dtype)
+    adaptive = check_solver_order(solver, stepsize_controller, max(orders))
 
     suprema = []
     for count in counts:
@@ -158,26 +207,50 @@ def convergence(
         suprema.append(jax.device_get(result))
         if callback is not None:
             callback(sum(counts[: len(suprema)]), sum(counts))
-    return _study(horizon / np.asarray(counts), np.asarray(counts), orders, suprema)
+    h, steps = horizon / np.asarray(counts), np.asarray(counts)
+    return _study(h, steps, orders, suprema, adaptive=adaptive)
 
 
-def _study(h: np.ndarray, steps: np.ndarray, orders: tuple[int, ...], suprema: list[Supremum]) -> Convergence:
-    floor = np.finfo(h.dtype).eps * np.sqrt(steps) * np.array([float(sup.size) for sup in suprema])
-    travelled = np.array([float(sup.travelled) for sup in suprema])
-    error = {q: np.array([float(sup.two_norm[i]) for sup in suprema]) for i, q in enumerate(orders)}
-    max_norm = {q: np.array([float(sup.max_norm[i]) for sup in suprema]) for i, q in enumerate(orders)}
-    laws = {q: fit_tail(h, error[q], floor, travelled, expected=q + 1) for q in orders}
+def _study(
+    h: np.ndarray, steps: np.ndarray, orders: tuple[int, ...], suprema: list[Supremum], *, adaptive: bool
+) -> Convergence:
+    def seen(read: Callable[[Supremum], Any]) -> np.ndarray:
+        return np.array([float(read(sup)) for sup in suprema])
+
+    floor = np.finfo(h.dtype).eps * np.sqrt(steps) * seen(lambda sup: sup.size)
+    if adaptive:
+        floor = floor + seen(lambda sup: sup.solver_error)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        noise = floor / (h * seen(lambda sup: sup.watched.update))
+    setting = Setting(
+        h=h,
+        floor=floor,
+        travelled=seen(lambda sup: sup.travelled),
+        validity=seen(lambda sup: sup.watched.validity),
+        remembered=seen(lambda sup: sup.remembered),
+        roughness=seen(lambda sup: sup.watched.roughness),
+        noise=noise,
+        first=seen(lambda sup: share(sup.watched.first, sup.watched.update)),
+    )
+    error = {q: seen(lambda sup, i=i: sup.two_norm[i]) for i, q in enumerate(orders)}
+    judgement = {q: judged(setting, error[q], q) for q in orders}
+    laws = {q: judgement[q].law for q in orders}
     return Convergence(
         h=h,
         steps=steps,
         error=error,
-        max_norm_error=max_norm,
+        max_norm_error={q: seen(lambda sup, i=i: sup.max_norm[i]) for i, q in enumerate(orders)},
         local_slope={q: local_slopes(h, error[q]) for q in orders},
         slope={q: law.slope for q, law in laws.items()},
         slope_stderr={q: law.stderr for q, law in laws.items()},
         limiting_slope={q: law.limit for q, law in laws.items()},
         constant={q: law.constant for q, law in laws.items()},
-        asymptotic={q: law.settled for q, law in laws.items()},
+        asymptotic={q: judgement[q].verdict != NOT_YET for q in orders},
+        verdict={q: judgement[q].verdict for q in orders},
+        why={q: judgement[q].why for q in orders},
         rounding_floor=floor,
-        travelled=travelled,
+        travelled=setting.travelled,
+        validity=setting.validity,
+        remembered=setting.remembered,
+        roughness=setting.roughness,
     )

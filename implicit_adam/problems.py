@@ -1,5 +1,6 @@
 """Losses to try things on, each with its start: the paper's model, a solvable one, and real data."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,12 +28,26 @@ def __dir__() -> list[str]:
 
 
 class Problem(NamedTuple):
-    """A loss, where to start, and its mini-batches (None: one loss of the parameters alone)."""
+    """A loss, where to start, its mini-batches, and the sizes that a study of it goes by.
+
+    - `batches`: None is one loss of the parameters alone.
+    - `start`: `start(seed)` draws other parameters to start from, the seed may be traced; None: there are
+      none.
+    - `horizon`: a time in which an optimizer that moves by about one a unit of time, as Adam does, changes
+      the gradient by a good part; `short_horizon` where every step is expensive (orders beyond 1 in
+      mini-batches); `gradient_horizon` for an optimizer that moves by gradients. None: as `horizon`.
+    - `gradient`: the size of a gradient component along the way.
+    """
 
     name: str
     loss: Loss
     params: Params
     batches: Batches = None
+    start: Callable[[Any], Params] | None = None
+    horizon: float = 1.0
+    short_horizon: float | None = None
+    gradient_horizon: float | None = None
+    gradient: float = 1.0
 
     def __repr__(self) -> str:
         return line(self)
@@ -50,7 +65,8 @@ def bilinear_loss(theta):
 
 def bilinear() -> Problem:
     """The paper's bilinear model from its start (2.8, 3.5)."""
-    return Problem("bilinear", bilinear_loss, jnp.asarray([2.8, 3.5]))
+    start = jnp.asarray([2.8, 3.5])
+    return Problem("bilinear", bilinear_loss, start, horizon=0.5, gradient_horizon=0.02, gradient=30.0)
 
 
 def quadratic(eigenvalues=(0.5, 1.0, 2.0)) -> Problem:
@@ -102,9 +118,22 @@ def digits(*, batches: int = 4, hidden: int = 8, samples: int = 1796, seed: int 
     order = np.random.default_rng(seed).permutation(len(images))[:samples]
     inputs = jnp.asarray(images[order] / 16.0, float)
     targets = jax.nn.one_hot(labels[order], 10, dtype=inputs.dtype)
-    params = digits_start(seed, hidden)
     split = jax.tree.map(lambda x: x.reshape(m, samples // m, -1), (inputs, targets))
-    return Problem("digits", network_loss, params, split)
+
+    def start(seed: Any) -> Params:
+        return digits_start(seed, hidden)
+
+    return Problem(
+        "digits",
+        network_loss,
+        start(seed),
+        split,
+        start,
+        horizon=0.1,
+        short_horizon=0.02,
+        gradient_horizon=1.0,
+        gradient=0.03,
+    )
 
 
 def digits_start(seed, hidden: int = 8) -> Params:
@@ -127,3 +156,14 @@ PROBLEMS: dict[str, Callable[..., Problem]] = {
     "quadratic": quadratic,
     "digits": digits,
 }
+
+
+def build_problem(name: str, **wanted: Any) -> Problem:
+    """A problem of `PROBLEMS`, with those of the wanted options that its builder has."""
+    options = problem_options(name)
+    return PROBLEMS[name](**{key: value for key, value in wanted.items() if key in options})
+
+
+def problem_options(name: str) -> tuple[str, ...]:
+    """The names of what a problem's builder can be told, such as `seed` or `samples`."""
+    return tuple(inspect.signature(PROBLEMS[name]).parameters)

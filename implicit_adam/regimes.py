@@ -16,7 +16,7 @@ from implicit_adam.training import checked_training
 from implicit_adam.trajectory import Trajectory
 from implicit_adam.types import Batches, Flag, Loss, Params, Scalar, Vector
 
-# "Small" and "large" eps, in Table 1's words: by how much g^2 and eps must differ.
+# "Small" and "large" eps, in Table 1's words: by how much g^2 and eps (|g| and eps outside) must differ.
 FACTOR = 100.0
 
 # The cells of Table 1, by the index in `Regimes.cell`.
@@ -26,6 +26,7 @@ CELLS = (
     "rho > beta, eps small: the decrease of the one-norm is hindered",
     "rho > beta, eps large: the squared two-norm of the gradient is penalised",
     "in between: most coordinates are in neither extreme",
+    "unknown: the gradient is not finite",
 )
 
 # The regimes of Ma et al. (2022), by the index in `TrainingRegime.regime`.
@@ -40,7 +41,8 @@ class Regimes(NamedTuple):
     - `brace`: the factor in braces for each coordinate, a pytree like params; positive penalises.
     - `positive`: the share of coordinates where it is positive.
     - `alignment`: cosine of the bias and the gradient of the norm; at -1 its decrease is only hindered.
-    - `eps_small`, `eps_between`, `eps_large`: shares of coordinates: g^2 > 100 eps, between, g^2 < eps/100.
+    - `eps_small`, `eps_between`, `eps_large`: shares of coordinates: g^2 > 100 eps, between, g^2 < eps/100;
+      with eps outside the root |g| > 100 eps, between, |g| < eps/100.
     - `cell`: index into `CELLS`, where over half of the coordinates are, with the sign of brace it says.
     - `validity`: ||h DF[v]|| / ||F||, the size of the first correction relative to the leading flow. It is h
       times memory times curvature; the next term is about its square, so that the expansion is to be trusted
@@ -155,4 +157,5 @@ def _cell(beta_at_least_rho: Flag, is_small: Any, is_large: Any, brace: Vector) 
     row = jnp.where(beta_at_least_rho, 0, 2)
     small = jnp.mean(is_small & jnp.where(beta_at_least_rho, brace >= 0, brace < 0))
     large = jnp.mean(is_large & (brace > 0))
-    return jnp.where(small > 1 / 2, row, jnp.where(large > 1 / 2, row + 1, 4))
+    known = jnp.where(small > 1 / 2, row, jnp.where(large > 1 / 2, row + 1, 4))
+    return jnp.where(jnp.all(jnp.isfinite(brace)), known, 5)

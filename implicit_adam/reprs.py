@@ -96,8 +96,8 @@ def study(value: Any) -> str:
             errors += f" {value.error[q][i]:10.3g} {slope:>6}"
         lines.append(f"  {h:10.3g} {steps:8d}{errors}")
     for q in orders:
-        settled = "settled" if value.asymptotic[q] else "not yet asymptotic: take smaller h"
-        lines.append(f"  order {q}: slope {value.slope[q]:.3f} +- {value.slope_stderr[q]:.3f}, {settled}")
+        said = f"{value.verdict[q]}: {value.why[q]}"
+        lines.append(f"  order {q}: slope {value.slope[q]:.3f} +- {value.slope_stderr[q]:.3f}, {said}")
     return "\n".join(lines)
 
 

@@ -6,8 +6,6 @@ import numpy as np
 
 # Errors this far above the rounding floor, itself an upper estimate, are bent by a few percent at most.
 FLOOR_MARGIN = 10.0
-# Where the flow is further off than this share of the way travelled, h is in no sense small.
-CEILING = 0.1
 # How far the local slopes of the tail may differ, and how much they may still have to go.
 SETTLED = 0.1
 # Step sizes closer together than this tell nothing of a power.
@@ -17,7 +15,8 @@ SPAN = 3.0
 class PowerLaw(NamedTuple):
     """error = constant h^expected near the fitted slope; NaN where fewer than three errors can be used.
 
-    `limit` is where the local slopes head as h goes to zero, `drift` how far that is from the last one.
+    `limit` is where the local slopes head as h goes to zero, `drift` how far that is from the last one;
+    `tail` the errors fitted. `unsettled` says why the slope is not settled; it is empty where it is.
     """
 
     slope: float
@@ -25,7 +24,8 @@ class PowerLaw(NamedTuple):
     constant: float
     limit: float
     drift: float
-    settled: bool
+    tail: slice
+    unsettled: str
 
 
 def local_slopes(h: np.ndarray, error: np.ndarray) -> np.ndarray:
@@ -35,26 +35,41 @@ def local_slopes(h: np.ndarray, error: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(slopes), slopes, np.nan)
 
 
-def fit_tail(
-    h: np.ndarray, error: np.ndarray, floor: np.ndarray, travelled: np.ndarray, expected: int
-) -> PowerLaw:
-    """Fit the longest tail whose local slopes agree within `SETTLED` with the last one above the floor.
+def usable(error: np.ndarray, floor: np.ndarray, small: np.ndarray) -> slice:
+    """Down to the last error before rounding shows, from where on every h counts as small.
 
-    `h` decreases; `floor` is what rounding adds and `travelled` how far the run went, for each h. At least
-    two local slopes (three errors) must agree for the law to count as settled.
+    The range ends at the first error near the floor: below it, larger ones may be rounding again.
     """
-    chosen = _usable(error, floor, travelled)
+    near = error <= FLOOR_MARGIN * floor
+    stop = int(np.argmax(near)) if near.any() else len(error)
+    too_large = np.flatnonzero(~small[:stop])
+    return slice(int(too_large[-1]) + 1 if too_large.size else 0, stop)
+
+
+def fit_tail(h: np.ndarray, error: np.ndarray, chosen: slice, expected: int) -> PowerLaw:
+    """Fit the longest tail of the chosen errors whose local slopes agree within `SETTLED` with the last one.
+
+    `h` decreases; `chosen` is what `usable` returns. At least two local slopes (three errors) must agree for
+    the law to count as settled.
+    """
     h, error = h[chosen], error[chosen]
     if len(h) < 3:
-        return PowerLaw(*[np.nan] * 5, settled=False)
-    agrees = np.abs(local_slopes(h, error) - local_slopes(h, error)[-1]) <= SETTLED
+        few = f"only {len(h)} of the errors can be used, and a settled slope takes three"
+        return PowerLaw(*[np.nan] * 5, tail=chosen, unsettled=few)
+    slopes = local_slopes(h, error)
+    agrees = np.abs(slopes - slopes[-1]) <= SETTLED
     agreeing = len(agrees) if agrees.all() else int(np.argmin(agrees[::-1]))
     tail = slice(-max(agreeing, 2) - 1, None)
     slope, stderr = _regress(np.log(h[tail]), np.log(error[tail]))
     constant = np.exp(np.mean(np.log(error[tail]) - expected * np.log(h[tail])))
-    last, drift = local_slopes(h, error)[-1], _drift(h, local_slopes(h, error))
-    settled = agreeing >= 2 and abs(drift) <= SETTLED and h[tail][0] >= SPAN * h[tail][-1]
-    return PowerLaw(slope, stderr, float(constant), float(last + drift), float(drift), bool(settled))
+    drift = _drift(h, slopes)
+    unsettled = ""
+    if agreeing < 2 or abs(drift) > SETTLED:
+        unsettled = f"the local slopes still move: {', '.join(f'{x:.2f}' for x in slopes[-3:])}"
+    elif h[tail][0] < SPAN * h[tail][-1]:
+        unsettled = f"the slopes agree over a factor of {h[tail][0] / h[tail][-1]:.2g} in h only"
+    fitted = slice(chosen.stop - len(h[tail]), chosen.stop)
+    return PowerLaw(slope, stderr, float(constant), float(slopes[-1] + drift), drift, fitted, unsettled)
 
 
 def _drift(h: np.ndarray, slopes: np.ndarray) -> float:
@@ -64,18 +79,7 @@ def _drift(h: np.ndarray, slopes: np.ndarray) -> float:
     """
     middle = np.sqrt(h[1:] * h[:-1])
     ratio = middle[-1] / middle[-2]
-    return (slopes[-1] - slopes[-2]) * ratio / (1 - ratio)
-
-
-def _usable(error: np.ndarray, floor: np.ndarray, travelled: np.ndarray) -> slice:
-    """From the first error small against the way travelled to the last before rounding shows.
-
-    The range ends at the first error near the floor: below it, larger ones may be rounding again.
-    """
-    small = np.isfinite(error) & (error < CEILING * travelled)
-    start = int(np.argmax(small)) if small.any() else len(error)
-    usable = (small & (error > FLOOR_MARGIN * floor))[start:]
-    return slice(start, start + (len(usable) if usable.all() else int(np.argmin(usable))))
+    return float((slopes[-1] - slopes[-2]) * ratio / (1 - ratio))
 
 
 def _regress(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

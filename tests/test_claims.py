@@ -14,7 +14,14 @@ from implicit_adam.experiments import (
     three_regimes,
     valley,
 )
-from implicit_adam.experiments.claims import DID_NOT_HOLD, HELD, UNDECIDED, named_arrays
+from implicit_adam.experiments.claims import (
+    DID_NOT_HOLD,
+    HELD,
+    UNDECIDED,
+    decided,
+    is_monotone,
+    named_arrays,
+)
 from implicit_adam.experiments.reproduce import ITEMS
 from implicit_adam.plotting.paper import PICTURES
 from implicit_adam.problems import digits
@@ -125,6 +132,10 @@ def test_the_special_cases_have_their_orders_and_others_would_be_noticed(name):
     assert verdicts(item, found) == [HELD]
     same = found._replace(modified_slope=found.plain_slope)
     assert verdicts(item, same) == [DID_NOT_HOLD]
+    # One last slope that happens to be right, or wrong, has not settled.
+    for last in (found.modified_slope[-1], found.plain_slope[-1]):
+        by_chance = np.array([*found.modified_slope[:-2], last - 0.11, last])
+        assert verdicts(item, found._replace(modified_slope=by_chance)) == [UNDECIDED]
     assert verdicts(item, found._replace(plain_slope=found.modified_slope)) == [UNDECIDED]
     if name != "sgd":
         assert verdicts(item, found._replace(identity=np.asarray(1e-3))) == [DID_NOT_HOLD]
@@ -209,3 +220,55 @@ def test_the_flows_of_the_special_cases_are_compared_over_the_horizon_they_are_g
 def test_arrays_are_named_by_their_path():
     family = valley.Family(*(np.zeros(2) for _ in valley.Family._fields))
     assert "1/met" in named_arrays((family, family))
+
+
+def test_equal_values_single_ones_and_numbers_that_are_none_are_not_monotone():
+    assert is_monotone(np.array([1.0, 2.0, 3.0]), 1)
+    assert is_monotone(np.array([3.0, 2.0, 1.0]), -1)
+    for values in ([1.0, 1.0, 2.0], [1.0, 1.0], [1.0], [], [1.0, np.nan, 3.0]):
+        assert not any(is_monotone(np.array(values), sign) for sign in (1, -1)), values
+
+
+def test_what_both_holds_and_does_not_is_undecided():
+    assert [decided(held=h, refuted=r) for h, r in ((1, 0), (0, 1), (0, 0), (1, 1))] == [
+        HELD,
+        DID_NOT_HOLD,
+        UNDECIDED,
+        UNDECIDED,
+    ]
+
+
+@pytest.mark.parametrize(("other", "verdict"), [(0.995, HELD), (0.997, UNDECIDED), (-0.997, UNDECIDED)])
+def test_in_table_1_the_other_norm_must_be_less_aligned_than_the_claimed_one(other, verdict):
+    config, cell = table1.Table1Config(), table1.CELLS[0]
+    claim = table1._cell(config, cell, np.array([0.999, 0.996]), np.array([0.1, other]), "inside")
+    assert claim.verdict == verdict
+
+
+def test_no_losses_at_all_are_refused_and_do_not_hold_by_default():
+    with pytest.raises(ValueError, match="losses"):
+        table1.run(table1.Table1Config(losses=0), nothing)
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(0.199, HELD), (0.201, UNDECIDED)])
+def test_the_flow_of_figures_2_and_3_may_be_a_fifth_of_the_largest_shift_off(gap, verdict):
+    varied = valley.Varied("beta", (0.5, 0.7, 0.9), (), -1, "down")
+    config = valley.ValleyConfig((varied,), levels=(9.0,))
+    adam = np.array([-1.0, -2.0, -4.0])[:, None]
+    unused = np.zeros(3)
+    family = valley.Family(
+        unused,
+        unused,
+        unused,
+        unused,
+        unused,
+        unused,
+        adam,
+        adam + 4 * gap * np.array([[0], [0], [1]]),
+        0 * adam,
+    )
+    assert valley._predicted(config, [(varied, family)]).verdict == verdict
+    other_order = family._replace(flow_sum=family.flow_sum[::-1])
+    assert valley._predicted(config, [(varied, other_order)]).verdict == DID_NOT_HOLD
+    nothing_moves = family._replace(adam_sum=0 * adam, flow_sum=0 * adam)
+    assert valley._predicted(config, [(varied, nothing_moves)]).verdict == UNDECIDED

@@ -76,17 +76,56 @@ def test_what_has_not_settled_is_undecided_with_its_own_exit_status(tmp_path, ca
     assert "not yet asymptotic" in capsys.readouterr().out
 
 
-def test_a_slope_that_contradicts_the_theorem_is_exit_status_1(tmp_path, capsys):
-    """Euler's method spoils the corrected flow of gradient descent: the measured slope is 1, and settled."""
-    import diffrax
+def test_a_slope_that_contradicts_the_theorem_is_exit_status_1(tmp_path, capsys, monkeypatch):
+    """With the sign of the correction turned."""
+    from implicit_adam.fields.select import raveled_field
 
-    from implicit_adam.cli import verify as command
+    def flipped(rule, objective, order):
+        plain, right = (raveled_field(rule, objective, q) for q in (0, order))
+        return lambda n: lambda theta: 2 * plain(n)(theta) - right(n)(theta)
 
-    command.SOLVERS["euler"] = diffrax.Euler
-    options = ["--problem", "quadratic", "--optimizer", "gradient-descent", "--solver", "euler"]
-    assert verify(tmp_path, *options, "--steps", "160,320,640") == 1
-    assert "contradict" in capsys.readouterr().out
-    del command.SOLVERS["euler"]
+    monkeypatch.setattr(sys.modules["implicit_adam.convergence"], "raveled_field", flipped)
+    options = ["--problem", "quadratic", "--optimizer", "gradient-descent", "--steps", "160,320,640"]
+    assert verify(tmp_path, *options) == 1
+    assert "theory 2: contradicted (the error falls like h^1" in capsys.readouterr().out
+
+
+def test_a_solver_of_too_low_an_order_is_bad_usage(tmp_path, capsys):
+    options = ["--problem", "quadratic", "--optimizer", "gradient-descent", "--solver", "heun"]
+    assert verify(tmp_path, *options, "--orders", "0,2") == 2
+    assert "Heun is of order 2" in capsys.readouterr().err
+
+
+LONG = ["--problem", "bilinear", "--optimizer", "adam", "--eps-placement", "inside"]
+NO_CONTRADICTION = {
+    "a memory longer than the run": (
+        [
+            "--beta",
+            "0.5",
+            "--rho",
+            "0.9999",
+            "--eps",
+            "1e-8",
+            "--horizon",
+            "0.1",
+            "--steps",
+            "50,100,200,400",
+        ],
+        (3, "memory is as long as the run"),
+    ),
+    "rho = beta": (["--beta", "0.7", "--rho", "0.7", "--eps", "1e-10"], (0, "slope 1.97")),
+}
+
+
+@pytest.mark.parametrize(("options", "expected"), NO_CONTRADICTION.values(), ids=NO_CONTRADICTION.keys())
+def test_what_the_theorem_does_not_speak_of_or_allows_does_not_contradict_it(
+    options, expected, tmp_path, capsys
+):
+    status, words = expected
+    assert verify(tmp_path, *LONG, *options) == status
+    printed = capsys.readouterr().out
+    assert words in printed
+    assert "contradict" not in printed
 
 
 STILL_BENDING = {

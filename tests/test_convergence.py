@@ -49,7 +49,7 @@ def test_a_study_compiles_once_and_tells_its_progress():
         horizon=0.2,
         step_counts=(30, 60, 90, 120),
     )
-    assert len(traces) == first + 1  # the look at its shape
+    assert len(traces) == first + 3  # looks at its shape, at what it hides, at whether it has changed
     assert progress == [(20, 140), (60, 140), (140, 140)]
 
 

@@ -140,3 +140,31 @@ def test_a_hill_is_a_fall_a_rise_and_a_fall():
     assert not hills.has_hill(np.concatenate([up, down / 3]), 0.1)
     assert not hills.has_hill(np.concatenate([down, up]), 0.1)
     assert not hills.has_hill(np.concatenate([down, 0.95 + 0.05 * up, down / 3]), 0.1)
+
+
+def bounded_by(config, *least):
+    """The verdict on the floor for the smallest norms of both panels, in units of p sqrt(eps)."""
+    beta, rho = (0.9, 0.95), (0.97, 0.98)
+    panels = (
+        runs([1.0] * 2, [0.9] * 2, beta=beta, rho=(0.999,)),
+        runs([1.0] * 2, [0.9] * 2, beta=(0.97,), rho=rho),
+    )
+    norms = [x * 10 * 1e-8**0.5 + np.zeros_like(panel.norm) for x, panel in zip(least, panels, strict=True)]
+    left, right = (panel._replace(norm=norm) for panel, norm in zip(panels, norms, strict=True))
+    return figure6._bounded(config, figure6.Figure6(left, right)).verdict
+
+
+def test_the_floor_of_figure_6_is_that_of_float32():
+    config = figure6.Figure6Config()
+    assert bounded_by(config, 1 - 0.9e-5, 1.0) == bounded_by(config, 1.0, 1 - 0.9e-5) == HELD
+    assert bounded_by(config, 1 - 1.1e-5, 1.0) == bounded_by(config, 1.0, 1 - 1.1e-5) == DID_NOT_HOLD
+
+
+def test_a_panel_without_numbers_decides_nothing():
+    config = figure6.Figure6Config()
+    assert bounded_by(config, 1.0, np.nan) == bounded_by(config, np.nan, 1.0) == UNDECIDED
+    assert figure6._hills(config, np.full((2, 200), np.nan)).verdict == UNDECIDED
+    assert figure6._hills(config, np.zeros((0, 200))).verdict == UNDECIDED
+    at = lambda curves: figure6.Measurement("beta", np.arange(4.0), curves, np.full(4, True))
+    for nothing_seen in (np.full((4, 3, 200), np.nan), np.ones((4, 3, 200)), np.zeros((4, 0, 200))):
+        assert figure6._ordered(config, at(nothing_seen)).verdict == UNDECIDED

@@ -109,3 +109,12 @@ def test_an_eps_that_is_not_positive_in_the_dtype_of_the_gradient_is_refused():
     loss = penalties.one_norm(lambda t: jnp.sum(t**2), 0.3, 1e-60)
     with pytest.raises(ValueError, match=r"underflows.*float32"):
         loss(losses.START.astype(jnp.float32))
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-9, 1e-150])
+def test_the_two_norm_of_a_small_gradient_is_penalised_as_any_other(size):
+    """No threshold below which its derivative is taken to be zero, and none that lifts the norm."""
+    theta = size * jnp.asarray([0.6, 0.0, -0.8])
+    penalised = penalties.two_norm(lambda t: jnp.sum(t**2) / 2, 1.0)
+    np.testing.assert_allclose(penalised(theta) - size**2 / 2, size, rtol=1e-9)
+    np.testing.assert_allclose(jax.grad(penalised)(theta) - theta, theta / size, rtol=1e-9)

@@ -38,6 +38,10 @@ def test_the_order_over_hyperparameters_is_that_of_convergence():
         for j, eps in enumerate((1e-3, 1.0)):
             problem = bilinear()
             study = ia.convergence(adam(beta=beta, eps=eps), problem.loss, problem.params, **kwargs)
+            for name in ("validity", "remembered"):
+                np.testing.assert_allclose(
+                    result.values[name][i, j], getattr(study, name), rtol=1e-6, atol=1e-12
+                )
             for q in (0, 1, 2):
                 np.testing.assert_allclose(result.values[f"error_{q}"][i, j], study.error[q], rtol=1e-6)
                 np.testing.assert_allclose(
@@ -47,7 +51,7 @@ def test_the_order_over_hyperparameters_is_that_of_convergence():
 
 def test_observables_over_step_sizes_and_seeds_are_those_of_single_runs():
     problem = digits(batches=2, samples=40)
-    at = sweeps.observables_at(adam, digits_start, problem, ("loss",), horizon=0.1, records=3)
+    at = sweeps.observables_at(adam, problem, ("loss",), horizon=0.1, records=3)
     grid = {"h": np.array([0.01, 0.02]), "seed": np.array([0, 5])}
     result = ia.sweep(at, grid, progress=False, cost=sweeps.run_length(0.01))
     for i, h in enumerate(grid["h"]):

@@ -7,7 +7,7 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.problems import digits
-from implicit_adam.regimes import CELLS, REGIMES
+from implicit_adam.regimes import CELLS, REGIMES, regime_of_losses
 from tests import losses
 
 g = jax.grad(losses.full_loss)(losses.START)
@@ -60,7 +60,7 @@ def test_every_cell_of_table_1_is_reached(setting, cell, inside):
     if cell < 4:
         assert float(shares[0 if cell in (0, 2) else 2]) == 1
         assert float(found.alignment) == pytest.approx(-1 if cell == 2 else 1, abs=1e-6)
-    assert len(CELLS) == 5
+    assert len(CELLS) == 6
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -161,3 +161,54 @@ def test_the_losses_of_a_run_in_mini_batches_are_their_means():
     together = ia.training_regime(run, whole.loss, batches=whole.batches)
     np.testing.assert_allclose(found.loss, together.loss, rtol=1e-12)
     np.testing.assert_allclose(problem.mean_loss(problem.params), found.loss[0], rtol=1e-12)
+
+
+def with_gradient(*g):
+    """A loss with this gradient at zero."""
+    slope = jnp.asarray(g)
+    return lambda t: jnp.sum(slope * t) + jnp.sum(t**2) / 2
+
+
+def shares(eps, inside, *g):
+    rule = ia.Adam(0.1, 0.9, 0.99, eps, eps_in_sqrt=inside)
+    found = ia.regimes(rule, with_gradient(*g), jnp.zeros(len(g)))
+    return [float(found.eps_small), float(found.eps_between), float(found.eps_large)], int(found.cell)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(("ratio", "place"), [(101, 0), (99, 1), (1 / 99, 1), (1 / 101, 2)])
+def test_small_and_large_are_a_factor_of_100_of_g_squared_inside_and_of_g_outside(inside, ratio, place):
+    g = 10.0
+    eps = g**2 / ratio if inside else g / ratio
+    assert shares(eps, inside, g)[0] == [float(i == place) for i in range(3)]
+
+
+def test_a_cell_takes_more_than_half_of_the_coordinates():
+    assert shares(1.0, True, 11.0, 11.0, 1.0, 1.0)[1] == 4
+    assert shares(1.0, True, 11.0, 11.0, 11.0, 1.0)[1] == 2
+    # (1 + rho) / (1 - rho) eps / g^2 must not win.
+    assert shares(1.0, True, 0.09, 0.09, 1.0, 1.0)[1] == 4
+    assert shares(1.0, True, 0.09, 0.09, 0.09, 1.0)[1] == 3
+
+
+def test_a_gradient_that_is_not_finite_is_in_no_cell():
+    rule = ia.Adam(0.1, 0.9, 0.99, 1.0, eps_in_sqrt=True)
+    found = ia.regimes(rule, lambda t: jnp.sum(jnp.sqrt(t)), jnp.asarray([0.0, -1.0]))
+    assert CELLS[int(found.cell)].startswith("unknown")
+
+
+@pytest.mark.parametrize(("rise", "regime"), [(0.099, "stable oscillation"), (0.101, "spikes")])
+def test_a_spike_is_a_rise_by_a_tenth_of_the_gain(rise, regime):
+    """The gain of 3 is from 5 to 2, so that neither the loss nor its size counts."""
+    losses_of_run = jnp.asarray([5.0, 3.0, 2.0, 2.0 + 3.0 * rise, 2.0])
+    found = regime_of_losses(losses_of_run)
+    assert REGIMES[int(found.regime)] == regime
+    np.testing.assert_allclose(found.largest_rise, rise, rtol=1e-12)
+
+
+def test_divergence_is_the_median_of_the_last_tenth_above_the_start():
+    """Of twenty losses the last two, whose median is their mean."""
+    ends = {(1.1, 1.1): "divergence", (0.5, 1.1): "spikes", (0.5, 1.6): "divergence", (0.5, 1.4): "spikes"}
+    for end, regime in ends.items():
+        losses_of_run = jnp.asarray([1.0, *[0.5] * 17, *end])
+        assert REGIMES[int(regime_of_losses(losses_of_run).regime)] == regime, end

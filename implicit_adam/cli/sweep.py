@@ -20,7 +20,7 @@ from implicit_adam.experiments import sweeps
 from implicit_adam.fields.select import HIGHEST_ORDER
 from implicit_adam.observed import OBSERVABLES
 from implicit_adam.plotting import plot_sweep
-from implicit_adam.problems import PROBLEMS, digits_start
+from implicit_adam.problems import PROBLEMS
 from implicit_adam.rules import RULES
 from implicit_adam.sweeps import SweepResult, sweep
 from implicit_adam.sweeps.lanes import device_mesh
@@ -76,7 +76,7 @@ def add_sweep(commands: Any) -> None:
     )
     for name in HYPERPARAMETERS:
         add(f"--{name}", type=axis, metavar="VALUES", help=f"values of {name} (default: the optimizer's)")
-    add("--seed", type=axis, metavar="VALUES", help="integers that draw the network's weights (digits only)")
+    add("--seed", type=axis, metavar="VALUES", help="integers that draw the start, where a problem draws it")
     add(
         "--set",
         type=setting,
@@ -117,7 +117,7 @@ def _sweep(options: argparse.Namespace) -> int:
     mesh = _mesh(options.devices)
     axes, fixed = _split(options)
     point, cost = _study(options, axes, fixed)
-    require("matplotlib", "tqdm", *(["sklearn"] if options.problem == "digits" else []))
+    require("matplotlib", "tqdm")
     require(*(["xarray"] if options.netcdf else []), extra="sweeps")
     lanes = int(np.prod([len(values) for values in axes.values()]))
     size = -(-lanes // CHUNKS) if options.chunk is None else check_count("--chunk", options.chunk)
@@ -195,9 +195,6 @@ def _split(options: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str
             msg = f"{options.optimizer} has no hyperparameter {name}; it has {', '.join(known)}"
             raise ValueError(msg)
     if options.seed is not None:
-        if options.problem != "digits":
-            msg = f"--seed has no effect on {options.problem}; leave it out"
-            raise ValueError(msg)
         if (options.seed != np.round(options.seed)).any() or (options.seed < 0).any():
             msg = "--seed must be integers >= 0"
             raise ValueError(msg)
@@ -246,7 +243,10 @@ def _study(
     if not alone and options.horizon < longest / 2:
         msg = f"--horizon {options.horizon:g} is less than one step of h = {longest:g}"
         raise ValueError(msg)
-    problem = PROBLEMS[options.problem]()
+    problem, seed = PROBLEMS[options.problem](), fixed.get("seed")
+    if problem.start is None and ("seed" in axes or seed is not None):
+        msg = f"--seed has no effect on {options.problem}; leave it out"
+        raise ValueError(msg)
     if "bias" in alone:
         return sweeps.bias_at(build, problem), None
     if "order" in alone:
@@ -256,12 +256,11 @@ def _study(
             "orders": options.orders or ORDERS,
         }
         return sweeps.order_at(build, problem, **kwargs), None
-    seed = fixed.get("seed")
-    if seed is not None:
-        problem = problem._replace(params=digits_start(int(seed)))
+    if problem.start is not None and seed is not None:
+        problem = problem._replace(params=problem.start(int(seed)))
     check_count("--every", options.every)
     at = sweeps.observables_at(
-        build, digits_start, problem, options.observable, horizon=options.horizon, every=options.every
+        build, problem, options.observable, horizon=options.horizon, every=options.every
     )
     return at, sweeps.run_length(fixed.get("h", DEFAULTS["h"])) if "h" in axes else None
 

@@ -39,13 +39,15 @@ class Item(NamedTuple):
 
 
 def decided(*, held: Any, refuted: Any) -> str:
-    """The verdict; neither leaves it undecided. What is not finite must make both false."""
-    return HELD if bool(held) else DID_NOT_HOLD if bool(refuted) else UNDECIDED
+    """The verdict; neither or both leave it undecided. What is not finite must make both false."""
+    if bool(held) == bool(refuted):
+        return UNDECIDED
+    return HELD if bool(held) else DID_NOT_HOLD
 
 
 def is_monotone(values: np.ndarray, sign: int) -> bool:
-    """Whether the values rise (sign = 1) or fall (-1) at every step."""
-    return bool((sign * np.diff(values) > 0).all())
+    """Whether the values, two or more, rise (sign = 1) or fall (-1) at every step."""
+    return len(values) > 1 and bool((sign * np.diff(values) > 0).all())
 
 
 def named_arrays(result: Any) -> dict[str, np.ndarray]:

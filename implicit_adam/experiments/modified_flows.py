@@ -15,7 +15,7 @@ from implicit_adam.experiments.claims import Advance, Claim, decided
 from implicit_adam.experiments.random_losses import random_data, random_loss
 from implicit_adam.iterate import iterate
 from implicit_adam.rules import AbstractRule
-from implicit_adam.slopes import local_slopes
+from implicit_adam.slopes import SETTLED, local_slopes
 from implicit_adam.types import Loss, Scalar, Vector
 
 # At a step size: the rule that moves by about h grad E a step, its modified loss and its plain one.
@@ -112,20 +112,27 @@ def order_claim(source: str, statement: str, identity: str = "") -> Callable[[An
 
     def claims(_: Any, found: Orders) -> tuple[Claim]:
         order, last, contrast = int(found.order), found.modified_slope[-1], found.plain_slope[-1]
-        right = abs(last - order) < TOLERANCE and abs(contrast - (order - 1)) < TOLERANCE
+        settled, contrast_settled = (_settled(x) for x in (found.modified_slope, found.plain_slope))
+        right = settled and contrast_settled and abs(last - order) < TOLERANCE
+        right = right and abs(contrast - (order - 1)) < TOLERANCE
         return (
             Claim(
                 source,
                 statement,
-                f"the last local slope is within {TOLERANCE:g} of {order} for the modified flow and of "
-                f"{order - 1} for the plain one{identity and f', and {identity} to 1e-9'} (a slope below "
-                f"{order - 0.5:g}{identity and ', or another difference'}: it did not hold)",
+                f"the last two local slopes agree to {SETTLED:g}, and the last is within {TOLERANCE:g} of "
+                f"{order} for the modified flow and of {order - 1} for the plain one"
+                f"{identity and f', and {identity} to 1e-9'} (one that agrees and lies below {order - 0.5:g}"
+                f"{identity and ', or another difference'}: it did not hold)",
                 f"slopes {last:.3f} and {contrast:.3f}{identity and f'; difference {found.identity:.1e}'}",
                 decided(
                     held=right and found.identity < 1e-9,
-                    refuted=found.identity >= 1e-9 or last < order - 0.5,
+                    refuted=found.identity >= 1e-9 or (settled and last < order - 0.5),
                 ),
             ),
         )
 
     return claims
+
+
+def _settled(slopes: np.ndarray) -> bool:
+    return len(slopes) > 1 and bool(abs(slopes[-1] - slopes[-2]) <= SETTLED)

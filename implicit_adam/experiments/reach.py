@@ -25,7 +25,7 @@ from implicit_adam.convergence import supremum
 from implicit_adam.experiments.claims import Advance, Claim, Item, decided
 from implicit_adam.iterate import optimizer_step
 from implicit_adam.objective import Objective
-from implicit_adam.problems import PROBLEMS, Problem
+from implicit_adam.problems import build_problem
 from implicit_adam.rules import AbstractRule, Adam
 from implicit_adam.rules.kernels import at_lag
 from implicit_adam.training import Training, checked_training, identified
@@ -70,7 +70,7 @@ def run(config: ReachConfig, advance: Advance) -> Reach:
     h, errors = [], []
     total, done = len(config.problems) * len(config.decays), 0
     for name, horizon, eps in config.problems:
-        problem = _problem(config, name)
+        problem = build_problem(name, batches=1, samples=config.samples)
         h.append(horizon / np.asarray(config.step_counts))
         rows = []
         for beta, rho in config.decays:
@@ -87,10 +87,6 @@ def run(config: ReachConfig, advance: Advance) -> Reach:
     return Reach(np.asarray(h), found, np.asarray(largest))
 
 
-def _problem(config: ReachConfig, name: str) -> Problem:
-    return PROBLEMS[name](batches=1, samples=config.samples) if name == "digits" else PROBLEMS[name]()
-
-
 def _errors(config: ReachConfig, name: str, training: Training, horizon: float) -> np.ndarray:
     """Of every order, and of the unexpanded map, relative to the distance travelled: (orders + 1, steps)."""
     columns = []
@@ -100,7 +96,7 @@ def _errors(config: ReachConfig, name: str, training: Training, horizon: float) 
         found = _supremum(run, jnp.asarray(steps), config.orders, getattr(diffrax, config.solver)())
         # A flow that diverged is infinitely far; NaN is what was not measured.
         column = [float(jnp.nan_to_num(error, nan=jnp.inf)) for error in found.two_norm]
-        affordable = steps <= dict(config.unexpanded_steps)[name]
+        affordable = steps <= dict(config.unexpanded_steps).get(name, 0)
         last = float(unexpanded_error(run, steps)) if affordable else np.nan
         columns.append(np.asarray([*column, last]) / float(found.travelled))
     return np.stack(columns, axis=1)

@@ -37,7 +37,8 @@ def order_at(
     """The convergence study at a point: errors against the optimizer and local slopes of every order.
 
     `error_q` (K,) is the sup over the run at each step count, `local_slope_q` (K-1,), `slope_q` the last of
-    these: near q + 1 once the asymptotic regime is reached. The rule's own h is replaced by horizon / steps.
+    these: near q + 1 once the asymptotic regime is reached, which it is not where `validity` or `remembered`,
+    (K,) as in `convergence`, are above a tenth. The rule's own h is replaced by horizon / steps.
     """
     counts = jnp.asarray(check_step_counts(step_counts))
     check_horizon(horizon)
@@ -46,16 +47,17 @@ def order_at(
     def at(**point: Any) -> dict[str, Any]:
         training = checked_training(build(**point), problem.loss, problem.params, problem.batches)
 
-        def errors(steps: StepNumber) -> tuple[Scalar, ...]:
+        def measured(steps: StepNumber) -> tuple[tuple[Scalar, ...], Scalar, Scalar]:
             h = horizon / jnp.asarray(steps, training.theta.dtype)
             run = training._replace(rule=training.rule.with_step_size(h))
-            return supremum(run, steps, orders).two_norm
+            found = supremum(run, steps, orders)
+            return found.two_norm, found.watched.validity, found.remembered
 
         # One after the other, or the short runs of a sweep would wait for the long ones.
-        found = jax.lax.map(errors, counts)
+        errors, validity, remembered = jax.lax.map(measured, counts)
         ratio = jnp.log(counts[1:].astype(float) / counts[:-1].astype(float))
-        result = {}
-        for q, error in zip(orders, found, strict=True):
+        result = {"validity": validity, "remembered": remembered}
+        for q, error in zip(orders, errors, strict=True):
             slopes = jnp.log(error[:-1] / error[1:]) / ratio.astype(error.dtype)
             result |= {f"error_{q}": error, f"local_slope_{q}": slopes, f"slope_{q}": slopes[-1]}
         return result
@@ -94,7 +96,6 @@ def bias_at(build: Build, problem: Problem) -> Point:
 
 def observables_at(
     build: Build,
-    start: Callable[..., Any],
     problem: Problem,
     names: Sequence[str],
     *,
@@ -104,14 +105,19 @@ def observables_at(
 ) -> Point:
     """A run to time T at a point: the last, largest and mean value of each observable, and its record.
 
-    `start(seed)` gives the parameters where `seed` is swept, else the problem's own start is used. Steps are
-    T / h, rounded, so that h can be swept too: hand `cost=run_length(..)` to `sweep`.
+    Where `seed` is swept, `problem.start(seed)` gives the parameters, else they are the problem's own. Steps
+    are T / h, rounded, so that h can be swept too: hand `cost=run_length(..)` to `sweep`.
     """
     check_horizon(horizon)
 
     def at(*, seed: Any = None, **point: Any) -> dict[str, Any]:
         rule: AbstractOptimizer = build(**point)
-        params = problem.params if seed is None else start(seed)
+        params = problem.params
+        if seed is not None:
+            if problem.start is None:
+                msg = f"the problem {problem.name} has one start only; leave seed out"
+                raise ValueError(msg)
+            params = problem.start(seed)
         steps = jnp.round(horizon / rule.h).astype(int)
         seen = observe(
             rule, problem.loss, params, steps, names, every=every, records=records, batches=problem.batches

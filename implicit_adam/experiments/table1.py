@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from implicit_adam.checks import check_count
 from implicit_adam.experiments.claims import Advance, Claim, Item, decided
 from implicit_adam.experiments.random_losses import Data, random_data, random_loss
 from implicit_adam.observables import bias
@@ -71,6 +72,7 @@ class Table1(NamedTuple):
 
 def run(config: Table1Config, advance: Advance) -> Table1:
     """All cells, one after the other, for every placement."""
+    check_count("losses", config.losses)
     keys = jax.random.split(jax.random.key(config.seed), config.losses)
     cells, shape = [], (len(config.placements), len(CELLS), config.losses)
     for placement, cell in itertools.product(config.placements, CELLS):

@@ -182,7 +182,8 @@ def _predicted(config: ValleyConfig, pairs: list[tuple[Varied, Family]]) -> Clai
     ]
     adam, corrected = (np.concatenate(shift) for shift in zip(*shifts, strict=True))
     ordered = all((np.argsort(a) == np.argsort(b)).all() for a, b in shifts)
-    gap = float(np.max(abs(adam - corrected)) / np.max(abs(adam)))
+    largest = np.max(abs(adam))
+    gap = float(np.max(abs(adam - corrected)) / largest) if largest > 0 else np.nan
     return Claim(
         "section 4",
         "All these observations are what Theorem 3.1 predicts.",

@@ -8,39 +8,25 @@ from typing import Any, NamedTuple
 
 import diffrax
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from implicit_adam.checks import check_batches
 from implicit_adam.convergence import Convergence, convergence
-from implicit_adam.problems import PROBLEMS, Problem
+from implicit_adam.fields.past import window
+from implicit_adam.objective import ravel
+from implicit_adam.problems import Problem, build_problem
 from implicit_adam.rules import RULES, AbstractOptimizer, AbstractRule, Optax
 
-HORIZON = {"bilinear": 0.5, "digits": 0.1, "quadratic": 1.0}
-# The same for optimizers that move by gradients and not by about one a unit of time.
-UNSCALED = ("gradient-descent", "heavy-ball", "nesterov")
-UNSCALED_HORIZON = {"bilinear": 0.02, "digits": 1.0, "quadratic": 1.0}
-# The size of a gradient component, over which a smooth sign should turn to be seen.
-GRADIENT = {"bilinear": 30.0, "digits": 0.03, "quadratic": 1.0}
 STEP_COUNTS = (48, 96, 192, 384, 768)
 # Beyond order 1 an evaluation in mini-batches runs the optimizer again over all the steps it remembers: fewer
 # steps, and a shorter time on fewer digits.
 HIGH_ORDER_STEP_COUNTS = (32, 64, 128, 256)
-HIGH_ORDER_HORIZON = {"digits": 0.02}
 HIGH_ORDER_SAMPLES = 100
-# Hyperparameters that only some optimizers have, with memories as short as those of the config.
-OWN: dict[str, dict[str, float]] = {
-    "lion": {"beta1": 0.5, "beta2": 0.7},
-    "adamw": {"weight_decay": 0.1},
-    "ademamix": {"beta_slow": 0.7, "alpha": 0.5},
-}
-# How far a settled slope may lie from order + 1: the other orders bend more at the same step sizes.
-TOLERANCE = {1: 0.1}
-DEFAULT_TOLERANCE = 0.15
 SCHEDULES = ("cyclic", "shuffled")
 PACKAGES = ("jax", "numpy", "optax", "diffrax", "equinox")
-# How little local slopes may still move where they contradict the theorem.
-STILL = 0.03
+OUTSIDE = "outside the theorem"
 
 
 @dataclass(frozen=True)
@@ -58,7 +44,7 @@ class VerifyConfig:
     rho: float = 0.7
     # None: 1e-3 inside the root and its square root outside, so that both floor the denominator alike.
     eps: float | None = None
-    # None: one per problem, see HORIZON and, beyond order 1, HIGH_ORDER_HORIZON.
+    # None: the problem's own.
     horizon: float | None = None
     # None: STEP_COUNTS or, beyond order 1, HIGH_ORDER_STEP_COUNTS.
     step_counts: tuple[int, ...] | None = None
@@ -89,7 +75,7 @@ class VerifyConfig:
 class Case(NamedTuple):
     """One optimizer on one problem, before it is run."""
 
-    problem: str
+    problem: Problem
     optimizer: str
     placement: str | None
     rule: AbstractOptimizer
@@ -112,19 +98,19 @@ class Outcome(NamedTuple):
 
 def cases(config: VerifyConfig) -> Iterator[Case]:
     """Every problem with every optimizer and, where it has an eps, every placement of it."""
-    for problem in config.problems:
+    for name in config.problems:
+        problem = _problem(config, name)
         for optimizer in config.optimizers:
-            horizon = _horizon(config, problem, optimizer) if config.horizon is None else config.horizon
             for placement in _placements(config, optimizer):
                 rule = _rule(config, problem, optimizer, placement)
+                horizon = _horizon(config, problem, rule) if config.horizon is None else config.horizon
                 yield Case(problem, optimizer, placement, rule, horizon)
 
 
 def run(config: VerifyConfig, callback: Callable[[Case, int], None] | None = None) -> Iterator[Outcome]:
     """The outcome of each case, as it comes; `callback(case, steps)` after each finished run."""
-    loaded = {name: _problem(config, name) for name in config.problems}
     for case in cases(config):
-        problem, done = loaded[case.problem], 0
+        problem, done = case.problem, 0
 
         def advance(steps: int, _: int, case: Case = case) -> None:
             nonlocal done
@@ -158,22 +144,17 @@ def _schedule(config: VerifyConfig, problem: Problem) -> np.ndarray | None:
 
 
 def verdict(rule: AbstractOptimizer, study: Convergence, order: int) -> str:
-    """What a measured slope says of `error = O(h^(order+1))`: it decides only once it has settled.
+    """What a study says of `error = O(h^(order+1))`, see `asymptotics`.
 
     A memory that never fades (Adagrad) spans the whole run: h times memory does not go to zero with h, and
     the theorem promises nothing.
     """
-    if isinstance(rule, AbstractRule) and not all(kernel.forgets for kernel in rule.kernels(0)):
-        return "outside the theorem"
-    if not study.asymptotic[order]:
-        return "not yet asymptotic"
-    tolerance = TOLERANCE.get(order, DEFAULT_TOLERANCE)
-    if abs(study.slope[order] - (order + 1)) <= tolerance:
-        return "holds"
-    # A contradiction asks for more: slopes that stand still, and not just beside the theorem's.
-    limit, last = study.limiting_slope[order], study.local_slope[order][-1]
-    stands_still = abs(limit - last) <= STILL
-    return "contradicted" if stands_still and abs(limit - (order + 1)) > tolerance else "not yet asymptotic"
+    return OUTSIDE if never_fades(rule) else study.verdict[order]
+
+
+def never_fades(rule: AbstractOptimizer) -> bool:
+    """Whether a kernel holds old gradients for ever."""
+    return isinstance(rule, AbstractRule) and not np.isfinite(window(rule.kernels(0)))
 
 
 def hyperparameters(optimizer: str) -> tuple[str, ...]:
@@ -202,29 +183,44 @@ def as_json(config: VerifyConfig, outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
-def _horizon(config: VerifyConfig, problem: str, optimizer: str) -> float:
-    if optimizer in UNSCALED:
-        return UNSCALED_HORIZON[problem]
-    return (HORIZON | HIGH_ORDER_HORIZON if config.high_order else HORIZON)[problem]
+def _horizon(config: VerifyConfig, problem: Problem, rule: AbstractOptimizer) -> float:
+    if _moves_by_gradients(rule, problem):
+        chosen = problem.gradient_horizon
+    else:
+        chosen = problem.short_horizon if config.high_order else problem.horizon
+    return problem.horizon if chosen is None else chosen
+
+
+def _moves_by_gradients(rule: AbstractOptimizer, problem: Problem) -> bool:
+    """Whether a thousand times the gradient makes about so much of the update, too, and not the same."""
+    tx = rule.transformation()
+
+    def first_update(size: float) -> jax.Array:
+        gradient = jax.tree.map(lambda x: jnp.full_like(x, size * problem.gradient), problem.params)
+        with jax.numpy_dtype_promotion("standard"):
+            return ravel(tx.update(gradient, tx.init(problem.params), problem.params)[0])
+
+    none, once, thousandfold = (first_update(size) for size in (0.0, 1.0, 1000.0))
+    return bool(jnp.linalg.norm(thousandfold - none) > 30 * jnp.linalg.norm(once - none))
 
 
 def _placements(config: VerifyConfig, optimizer: str) -> tuple[str | None, ...]:
     return config.eps_placements if "eps_in_sqrt" in hyperparameters(optimizer) else (None,)
 
 
-def _rule(config: VerifyConfig, problem: str, optimizer: str, placement: str | None) -> AbstractOptimizer:
+def _rule(config: VerifyConfig, problem: Problem, optimizer: str, placement: str | None) -> AbstractOptimizer:
     """With h = 1, which the study replaces."""
     if optimizer in config.transformations:
         return Optax(1.0, config.transformations[optimizer], config.window)
-    inside = placement != "outside"
-    smooth_sign = optimizer in ("lion", "signum")
-    default_eps = GRADIENT[problem] if smooth_sign else 1e-3 if inside else 1e-3**0.5
+    own, inside = dict(RULES[optimizer].study), placement != "outside"
+    if "eps" in own:
+        own["eps"] *= problem.gradient
     values = {
         "beta": config.beta,
         "rho": config.rho,
-        "eps": default_eps,
+        "eps": 1e-3 if inside else 1e-3**0.5,
         "eps_in_sqrt": inside,
-        **OWN.get(optimizer, {}),
+        **own,
     }
     if config.eps is not None:
         values["eps"] = config.eps
@@ -234,10 +230,9 @@ def _rule(config: VerifyConfig, problem: str, optimizer: str, placement: str | N
 
 
 def _problem(config: VerifyConfig, name: str) -> Problem:
-    chosen: dict[str, int] = {"seed": config.seed} if name == "digits" else {}
-    if name == "digits" and config.high_order:
-        chosen["samples"] = HIGH_ORDER_SAMPLES
-    problem = PROBLEMS[name](**chosen)
+    problem = build_problem(
+        name, seed=config.seed, **({"samples": HIGH_ORDER_SAMPLES} if config.high_order else {})
+    )
     cast = jax.tree.map(lambda x: x.astype(config.dtype), (problem.params, problem.batches))
     return problem._replace(params=cast[0], batches=cast[1])
 
@@ -245,7 +240,7 @@ def _problem(config: VerifyConfig, name: str) -> Problem:
 def _outcome_as_json(outcome: Outcome) -> dict[str, Any]:
     case, study = outcome.case, outcome.study
     return {
-        "problem": case.problem,
+        "problem": case.problem.name,
         "optimizer": case.optimizer,
         "hyperparameters": hyperparameter_values(case),
         "horizon": case.horizon,
@@ -253,6 +248,9 @@ def _outcome_as_json(outcome: Outcome) -> dict[str, Any]:
         "steps": study.steps.tolist(),
         "rounding_floor": study.rounding_floor.tolist(),
         "travelled": [_number(x) for x in study.travelled],
+        "validity": [_number(x) for x in study.validity],
+        "remembered": [_number(x) for x in study.remembered],
+        "roughness": [_number(x) for x in study.roughness],
         "orders": {str(order): _order_as_json(outcome, order) for order in study.error},
     }
 
@@ -269,6 +267,7 @@ def _order_as_json(outcome: Outcome, order: int) -> dict[str, Any]:
         "constant": _number(study.constant[order]),
         "asymptotic": bool(study.asymptotic[order]),
         "verdict": outcome.verdict[order],
+        "why": study.why[order],
     }
 
 

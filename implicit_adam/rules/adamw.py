@@ -1,6 +1,7 @@
 """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
-from typing import final
+from collections.abc import Mapping
+from typing import ClassVar, final
 
 import equinox as eqx
 import optax
@@ -30,6 +31,8 @@ class AdamW(AbstractRule):
     eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-8)
     eps_in_sqrt: bool = eqx.field(converter=flag, static=True, kw_only=True, default=False)
     weight_decay: Scalar = eqx.field(converter=scalar, metadata=NON_NEGATIVE, kw_only=True, default=1e-4)
+
+    study: ClassVar[Mapping[str, float]] = {"weight_decay": 0.1}
 
     def features(self, g):
         return g, g**2

@@ -1,6 +1,7 @@
 """AdEMAMix (Pagliardini et al. 2024): Adam with a second, slow memory of the gradient."""
 
-from typing import final
+from collections.abc import Mapping
+from typing import ClassVar, final
 
 import equinox as eqx
 import optax.contrib
@@ -30,6 +31,8 @@ class AdEMAMix(AbstractRule):
     alpha: Scalar = eqx.field(converter=scalar, metadata=NON_NEGATIVE, default=5.0)
     eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, default=1e-8)
     eps_in_sqrt: bool = eqx.field(converter=flag, static=True, kw_only=True, default=False)
+
+    study: ClassVar[Mapping[str, float]] = {"beta_slow": 0.7, "alpha": 0.5}
 
     def features(self, g):
         return g, g**2

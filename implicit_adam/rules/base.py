@@ -11,8 +11,9 @@ from these three and the optax twin.
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -135,7 +136,14 @@ def _check_hyperparameters(rule: AbstractOptimizer) -> None:
 
 
 class AbstractRule(AbstractOptimizer):
-    """An optimizer given by features, kernels and a readout, all elementwise."""
+    """An optimizer given by features, kernels and a readout, all elementwise.
+
+    `study` holds the hyperparameters that a first study of its order should take in place of its defaults,
+    with memories short enough for the theorem; an `eps` there is the width of a sign, in units of a gradient
+    component.
+    """
+
+    study: ClassVar[Mapping[str, float]] = {}
 
     @abstractmethod
     def features(self, g: Float[Array, "*batch p"]) -> tuple[Float[Array, "*batch p"], ...]:

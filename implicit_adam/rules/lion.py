@@ -1,6 +1,7 @@
 """Lion (Chen et al. 2023) with a smooth sign."""
 
-from typing import cast, final
+from collections.abc import Mapping
+from typing import ClassVar, cast, final
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ class Lion(AbstractRule):
     beta2: Scalar = eqx.field(converter=scalar, metadata=POSITIVE_DECAY, default=0.99)
     eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, kw_only=True, default=1e-3)
     weight_decay: Scalar = eqx.field(converter=scalar, metadata=NON_NEGATIVE, kw_only=True, default=1e-3)
+
+    study: ClassVar[Mapping[str, float]] = {"beta1": 0.5, "beta2": 0.7, "eps": 1.0}
 
     def features(self, g):
         return (g,)

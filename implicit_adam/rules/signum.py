@@ -1,6 +1,7 @@
 """Signum, the sign of the momentum (Bernstein et al. 2018), with a smooth sign."""
 
-from typing import final
+from collections.abc import Mapping
+from typing import ClassVar, final
 
 import equinox as eqx
 import jax
@@ -24,6 +25,8 @@ class Signum(AbstractRule):
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
     beta: Scalar = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
     eps: Scalar = eqx.field(converter=scalar, metadata=POSITIVE, kw_only=True, default=1e-3)
+
+    study: ClassVar[Mapping[str, float]] = {"eps": 1.0}
 
     def features(self, g):
         return (g,)
