@@ -198,7 +198,7 @@ def test_a_wrong_term_is_a_contradiction(wrong, rule, orders, expected, monkeypa
 
 def test_a_wrong_leading_field_is_seen_at_the_first_step(monkeypatch):
     """Whose error does not fall at all, as it does not where the memory is as long as the run."""
-    for module in ("convergence", "validity"):
+    for module in ("convergence", "watched"):
         monkeypatch.setattr(sys.modules[f"implicit_adam.{module}"], "raveled_field", a_percent_too_fast)
     study = ia.convergence(
         SHORT, lambda theta: losses.full_loss(theta), losses.START, horizon=0.3, step_counts=(40, 80, 160)
