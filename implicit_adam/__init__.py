@@ -45,7 +45,7 @@ from implicit_adam.rules import Signum as Signum
 from implicit_adam.sharpness import TopEigenvalue as TopEigenvalue
 from implicit_adam.sharpness import preconditioned_sharpness as preconditioned_sharpness
 from implicit_adam.sharpness import sharpness as sharpness
-from implicit_adam.sharpness import stability_threshold as stability_threshold
+from implicit_adam.stability import stability_threshold as stability_threshold
 from implicit_adam.sweeps import SweepResult as SweepResult
 from implicit_adam.sweeps import sweep as sweep
 from implicit_adam.trajectory import Trajectory as Trajectory

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from implicit_adam.checks import check_positive, check_positive_in
@@ -10,6 +9,7 @@ from implicit_adam.fields.closed_form import check_has_limit, closed_form
 from implicit_adam.objective import Objective, ravel
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import mass
+from implicit_adam.rules.linear import denominator
 from implicit_adam.training import checked_training
 from implicit_adam.types import Loss, Params, Scalar, Vector
 
@@ -59,30 +59,34 @@ def _norm_of_eps_outside(v: Vector, eps: Scalar) -> Vector:
 
 
 def bias(rule: AbstractRule, loss: Loss, params: Params) -> Params:
-    """The implicit bias of full-batch training for n to infinity: d theta / dt = -(grad E + bias) / R.
+    """The implicit bias of full-batch training for n to infinity: d theta / dt = -F - bias / R.
 
-    For Adam and RMSProp with eps inside the square root (R = sqrt(g^2 + eps)), eq. (4):
+    F is the update frozen at theta, and 1/R its derivative in the remembered gradient, through all features
+    that are linear in it (`rules.linear`). Where F = grad E / R, as for Adam, this is -(grad E + bias) / R,
+    and for Adam and RMSProp with eps inside the square root (R = sqrt(g^2 + eps)) eq. (4):
 
         bias = (h/2) { (1+beta)/(1-beta) - (1+rho)/(1-rho) + (1+rho)/(1-rho) eps/(g^2+eps) }
                grad ||grad E||_{1,eps}
 
     and with eps outside (R = |g| + eps) the last term of the brace is absent and the second multiplied by
-    |g|/(|g|+eps). For any rule, bias = R h DF[v] with 1/R the derivative of the update in the remembered
-    gradient (R = 1 for gradient descent, 1 - beta for heavy ball). A pytree like params, in units of
-    gradients; not finite where the update no longer responds, as where the smooth sign of Lion saturates.
+    |g|/(|g|+eps). For any rule, bias = R h DF[v]; R = 1 for gradient descent, 1 - beta for heavy ball. A
+    pytree like params, in units of gradients; not finite where the update no longer responds, as where the
+    smooth sign of Lion saturates. Raises `ValueError` for rules without a limit or without a linear feature.
     """
     check_has_limit(rule)
     training = checked_training(rule, loss, params)
-    rule, objective, theta = training.rule, training.objective, training.theta
-    _, DF = closed_form(rule, objective)(jnp.inf).derivative(theta, 1 / 2)
-    return training.unraveled(denominator(rule, objective, theta) * rule.h * DF)
+    rule, theta = training.rule, training.theta
+    expansion, R = (
+        closed_form(rule, training.objective)(jnp.inf),
+        late_denominator(rule, training.objective, theta),
+    )
+    _, DF = expansion.derivative(theta, 1 / 2)
+    return training.unraveled(R * rule.h * DF)
 
 
-def denominator(rule: AbstractRule, objective: Objective, theta: Vector) -> Vector:
-    """R = 1 / (mass_1 dphi/ds_1) for n to infinity, on flat vectors; the first feature is the gradient."""
+def late_denominator(rule: AbstractRule, objective: Objective, theta: Vector) -> Vector:
+    """R for n to infinity, all gradients taken at theta, on flat vectors."""
     (g,) = objective.gradients(theta)
-    masses = [mass(kernel, jnp.inf) for kernel in rule.kernels(jnp.inf)]
-    s = tuple(mass_i * psi for mass_i, psi in zip(masses, rule.features(g), strict=True))
-    s_dot = (jnp.full_like(g, masses[0]), *[jnp.zeros_like(g) for _ in masses[1:]])
-    _, slope = jax.jvp(lambda s: rule.readout(s, theta, jnp.inf), (s,), (s_dot,))
-    return 1 / slope
+    kernels = rule.kernels(jnp.inf)
+    s = tuple(mass(kernel, jnp.inf) * psi for kernel, psi in zip(kernels, rule.features(g), strict=True))
+    return denominator(rule, s, theta, jnp.inf)

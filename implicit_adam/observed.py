@@ -75,7 +75,7 @@ def observe(
     - `rule`, `loss`, `params`, `batches`, `schedule`: as in `iterate`.
     - `steps`: how many steps; may be traced, so that runs of different lengths share one compilation.
     - `observables`: names out of `ia.OBSERVABLES`, all of the full-batch loss: "loss", "one_norm",
-      "perturbed_one_norm" and "two_norm" of its gradient, "sharpness" (needs matfree), "distance" and
+      "perturbed_one_norm" and "two_norm" of its gradient, "sharpness", "distance" and
       "plain_distance" to the flow of order 1 and 0 from the same start; or your own, `{name: f(params)}`.
     - `every`: watch only every so many steps, for costly observables.
     - `records`: how many values to keep, evenly spread over the run.
@@ -291,5 +291,5 @@ OBSERVABLES: dict[str, Named] = {
     "two_norm": Named("||g||", _gradient(lambda training, g: jnp.linalg.norm(g))),
     "distance": Named("to the flow of order 1 from the same start", _distance, flow=1, curvature=True),
     "plain_distance": Named("to the flow of order 0 from the same start", _distance, flow=0),
-    "sharpness": Named("the top Hessian eigenvalue (needs matfree)", _sharpness, curvature=True),
+    "sharpness": Named("the top Hessian eigenvalue", _sharpness, curvature=True),
 }

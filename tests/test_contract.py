@@ -13,6 +13,8 @@ from implicit_adam.fields.closed_form import closed_form, has_closed_form
 from implicit_adam.fields.minibatch import minibatch
 from implicit_adam.objective import raveled
 from implicit_adam.rules import RULES
+from implicit_adam.rules.kernels import masses
+from implicit_adam.rules.linear import remembered
 from tests import losses
 from tests.oracles import frozen_update_and_derivative, pick
 from tests.registry import CASES, NO_ASYMPTOTIC_REGIME, NO_LIMIT
@@ -63,6 +65,29 @@ def test_iterate_is_the_plain_optax_loop(build):
         theta = optax.apply_updates(theta, update)
     close(run.params[6], theta, 1e-14)
     np.testing.assert_allclose(run.t, 0.05 * np.arange(7), rtol=1e-15)
+
+
+@every_rule
+def test_the_memories_are_read_from_the_state_of_the_twin(build):
+    rule, tx = build(0.05), build(0.05).transformation()
+    gradients = jax.random.normal(jax.random.key(0), (5, 3))
+    state = tx.init(losses.START)
+    for g in gradients:
+        with jax.numpy_dtype_promotion("standard"):
+            _, state = tx.update(g, state, losses.START)
+    s, _ = remembered(rule, state, gradients[-1])
+    lags = 4 - jnp.arange(5.0)
+    for s_i, kernel, psi in zip(s, rule.kernels(4), rule.features(gradients), strict=True):
+        weights = sum(c * d**lags for c, d in zip(kernel.scale, kernel.decay, strict=True))
+        close(s_i, weights @ psi, 1e-12)
+
+
+@every_rule
+def test_masses_are_what_the_weights_sum_to(build):
+    for n in (0, 3, 40):
+        for kernel in build(0.1).kernels(n):
+            powers = kernel.decay[:, None] ** jnp.arange(n + 1.0)[None]
+            close(masses(kernel, n), kernel.scale * jnp.sum(powers, axis=1), 1e-13)
 
 
 @every_rule

@@ -1,15 +1,15 @@
 """The modified field of full-batch training in closed form: Remark 3.2 for every rule, and n to infinity.
 
-With one loss and kernels of unit mass, the update frozen at theta is the same F at every step, so the lagged
-displacements are v_k = (n-k+c) F, c = 1/2 for the flow, and one Hessian-vector product D = Hess E . F carries
-the whole history; the sums over k are the scalars
+With one loss, and kernels of the same mass at every step, the update frozen at theta is the same F at every
+step, so the lagged displacements are v_k = (n-k+c) F, c = 1/2 for the flow, and one Hessian-vector product
+D = Hess E . F carries the whole history; the sums over k are the scalars
 
     mass_i = sum_k w_i(n, k),       lag_i = sum_k w_i(n, k) (n-k)
 
     DF[v] = sum_i dphi/ds_i (lag_i + c mass_i) psi_i'(g) D + c dphi/dtheta F
 
 For Adam this is Remark 3.2, and with n = infinity eq. (3)-(4). As n grows the masses of *all* kernels
-settle, so the limit exists beyond those of unit mass (heavy ball, RMSProp without bias correction).
+settle, so the limit exists for others too (heavy ball, RMSProp without bias correction).
 """
 
 from typing import Any
@@ -20,6 +20,7 @@ from implicit_adam.checks import check_rule
 from implicit_adam.fields.expansion import Expansion, Expansions
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.contract import frozen_update_is_steady
 from implicit_adam.rules.kernels import lag_moment, mass
 from implicit_adam.rules.optax_rule import Optax, as_optimizer
 from implicit_adam.types import StepNumber, Vector
@@ -44,11 +45,11 @@ def check_has_limit(rule: Any) -> None:
 
 def has_closed_form(rule: AbstractRule) -> bool:
     """Whether full-batch updates frozen at one point are the same at every step."""
-    return all(kernel.unit_mass for kernel in rule.kernels(0))
+    return frozen_update_is_steady(rule)
 
 
 def closed_form(rule: AbstractRule, objective: Objective) -> Expansions:
-    """One loss; n is exact for unit-mass rules, and `jnp.inf` gives the limit for every rule."""
+    """One loss; n is exact for rules with a closed form, and `jnp.inf` gives the limit for every rule."""
 
     def at(n: StepNumber) -> Expansion:
         kernels = rule.kernels(n)

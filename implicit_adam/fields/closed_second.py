@@ -1,7 +1,7 @@
 """The modified field of full-batch training to order 2, in closed form: no sum over p-vectors, whatever n is.
 
-With one loss and kernels of unit mass (or late on, n to infinity) every update frozen at theta is the same F,
-and the history seen from the point y(h) = theta + h c F + h^2 y_2 is, j steps back,
+With one loss, and kernels of the same mass at every step (or late on, n to infinity), every update frozen at
+theta is the same F, and the history seen from the point y(h) = theta + h c F + h^2 y_2 is, j steps back,
 
     theta_{n-j} = y + h j F + h^2 [ (j(j+1)/2 + c j) B + sum_i A_i sum_{l=n-j}^{n-1} first_i(l) ] + ..
     A_i = dphi/ds_i psi_i'(g) D,    D = Hess E F,    B = F'F = sum_i mass_i A_i + dphi/dtheta F

@@ -10,7 +10,8 @@ v_k = sum_{l=k}^{n-1} F^(l) + c F^(n), c = 1/2 for the flow, are
     DF[v] = sum_i dphi/ds_i sum_b psi_i'(g_b) (Hess E_b a_{i,b}) + c dphi/dtheta F^(n)
 
 m gradients and r m Hessian-vector products, however large n is. The sum over l takes every step that the
-memory still holds (`past`), or, under the cyclic schedule with kernels of unit mass, a few rows (`periodic`).
+memory still holds (`past`), or, under the cyclic schedule where full-batch updates would be the same at every
+step, a few rows (`periodic`).
 """
 
 import jax

@@ -13,10 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from implicit_adam.fields.past import window
+from implicit_adam.fields.past import matmul, window
 from implicit_adam.loops import loop
 from implicit_adam.rules.base import AbstractRule
-from implicit_adam.rules.kernels import geometric_sum, lag_moment, mass, mean_lag, power, squared_lag_moment
+from implicit_adam.rules.kernels import (
+    geometric_sum,
+    lag_moment,
+    mass,
+    mean_lag,
+    power,
+    squared_lag_moment,
+    term_masses,
+)
 from implicit_adam.types import StepNumber
 
 # Lags whose scalars are computed at once.
@@ -33,7 +41,7 @@ class LagMoments(NamedTuple):
 
 
 def lag_moments(rule: AbstractRule, n: StepNumber) -> LagMoments:
-    """For kernels of unit mass at any n > -1, whole or not; for all that forget at `jnp.inf`."""
+    """For kernels of known mass at any n > -1, whole or not; for all that forget at `jnp.inf`."""
     kernels = rule.kernels(n)
     moments = (mass, lag_moment, squared_lag_moment)
     ones, first, second = (jnp.stack([moment(kernel, n) for kernel in kernels]) for moment in moments)
@@ -57,16 +65,18 @@ def _cross(rule: AbstractRule, n: StepNumber) -> Float[Array, "r r"]:
     """Summed over the lags t that the memory holds, those of l = n - t > 0: the lag of step 0 is 0."""
     kernels = rule.kernels(n)
     decay = jnp.concatenate([kernel.decay for kernel in kernels])
+    masses = term_masses(kernels, n)
     n = jnp.asarray(n).astype(decay.dtype)
 
     def product(t: StepNumber) -> Float[Array, "r r"]:
         l = jnp.maximum(n - t, jnp.zeros_like(n))
         beyond = power(decay, t) * geometric_sum(decay, l + 1) / geometric_sum(decay, n + 1)
-        return jnp.where(n - t > 0, beyond[:, None] * mean_lag(decay, l + 1)[None], jnp.zeros_like(n))
+        usage, lag = matmul(masses, beyond), matmul(masses, mean_lag(decay, l + 1))
+        return jnp.where(n - t > 0, usage[:, None] * lag[None], jnp.zeros_like(n))
 
     def add(i: StepNumber, total: Float[Array, "r r"]) -> Float[Array, "r r"]:
         t = 1 + i * CHUNK + jnp.arange(CHUNK)
         return total + jnp.sum(jax.vmap(product)(t.astype(decay.dtype)), axis=0)
 
     chunks = jnp.ceil(jnp.minimum(n, window(kernels)) / CHUNK).astype(int)
-    return loop(0, chunks, add, jnp.zeros((decay.size, decay.size), decay.dtype))
+    return loop(0, chunks, add, jnp.zeros((len(kernels), len(kernels)), decay.dtype))

@@ -1,6 +1,6 @@
 """The past under the cyclic schedule: a few rows in place of n, so that the cost does not grow with n.
 
-With m mini-batches in turn and kernels of unit mass, step l gives mini-batch b the weight
+With m mini-batches in turn, step l gives mini-batch b in an exponential of unit mass the weight
 
     w(l, b) = d^j gs(N+m-1-b-j) / (gs(N) gs(m)) = d^j (1 + z(l) gs(m-1-b-j)) / gs(m),    z(l) = d^N / gs(N)
     gs(N) = 1 + d + .. + d^(N-1) = (1 - d^N)/(1 - d),    j = (l-b) mod m,    N = l + 1
@@ -37,7 +37,7 @@ from implicit_adam.fields.past import (
     matmul,
 )
 from implicit_adam.loops import loop
-from implicit_adam.rules.kernels import geometric_sum, power
+from implicit_adam.rules.kernels import geometric_sum, owners, power, term_masses
 from implicit_adam.types import StepNumber, Vector
 
 Decays = Float[Array, " r"]
@@ -59,7 +59,7 @@ def resolution(dtype: DTypeLike) -> Resolution:
 
 
 def few_rows(memory: Memory, n: StepNumber, m: int) -> AddPast:
-    """All steps before n, for kernels of unit mass and the cyclic schedule."""
+    """All steps before n, for kernels whose masses are the same at every step and the cyclic schedule."""
     dtype = memory.rule.h.dtype
     L = m * resolution(dtype).epochs
 
@@ -96,10 +96,12 @@ def late_rows(memory: Memory, n: StepNumber, m: int, dtype: DTypeLike) -> Rows:
     settled, slope = (x[:, None] for x in _phases(decay, m))
     moments = _moments(n, first_remembered(memory.rule, n), m, L, decay, interpolation)
     visits, offset = (x[..., None] for x in moments)
-    rows = (m * len(z), decay.size, m)
     w = settled + z[None, :, :, None] * slope
     u = scale[None, None, :, None] * (settled * visits + slope * offset)
-    return Rows(w.reshape(rows), u.reshape(rows), jnp.full(rows[0], n))
+    rows = (m * len(z), len(kernels), m)
+    w = matmul(term_masses(kernels, n), w).reshape(rows)
+    u = matmul(jnp.asarray(owners(kernels), dtype), u).reshape(rows)
+    return Rows(w, u, jnp.full(rows[0], n))
 
 
 def _share(decay: Decays, N: StepNumber) -> Decays:

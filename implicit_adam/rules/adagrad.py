@@ -9,6 +9,7 @@ import optax
 from implicit_adam.checks import NON_NEGATIVE, POSITIVE
 from implicit_adam.rules.base import AbstractRule, scalar
 from implicit_adam.rules.kernels import present, total
+from implicit_adam.rules.opt_state import held
 from implicit_adam.types import Scalar
 
 
@@ -36,3 +37,6 @@ class Adagrad(AbstractRule):
 
     def transformation(self):
         return optax.adagrad(self.h, self.initial_accumulator, self.eps)
+
+    def sums(self, opt_state):
+        return (None,), (held(opt_state, "sum_of_squares") - self.initial_accumulator,)

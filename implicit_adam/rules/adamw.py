@@ -9,6 +9,7 @@ import optax
 from implicit_adam.checks import DECAY, NON_NEGATIVE, POSITIVE
 from implicit_adam.rules.base import AbstractRule, flag, scalar
 from implicit_adam.rules.kernels import average
+from implicit_adam.rules.opt_state import held
 from implicit_adam.rules.root import root
 from implicit_adam.types import Scalar
 
@@ -49,3 +50,7 @@ class AdamW(AbstractRule):
         return optax.adamw(
             self.h, b1=self.beta, b2=self.rho, eps=eps, eps_root=eps_root, weight_decay=self.weight_decay
         )
+
+    def sums(self, opt_state):
+        mu, nu = held(opt_state, "mu"), held(opt_state, "nu")
+        return (mu / (1 - self.beta),), (nu / (1 - self.rho),)

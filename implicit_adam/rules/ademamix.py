@@ -9,6 +9,7 @@ import optax.contrib
 from implicit_adam.checks import DECAY, NON_NEGATIVE, POSITIVE
 from implicit_adam.rules.base import AbstractRule, flag, scalar
 from implicit_adam.rules.kernels import average
+from implicit_adam.rules.opt_state import held
 from implicit_adam.rules.root import root
 from implicit_adam.types import Scalar
 
@@ -50,3 +51,8 @@ class AdEMAMix(AbstractRule):
         return optax.contrib.ademamix(
             self.h, self.beta, self.rho, self.beta_slow, self.alpha, eps=eps, eps_root=eps_root
         )
+
+    def sums(self, opt_state):
+        fast, slow = held(opt_state, "m1"), held(opt_state, "m2")
+        sums_of_g = (fast / (1 - self.beta), slow / (1 - self.beta_slow))
+        return sums_of_g, (held(opt_state, "nu") / (1 - self.rho),)

@@ -33,6 +33,7 @@ from implicit_adam.checks import (
     nan_outside,
 )
 from implicit_adam.reprs import call
+from implicit_adam.rules.contract import check_contract
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.rules.names import check_arguments
 from implicit_adam.types import Scalar, StepNumber, Vector
@@ -135,8 +136,23 @@ def _check_hyperparameters(rule: AbstractOptimizer) -> None:
             check_hyperparameter(type(rule).__name__, field.name, value, allowed)
 
 
+# For each feature and each exponential of its kernel, sum_k decay^(n-k) psi(g_k); None for the present alone.
+Sums = tuple[tuple[Vector | None, ...], ...]
+
+
 class AbstractRule(AbstractOptimizer):
     """An optimizer given by features, kernels and a readout, all elementwise.
+
+    The contract, checked on construction without computing anything (`rules.contract`; `ValueError` says what
+    is broken):
+
+    - `features(g)` and `readout(s, theta, n)` are elementwise in the coordinates; there is one kernel a
+      feature, in the same order, which is any order;
+    - the decays of `kernels(n)` are numbers in [0, 1] that do not depend on n, while scales may;
+    - all three are differentiable and can be traced, in n too.
+
+    What may depend on n and what does not is found out: an update that, all gradients taken at one point, is
+    the same at every step has closed forms in full batch.
 
     `study` holds the hyperparameters that a first study of its order should take in place of its defaults,
     with memories short enough for the theorem; an `eps` there is the width of a sign, in units of a gradient
@@ -144,6 +160,10 @@ class AbstractRule(AbstractOptimizer):
     """
 
     study: ClassVar[Mapping[str, float]] = {}
+
+    def __check_init__(self) -> None:
+        _check_hyperparameters(self)
+        check_contract(self)
 
     @abstractmethod
     def features(self, g: Float[Array, "*batch p"]) -> tuple[Float[Array, "*batch p"], ...]:
@@ -156,3 +176,14 @@ class AbstractRule(AbstractOptimizer):
     @abstractmethod
     def readout(self, s: tuple[Vector, ...], theta: Vector, n: StepNumber) -> Vector:
         """F^(n) from the remembered features and the present point, elementwise."""
+
+    def sums(self, opt_state: Any) -> Sums:
+        """The memories in a state of `transformation()`, for each feature and each exponential of its kernel:
+
+        the flat vector sum_k decay^(n-k) psi(g_k), or None where that is the present gradient alone, which no
+        state keeps. To be given by a rule that wants its preconditioner read from a state; see `Adam`.
+        """
+        msg = (
+            f"{type(self).__name__} does not say what its optax state holds: give it a method sums(opt_state)"
+        )
+        raise ValueError(msg)

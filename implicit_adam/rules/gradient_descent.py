@@ -28,3 +28,6 @@ class GradientDescent(AbstractRule):
 
     def transformation(self):
         return optax.sgd(self.h)
+
+    def sums(self, opt_state):
+        return ((None,),)

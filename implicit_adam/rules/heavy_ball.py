@@ -8,6 +8,7 @@ import optax
 from implicit_adam.checks import DECAY, POSITIVE
 from implicit_adam.rules.base import AbstractRule, scalar
 from implicit_adam.rules.kernels import accumulation
+from implicit_adam.rules.opt_state import held
 from implicit_adam.types import Scalar
 
 
@@ -34,3 +35,6 @@ class HeavyBall(AbstractRule):
 
     def transformation(self):
         return optax.sgd(self.h, momentum=self.beta)
+
+    def sums(self, opt_state):
+        return ((held(opt_state, "trace"),),)

@@ -11,6 +11,7 @@ is the present gradient alone (0^0 = 1) and `decay = 1` a memory that never forg
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from implicit_adam.reprs import call
@@ -20,14 +21,19 @@ from implicit_adam.types import Scalar, StepNumber
 class Kernel(eqx.Module):
     """One memory kernel at one step n: w(n, k) = sum_e scale_e decay_e^(n-k).
 
-    Kernels add and scale as functions of k. `unit_mass` says of one exponential that its weights sum to one
-    at *every* step, which makes the update frozen at one point the same at every step and so opens the
-    closed forms of Remark 3.2; `forgets` that old gradients fade, so that the limit n to infinity exists.
+    Kernels add and scale as functions of k.
+
+    - `scale`, `decay`: (terms,) of the exponentials. The decays lie in [0, 1] and are the same at every step.
+    - `masses`: (terms,) what the weights of each exponential sum to at this step, where that is known without
+      the sum, as for a bias-corrected average, whose weights sum to one; None where it is not. Masses add and
+      scale with their kernels. Where they are the same at every step, an update frozen at one point is the
+      same at every step, which opens the closed forms of Remark 3.2.
+    - `forgets`: old gradients fade, so that the limit n to infinity exists.
     """
 
     scale: Float[Array, " terms"]
     decay: Float[Array, " terms"]
-    unit_mass: bool = eqx.field(static=True)
+    masses: Float[Array, " terms"] | None = None
     forgets: bool = eqx.field(static=True, default=True)
 
     def __repr__(self) -> str:
@@ -36,26 +42,31 @@ class Kernel(eqx.Module):
     def __add__(self, other: "Kernel") -> "Kernel":
         scale = jnp.concatenate([self.scale, other.scale])
         decay = jnp.concatenate([self.decay, other.decay])
-        return Kernel(scale, decay, unit_mass=False, forgets=self.forgets and other.forgets)
+        masses = None
+        if self.masses is not None and other.masses is not None:
+            masses = jnp.concatenate([self.masses, other.masses])
+        return Kernel(scale, decay, masses, forgets=self.forgets and other.forgets)
 
     def __rmul__(self, factor: Scalar) -> "Kernel":
-        return Kernel(factor * self.scale, self.decay, unit_mass=False, forgets=self.forgets)
+        masses = None if self.masses is None else factor * self.masses
+        return Kernel(factor * self.scale, self.decay, masses, forgets=self.forgets)
 
 
 def present(like: Scalar) -> Kernel:
     """The present gradient only: w(n, k) = [k = n], in the dtype of `like`."""
-    return Kernel(jnp.ones((1,), like.dtype), jnp.zeros((1,), like.dtype), unit_mass=True)
+    one = jnp.ones((1,), like.dtype)
+    return Kernel(one, jnp.zeros_like(one), one)
 
 
 def accumulation(decay: Scalar) -> Kernel:
     """Classical momentum: w(n, k) = decay^(n-k), decay < 1."""
-    return Kernel(jnp.ones_like(decay)[None], decay[None], unit_mass=False)
+    return Kernel(jnp.ones_like(decay)[None], decay[None])
 
 
 def total(like: Scalar) -> Kernel:
     """The plain sum of all gradients so far: w(n, k) = 1, never forgotten."""
     one = jnp.ones((1,), like.dtype)
-    return Kernel(one, one, unit_mass=False, forgets=False)
+    return Kernel(one, one, forgets=False)
 
 
 def average(decay: Scalar, n: StepNumber, *, bias_correction: bool = True) -> Kernel:
@@ -64,9 +75,10 @@ def average(decay: Scalar, n: StepNumber, *, bias_correction: bool = True) -> Ke
     Without bias correction the denominator is absent. `n` may be `jnp.inf`.
     """
     scale = 1 - decay
-    if bias_correction:
-        scale = scale / one_minus_power(decay, n + 1)
-    return Kernel(scale[None], decay[None], unit_mass=bias_correction)
+    if not bias_correction:
+        return Kernel(scale[None], decay[None])
+    scale = scale / one_minus_power(decay, n + 1)
+    return Kernel(scale[None], decay[None], jnp.ones_like(decay)[None])
 
 
 def at_lag(kernel: Kernel, lag: StepNumber) -> Float[Array, " terms"]:
@@ -74,27 +86,35 @@ def at_lag(kernel: Kernel, lag: StepNumber) -> Float[Array, " terms"]:
     return kernel.scale * power(kernel.decay, lag)
 
 
+def masses(kernel: Kernel, n: StepNumber) -> Float[Array, " terms"]:
+    """sum_{k<=n} of each term of w(n, k); `n` may be `jnp.inf`."""
+    return kernel.scale * geometric_sum(kernel.decay, n + 1) if kernel.masses is None else kernel.masses
+
+
 def mass(kernel: Kernel, n: StepNumber) -> Scalar:
     """sum_{k<=n} w(n, k); `n` may be `jnp.inf`."""
-    if kernel.unit_mass:
-        return jnp.ones((), kernel.scale.dtype)
-    return jnp.sum(kernel.scale * geometric_sum(kernel.decay, n + 1))
+    return jnp.sum(masses(kernel, n))
 
 
 def lag_moment(kernel: Kernel, n: StepNumber) -> Scalar:
     """sum_{k<=n} w(n, k) (n-k); for `average` the bracket of Remark 3.2. `n` may be `jnp.inf`."""
-    if kernel.unit_mass:
-        return jnp.sum(mean_lag(kernel.decay, n + 1))
-    weight = kernel.scale * geometric_sum(kernel.decay, n + 1)
-    return jnp.sum(weight * mean_lag(kernel.decay, n + 1))
+    return jnp.sum(masses(kernel, n) * mean_lag(kernel.decay, n + 1))
 
 
 def squared_lag_moment(kernel: Kernel, n: StepNumber) -> Scalar:
     """sum_{k<=n} w(n, k) (n-k)^2; `n` may be `jnp.inf`."""
-    if kernel.unit_mass:
-        return jnp.sum(mean_squared_lag(kernel.decay, n + 1))
-    weight = kernel.scale * geometric_sum(kernel.decay, n + 1)
-    return jnp.sum(weight * mean_squared_lag(kernel.decay, n + 1))
+    return jnp.sum(masses(kernel, n) * mean_squared_lag(kernel.decay, n + 1))
+
+
+def owners(kernels: tuple[Kernel, ...]) -> np.ndarray:
+    """(r, terms): 1 where a term, all being counted one after the other, belongs to the kernel of the row."""
+    return np.repeat(np.eye(len(kernels)), [kernel.decay.size for kernel in kernels], axis=1)
+
+
+def term_masses(kernels: tuple[Kernel, ...], n: StepNumber) -> Float[Array, "r terms"]:
+    """The masses of all terms, each in the row of its own kernel."""
+    every = jnp.concatenate([masses(kernel, n) for kernel in kernels])
+    return jnp.asarray(owners(kernels), every.dtype) * every[None]
 
 
 def power(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]:

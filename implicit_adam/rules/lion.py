@@ -10,6 +10,7 @@ import optax
 from implicit_adam.checks import DECAY, NON_NEGATIVE, POSITIVE, POSITIVE_DECAY
 from implicit_adam.rules.base import AbstractRule, scalar
 from implicit_adam.rules.kernels import average, present
+from implicit_adam.rules.opt_state import held
 from implicit_adam.types import Scalar
 
 
@@ -51,3 +52,6 @@ class Lion(AbstractRule):
             optax.add_decayed_weights(self.weight_decay),
             optax.scale(-self.h),
         )
+
+    def sums(self, opt_state):
+        return ((held(opt_state, "mu") / (1 - self.beta2), None),)

@@ -8,6 +8,7 @@ import optax
 from implicit_adam.checks import DECAY, POSITIVE
 from implicit_adam.rules.base import AbstractRule, flag, scalar
 from implicit_adam.rules.kernels import average, one_minus_power, present
+from implicit_adam.rules.opt_state import held
 from implicit_adam.rules.root import root
 from implicit_adam.types import Scalar
 
@@ -44,3 +45,7 @@ class NAdam(AbstractRule):
     def transformation(self):
         eps, eps_root = (0.0, self.eps) if self.eps_in_sqrt else (self.eps, 0.0)
         return optax.nadam(self.h, b1=self.beta, b2=self.rho, eps=eps, eps_root=eps_root)
+
+    def sums(self, opt_state):
+        mu, nu = held(opt_state, "mu"), held(opt_state, "nu")
+        return (mu / (1 - self.beta), None), (nu / (1 - self.rho),)

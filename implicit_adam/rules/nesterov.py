@@ -8,6 +8,7 @@ import optax
 from implicit_adam.checks import DECAY, POSITIVE
 from implicit_adam.rules.base import AbstractRule, scalar
 from implicit_adam.rules.kernels import accumulation, present
+from implicit_adam.rules.opt_state import held
 from implicit_adam.types import Scalar
 
 
@@ -33,3 +34,6 @@ class Nesterov(AbstractRule):
 
     def transformation(self):
         return optax.sgd(self.h, momentum=self.beta, nesterov=True)
+
+    def sums(self, opt_state):
+        return ((None, held(opt_state, "trace")),)

@@ -8,6 +8,7 @@ import optax
 from implicit_adam.checks import DECAY, POSITIVE
 from implicit_adam.rules.base import AbstractRule, flag, scalar
 from implicit_adam.rules.kernels import average, present
+from implicit_adam.rules.opt_state import held
 from implicit_adam.rules.root import root
 from implicit_adam.types import Scalar
 
@@ -49,3 +50,6 @@ class RMSProp(AbstractRule):
             eps_in_sqrt=self.eps_in_sqrt,
             bias_correction=self.bias_correction,
         )
+
+    def sums(self, opt_state):
+        return (None,), (held(opt_state, "nu") / (1 - self.rho),)

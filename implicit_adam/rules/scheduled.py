@@ -3,16 +3,17 @@
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import final
+from typing import cast, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import DTypeLike
 
 from implicit_adam.checks import POSITIVE, check_rule, is_traced
 from implicit_adam.rules.base import AbstractRule
-from implicit_adam.types import Scalar
+from implicit_adam.types import Scalar, StepNumber
 
 # An h as small as a learning rate, and factors that never leave ten times that.
 RATE, TIMES = 1e-2, 10
@@ -55,24 +56,41 @@ class Scheduled(AbstractRule):
         self.h, self.rule, self.schedule = rule.h, rule, schedule
         _warn_of_a_rate_twice(self.h, schedule)
 
+    def at(self, n: StepNumber) -> AbstractRule:
+        """The rule with the step size of step n, h schedule(n)."""
+        return cast(AbstractRule, self.rule.with_step_size(self.h * self._factor(n, self.h.dtype)))
+
     def features(self, g):
         return self.rule.features(g)
 
     def kernels(self, n):
-        # A fixed point no longer means fixed updates, which both flags promise.
-        return tuple(
-            dataclasses.replace(kernel, unit_mass=False, forgets=False) for kernel in self.rule.kernels(n)
-        )
+        # The update frozen at a point goes on changing with the schedule.
+        return tuple(dataclasses.replace(kernel, forgets=False) for kernel in self.rule.kernels(n))
 
     def readout(self, s, theta, n):
-        # An int32 like the count of optax, whose dtype some schedules compute in; it stops at the last.
-        count = jnp.minimum(jnp.asarray(n), jnp.iinfo(jnp.int32).max).astype(jnp.int32)
-        factor = jnp.asarray(self.schedule(count)).astype(theta.dtype)
-        return factor * self.rule.readout(s, theta, n)
+        return self._factor(n, theta.dtype) * self.rule.readout(s, theta, n)
+
+    def sums(self, opt_state):
+        return self.rule.sums(opt_state)
 
     def transformation(self):
         base = self.rule.with_step_size(self.h).transformation()
         return optax.chain(base, optax.scale_by_schedule(self.schedule))
+
+    def _factor(self, n: StepNumber, dtype: DTypeLike) -> Scalar:
+        # An int32 like the count of optax, whose dtype some schedules compute in; it stops at the last.
+        count = jnp.minimum(jnp.asarray(n), jnp.iinfo(jnp.int32).max).astype(jnp.int32)
+        return jnp.asarray(self.schedule(count)).astype(dtype)
+
+
+def unscheduled(rule: AbstractRule, n: StepNumber | None) -> AbstractRule:
+    """The rule below any schedules, with the step size of step n."""
+    while isinstance(rule, Scheduled):
+        if n is None:
+            msg = "a rule on a schedule has another step size at every step: give the step number n"
+            raise ValueError(msg)
+        rule = rule.at(n)
+    return rule
 
 
 def _warn_of_a_rate_twice(h: Scalar, schedule: Callable) -> None:

@@ -11,6 +11,7 @@ import optax
 from implicit_adam.checks import DECAY, POSITIVE
 from implicit_adam.rules.base import AbstractRule, scalar
 from implicit_adam.rules.kernels import average
+from implicit_adam.rules.opt_state import held
 from implicit_adam.types import Scalar
 
 
@@ -40,3 +41,6 @@ class Signum(AbstractRule):
     def transformation(self):
         smooth_sign = optax.stateless(lambda m, _: jax.tree.map(lambda x: jnp.tanh(x / self.eps), m))
         return optax.chain(optax.ema(self.beta, debias=False), smooth_sign, optax.scale(-self.h))
+
+    def sums(self, opt_state):
+        return ((held(opt_state, "ema") / (1 - self.beta),),)

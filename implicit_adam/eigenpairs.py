@@ -1,0 +1,112 @@
+"""The largest eigenvalues of a symmetric operator, from products with it alone.
+
+Rayleigh and Ritz on a Krylov space: from b starting vectors, an orthonormal basis q_0, q_1, .. is built by
+
+    q_{i+b} ~ A q_i, orthogonal to all before;    H_ij = q_i . A q_j,    H y = lambda y,    v = sum_i y_i q_i
+
+which for b = 1 is Lanczos' iteration. A block finds an eigenvalue as often as it is repeated, up to b times.
+Every new vector is made orthogonal to *all* before it, more than once; where nothing is left of it, because
+the basis already spans an invariant subspace (low rank, a repeated eigenvalue, A = 0), a random vector takes
+its place, so that the iteration goes on in the rest of the space. All norms are taken relative to the largest
+entry: the scale of A does not matter.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from implicit_adam.types import Scalar, StepNumber, Vector
+
+Rows = Float[Array, "rows p"]
+Basis = Float[Array, "count p"]
+Projected = Float[Array, "count count"]
+Operator = Callable[[Vector], Vector]
+
+
+def largest_eigenpairs(
+    A: Operator, starts: Rows, k: int, iterations: int, key: Array
+) -> tuple[Float[Array, " k"], Float[Array, "k p"], Float[Array, " k"]]:
+    """The k largest (algebraic) eigenvalues, the largest first, unit vectors v as rows, ||A v - lambda v||.
+
+    `iterations` products for each start, or p in all if that is less, which is exact; k for the residuals.
+    Derivatives of an eigenvalue are v . dA v, as those of a converged one, in forward and reverse mode.
+    """
+    rows, p = starts.shape
+    count = min(iterations * rows, p)
+    Q, H = _krylov(A, starts, count, key)
+    vectors = jax.lax.stop_gradient(_ritz_vectors(Q, H)[:k])
+    images = jax.lax.map(A, vectors)
+    values = jnp.sum(vectors * images, axis=1)
+    residuals = jax.vmap(norm)(images - values[:, None] * vectors)
+    return values, vectors, residuals
+
+
+def norm(v: Vector) -> Scalar:
+    """||v||, where squares would overflow or vanish too."""
+    size = jnp.max(jnp.abs(v))
+    scale = jnp.where(size > 0, size, jnp.ones_like(size))
+    return scale * jnp.linalg.norm(v / scale)
+
+
+def _krylov(A: Operator, starts: Rows, count: int, key: Array) -> tuple[Basis, Projected]:
+    """The basis q_0 .. q_{count-1} as rows, and H, of which only the lower triangle is filled with care."""
+    rows, p = starts.shape
+    Q = jnp.zeros((count + rows, p), starts.dtype)
+    for i, start in enumerate(starts):
+        Q = Q.at[i].set(_new_direction(Q, start, jax.random.fold_in(key, i)))
+
+    def step(i: StepNumber, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        Q, H = carry
+        w = A(Q[i])
+        H = H.at[i].set(_product(Q[:count], w))
+        q = _new_direction(Q, w, jax.random.fold_in(key, rows + i))
+        return Q.at[i + rows].set(q), H
+
+    Q, H = jax.lax.fori_loop(0, count, step, (Q, jnp.zeros((count, count), Q.dtype)))
+    return Q[:count], H
+
+
+@jax.jit
+def _ritz_vectors(Q: Basis, H: Projected) -> Basis:
+    """In descending order of the eigenvalues of H."""
+    lower = jnp.tril(H)
+    size = jnp.max(jnp.abs(lower))
+    H = (lower + jnp.tril(H, -1).T) / jnp.where(size > 0, size, jnp.ones_like(size))
+    _, y = jnp.linalg.eigh(H)
+    vectors = jnp.matmul(y.T[::-1], Q, precision=jax.lax.Precision.HIGHEST)
+    return jax.vmap(lambda v: v / norm(v))(vectors)
+
+
+@jax.jit
+def _new_direction(Q: Rows, w: Vector, key: Array) -> Vector:
+    """A unit vector orthogonal to the rows of Q: what is left of w, or of a random vector."""
+    q, left = _orthonormal(Q, w)
+    return jax.lax.cond(left, lambda: q, lambda: _orthonormal(Q, jax.random.normal(key, w.shape, w.dtype))[0])
+
+
+def _orthonormal(Q: Rows, w: Vector) -> tuple[Vector, Array]:
+    """w / ||w|| without its parts along Q, and whether the second pass left what the first had found.
+
+    Where little is left of w, the first pass magnifies rounding along Q. In the second a truly new direction
+    keeps its length 1, while a spent one loses most of it once more.
+    """
+    once = _without(Q, w / _positive(norm(w)))
+    twice = _without(Q, once / _positive(norm(once)))
+    length = norm(twice)
+    thrice = _without(Q, twice / _positive(length))
+    found = norm(once) > 100 * jnp.finfo(w.dtype).eps
+    return thrice / _positive(norm(thrice)), found & (length > 1 / 2)
+
+
+def _without(Q: Rows, w: Vector) -> Vector:
+    return w - _product(Q.T, _product(Q, w))
+
+
+def _product(x: Array, y: Array) -> Array:
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+
+
+def _positive(x: Scalar) -> Scalar:
+    return jnp.where(x == 0, jnp.ones_like(x), x)

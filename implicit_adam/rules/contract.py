@@ -1,0 +1,161 @@
+"""What a rule promises, looked at without computing anything.
+
+The program of a function (its jaxpr) is a list of operations on named values. Following the names from an
+argument says which results depend on it; an operation that runs along an axis as long as the parameters mixes
+coordinates. All is decided once for each kind of rule: its class, static fields and dtypes.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from implicit_adam.rules.kernels import Kernel
+from implicit_adam.types import StepNumber
+
+# Stands for the number of parameters: a length that no other axis has.
+P = 7919
+
+
+class Kind(NamedTuple):
+    """What hyperparameters do not change."""
+
+    structure: Any
+    leaves: tuple[tuple[tuple[int, ...], Any], ...]
+
+
+def check_contract(rule: Any) -> None:
+    """Features, kernels and readout fit together and are what `AbstractRule` says, else `ValueError`."""
+    broken = _broken(_kind(rule))
+    if broken:
+        msg = f"{type(rule).__name__}: {broken}"
+        raise ValueError(msg)
+
+
+def frozen_update_is_steady(rule: Any) -> bool:
+    """Whether updates with all gradients taken at one point are the same at every step."""
+    return _is_steady(_kind(rule))
+
+
+def _kind(rule: Any) -> Kind:
+    leaves, structure = jax.tree.flatten(rule)
+    return Kind(structure, tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves))
+
+
+@lru_cache(maxsize=512)
+def _broken(kind: Kind) -> str:
+    """What is wrong, in words."""
+    try:
+        features, readout = _features(kind), _readout(kind)
+    except TypeError as error:
+        return (
+            f"features(g) and readout(s, theta, n) must take vectors of any length and run under jit: {error}"
+        )
+    shapes = [x.aval.shape for x in features.jaxpr.outvars]
+    kernels = _kernels(kind)
+    if not all(isinstance(kernel, Kernel) for kernel in kernels) or len(kernels) != len(shapes):
+        return (
+            f"kernels(n) must give one Kernel for each of the {len(shapes)} features, got {kernels}; "
+            "see implicit_adam.rules.kernels"
+        )
+    if any(shape != (P,) for shape in (*shapes, *(x.aval.shape for x in readout.jaxpr.outvars))):
+        return "features(g) and readout(s, theta, n) must be elementwise, of the shape of g and theta"
+    for program, what in ((features, "features(g)"), (readout, "readout(s, theta, n)")):
+        operation = next(_across_coordinates(program.jaxpr), None)
+        if operation:
+            return (
+                f"{what} must be elementwise, but {operation} mixes coordinates; norms of the whole "
+                "gradient, as in clipping, are beyond features, kernels and a readout: use ia.Optax"
+            )
+    if _depends(_of_kernels(kind, "decay")):
+        return (
+            "the decays of kernels(n) must be the same at every step, but they depend on n; a decay that "
+            "changes makes no sum of exponentials in the lag: use ia.Optax"
+        )
+    return ""
+
+
+@lru_cache(maxsize=512)
+def _is_steady(kind: Kind) -> bool:
+    known = all(kernel.masses is not None for kernel in _kernels(kind))
+    return known and not _depends(_of_kernels(kind, "masses")) and not _depends(_readout(kind))
+
+
+def _method(kind: Kind, name: str) -> Callable[..., Any]:
+    return lambda leaves, *args: getattr(jax.tree.unflatten(kind.structure, leaves), name)(*args)
+
+
+def _arguments(kind: Kind) -> tuple[list[jax.ShapeDtypeStruct]]:
+    return ([jax.ShapeDtypeStruct(*leaf) for leaf in kind.leaves],)
+
+
+def _vector() -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((P,), jnp.zeros((), float).dtype)
+
+
+def _step_number() -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((), jnp.zeros((), int).dtype)
+
+
+def _kernels(kind: Kind) -> tuple[Kernel, ...]:
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.eval_shape(_method(kind, "kernels"), *_arguments(kind), 0)
+
+
+def _features(kind: Kind) -> Any:
+    return _program(_method(kind, "features"), *_arguments(kind), _vector())
+
+
+def _readout(kind: Kind) -> Any:
+    """Its program, whose last argument is n."""
+    x = _vector()
+    s = tuple(x for _ in _features(kind).jaxpr.outvars)
+    return _program(_method(kind, "readout"), *_arguments(kind), s, x, _step_number())
+
+
+def _of_kernels(kind: Kind, field: str) -> Any:
+    def program(leaves: Any, n: StepNumber) -> Any:
+        return [getattr(kernel, field) for kernel in _method(kind, "kernels")(leaves, n)]
+
+    return _program(program, *_arguments(kind), _step_number())
+
+
+def _program(f: Callable[..., Any], *args: Any) -> Any:
+    # Hyperparameters take the parameters' dtype only later.
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.make_jaxpr(f)(*args)
+
+
+def _depends(program: Any) -> bool:
+    """Whether a result depends on the last argument."""
+    reached = {id(program.jaxpr.invars[-1])}
+    for operation in program.jaxpr.eqns:
+        if any(id(x) in reached for x in operation.invars):
+            reached.update(id(x) for x in operation.outvars)
+    return any(id(x) in reached for x in program.jaxpr.outvars)
+
+
+def _across_coordinates(jaxpr: Any) -> Iterator[str]:
+    """Operations that remove or run along an axis of length P: sums, products of matrices, sorting, .."""
+    for operation in jaxpr.eqns:
+        before = [P in getattr(x.aval, "shape", ()) for x in operation.invars]
+        after = [P in getattr(x.aval, "shape", ()) for x in operation.outvars]
+        along = [operation.params.get(name) for name in ("axis", "dimension")]
+        runs = any(axis is not None and _length(operation, axis) == P for axis in along)
+        inner = _inner(operation.params)
+        for x in inner:
+            yield from _across_coordinates(x)
+        if not inner and any(before) and (runs or not all(after)):
+            yield operation.primitive.name
+
+
+def _length(operation: Any, axis: int) -> int:
+    return operation.invars[0].aval.shape[axis]
+
+
+def _inner(parameters: Any) -> list[Any]:
+    """The programs inside an operation, such as a jitted function or the branches of a condition."""
+    leaves = [getattr(x, "jaxpr", x) for x in jax.tree.leaves(parameters)]
+    return [x for x in leaves if hasattr(x, "eqns")]

@@ -1,0 +1,28 @@
+"""What an optax state holds, found by the names of its fields: they differ from optimizer to optimizer."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from implicit_adam.types import StepNumber, Vector
+
+
+def held(opt_state: Any, name: str) -> Vector:
+    """The field of that name as a flat vector, wherever in the state it is."""
+    found = optax.tree_utils.tree_get_all_with_path(opt_state, name)
+    if len(found) != 1:
+        msg = (
+            f"opt_state holds {len(found)} fields named {name!r}, one is needed; pass the state of the "
+            "rule's own transformation, or of the optax function of that name"
+        )
+        raise ValueError(msg)
+    return ravel_pytree(found[0][1])[0]
+
+
+def last_step(opt_state: Any) -> StepNumber:
+    """The number of the last step taken, counted from 0; infinity where nothing counts, or needs to."""
+    counts = optax.tree_utils.tree_get_all_with_path(opt_state, "count")
+    # Several counters, as of Adam and its schedule, have all counted the same steps.
+    return counts[0][1] - 1 if counts else jnp.inf

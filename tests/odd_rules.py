@@ -1,0 +1,178 @@
+"""Legal rules that no optimizer of the library resembles: other orders, two memories, a readout of n."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from implicit_adam.rules import AbstractRule
+from implicit_adam.rules.base import scalar
+from implicit_adam.rules.kernels import average, present
+
+
+class Sums(NamedTuple):
+    count: Array
+    exponentials: list
+
+
+def twin(rule):
+    """The rule as an optax transformation that keeps every exponential of every kernel, step by step."""
+
+    def init(params):
+        sizes = [kernel.decay.size for kernel in rule.kernels(0)]
+        return Sums(jnp.zeros((), int), [jnp.zeros((size, *params.shape)) for size in sizes])
+
+    def update(g, state, params=None):
+        n, kernels = state.count, rule.kernels(state.count)
+        S = [
+            kernel.decay[:, None] * S + psi[None]
+            for kernel, S, psi in zip(kernels, state.exponentials, rule.features(g), strict=True)
+        ]
+        s = tuple(kernel.scale @ x for kernel, x in zip(kernels, S, strict=True))
+        return -rule.h * rule.readout(s, params, n), Sums(n + 1, S)
+
+    return optax.GradientTransformation(init, update)
+
+
+class OddRule(AbstractRule):
+    h: Array = eqx.field(converter=scalar)
+    beta: Array = eqx.field(converter=scalar, default=0.5)
+    rho: Array = eqx.field(converter=scalar, default=0.6)
+
+    def features(self, g):
+        return g, g**2
+
+    def kernels(self, n):
+        return average(self.beta, n), average(self.rho, n)
+
+    def readout(self, s, theta, n):
+        M, R2 = s
+        return M / jnp.sqrt(R2 + 0.1)
+
+    def transformation(self):
+        return twin(self)
+
+
+class SquareFirst(OddRule):
+    """Adam with its features in the other order."""
+
+    def features(self, g):
+        return g**2, g
+
+    def kernels(self, n):
+        return average(self.rho, n), average(self.beta, n)
+
+    def readout(self, s, theta, n):
+        R2, M = s
+        return M / jnp.sqrt(R2 + 0.1)
+
+
+class TwoMemories(OddRule):
+    """AdEMAMix with its two memories of the gradient as two features, one of them tripled."""
+
+    def features(self, g):
+        return g, g**2, 3 * g
+
+    def kernels(self, n):
+        return average(self.beta, n), average(self.rho, n), average(jnp.asarray(0.7), n)
+
+    def readout(self, s, theta, n):
+        fast, R2, slow = s
+        return (fast + 0.8 * slow / 3) / jnp.sqrt(R2 + 0.1)
+
+
+class OneKernel(TwoMemories):
+    """The same with one kernel of two exponentials, whose mass is 1.8 at every step."""
+
+    def features(self, g):
+        return g, g**2
+
+    def kernels(self, n):
+        slow = jnp.asarray(0.8) * average(jnp.asarray(0.7), n)
+        return average(self.beta, n) + slow, average(self.rho, n)
+
+    def readout(self, s, theta, n):
+        M, R2 = s
+        return M / jnp.sqrt(R2 + 0.1)
+
+
+class WarmingUp(OddRule):
+    """A readout that depends on n, over kernels whose masses do not."""
+
+    def readout(self, s, theta, n):
+        M, R2 = s
+        return (1 - 0.5 ** (jnp.asarray(n, float) + 1)) * M / jnp.sqrt(R2 + 0.1)
+
+
+class Shifting(OddRule):
+    """Two weights that change from step to step and sum to one at each."""
+
+    def kernels(self, n):
+        now = 1 / (jnp.asarray(n, float) + 2)
+        return now * present(self.h) + (1 - now) * average(self.beta, n), average(self.rho, n)
+
+
+class Growing(OddRule):
+    """A mass that is known and changes with n."""
+
+    def kernels(self, n):
+        return (2 - 0.5 ** jnp.asarray(n, float)) * average(self.beta, n), average(self.rho, n)
+
+
+class Decaying(OddRule):
+    """Weight decay inside the readout, two powers of the gradient, a constant feature."""
+
+    def features(self, g):
+        return jnp.ones_like(g), g**3 / 10, g
+
+    def kernels(self, n):
+        return present(self.h), average(self.rho, n), average(self.beta, n, bias_correction=False)
+
+    def readout(self, s, theta, n):
+        one, cube, M = s
+        return jnp.tanh(M + 0.1 * cube) + 0.2 * theta + 0.05 * one
+
+
+LEGAL = (SquareFirst, TwoMemories, OneKernel, WarmingUp, Shifting, Growing, Decaying)
+
+
+class MovingDecay(OddRule):
+    def kernels(self, n):
+        return average(1 - 1 / (jnp.asarray(n, float) + 2), n), average(self.rho, n)
+
+
+class OneKernelShort(OddRule):
+    def kernels(self, n):
+        return (average(self.beta, n),)
+
+
+class Normalised(OddRule):
+    def readout(self, s, theta, n):
+        return s[0] / jnp.linalg.norm(s[0])
+
+
+class Sorted(OddRule):
+    def features(self, g):
+        return jnp.sort(g), g**2
+
+
+class Averaged(OddRule):
+    def readout(self, s, theta, n):
+        return jnp.mean(s[0])
+
+
+class PerCoordinate(OddRule):
+    def readout(self, s, theta, n):
+        return s[0] * jnp.arange(3.0)
+
+
+ILLEGAL = {
+    MovingDecay: "depend on n",
+    OneKernelShort: "one Kernel for each of the 2 features",
+    Normalised: "reduce_sum mixes coordinates",
+    Sorted: "sort mixes coordinates",
+    Averaged: "must be elementwise",
+    PerCoordinate: "vectors of any length",
+}

@@ -1,0 +1,120 @@
+"""A rule of one's own: what is taken for granted of rules must hold of odd ones, or be refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import implicit_adam as ia
+from implicit_adam.fields.closed_form import has_closed_form
+from tests import losses, odd_rules
+from tests.oracles import frozen_update_and_derivative
+
+H = 0.3
+legal = pytest.mark.parametrize("rule", odd_rules.LEGAL)
+
+
+def expected_field(rule, loss, batches, schedule, n):
+    F, DF = frozen_update_and_derivative(rule(1.0).transformation(), loss, batches, schedule, n, losses.START)
+    return -(F + H * DF)
+
+
+@legal
+@pytest.mark.parametrize("n", [0, 3])
+def test_the_full_batch_field_is_the_derivative_of_the_iteration(rule, n):
+    one = jax.tree.map(lambda x: x[:1], losses.batches())
+    expected = expected_field(rule, losses.batch_loss, one, np.zeros(n + 1, int), n)
+    found = ia.vector_field(rule(H), losses.full_loss)(n, losses.START)
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13)
+
+
+@legal
+def test_the_mini_batch_field_is_too_and_stays_so_where_the_cyclic_schedule_is_summed_in_few_rows(rule):
+    batches = losses.batches()
+    expected = expected_field(rule, losses.batch_loss, batches, np.arange(4) % losses.M, 3)
+    cyclic = ia.vector_field(rule(H), losses.batch_loss, batches=batches)
+    np.testing.assert_allclose(cyclic(3, losses.START), expected, rtol=1e-11)
+    # Far from the start: step by step, along the same schedule written down.
+    written = jnp.arange(41) % losses.M
+    one_by_one = ia.vector_field(rule(H), losses.batch_loss, batches=batches, schedule=written)
+    np.testing.assert_allclose(cyclic(40, losses.START), one_by_one(40, losses.START), rtol=1e-7)
+
+
+@pytest.mark.parametrize("rule", [odd_rules.OneKernel, odd_rules.WarmingUp])
+def test_the_second_order_is_that_of_the_optax_twin(rule):
+    by_kernels = ia.vector_field(rule(H), losses.full_quartic, order=2)(3, losses.START)
+    tx = rule(1.0).transformation()
+    by_optax = ia.optax_vector_field(tx, losses.full_quartic, H, order=2)(3, losses.START)
+    np.testing.assert_allclose(by_kernels, by_optax, rtol=1e-10)
+
+
+def test_closed_forms_serve_updates_that_are_the_same_at_every_step_and_no_others():
+    steady = {odd_rules.SquareFirst, odd_rules.TwoMemories, odd_rules.OneKernel}
+    assert {rule for rule in odd_rules.LEGAL if has_closed_form(rule(H))} == steady
+    adam = ia.Adam(H, eps_in_sqrt=True)
+    assert has_closed_form(ia.Scheduled(adam, lambda n: 1.0))
+    assert not has_closed_form(ia.Scheduled(adam, lambda n: 1 / (1 + n)))
+
+
+def test_bias_and_threshold_do_not_depend_on_the_order_of_the_features():
+    usual, turned = odd_rules.OddRule(H), odd_rules.SquareFirst(H)
+    bias = ia.bias(usual, losses.full_loss, losses.START)
+    np.testing.assert_allclose(ia.bias(turned, losses.full_loss, losses.START), bias, rtol=1e-13)
+    adam = ia.Adam(H, 0.5, 0.6, 0.1, eps_in_sqrt=True)
+    np.testing.assert_allclose(ia.bias(adam, losses.full_loss, losses.START), bias, rtol=1e-13)
+    np.testing.assert_allclose(ia.stability_threshold(turned), ia.stability_threshold(usual), rtol=1e-13)
+
+
+@pytest.mark.parametrize("rule", [odd_rules.SquareFirst, odd_rules.TwoMemories, odd_rules.OneKernel])
+def test_the_field_late_on_is_minus_gradient_and_bias_over_the_denominator(rule):
+    """R = g/F, from the update itself."""
+    g = jax.grad(losses.full_loss)(losses.START)
+    R = -g / ia.limiting_field(rule(H), losses.full_loss, order=0)(losses.START)
+    bias = ia.bias(rule(H), losses.full_loss, losses.START)
+    field = ia.limiting_field(rule(H), losses.full_loss)(losses.START)
+    np.testing.assert_allclose(-(g + bias) / R, field, rtol=1e-12)
+
+
+def test_one_memory_split_in_two_features_has_the_threshold_of_the_whole():
+    whole, split = odd_rules.OneKernel(H), odd_rules.TwoMemories(H)
+    np.testing.assert_allclose(ia.stability_threshold(split), ia.stability_threshold(whole), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("rule", "words"), odd_rules.ILLEGAL.items())
+def test_a_broken_contract_is_refused_when_the_rule_is_made(rule, words):
+    with pytest.raises(ValueError, match=words):
+        rule(H)
+
+
+class OnlySigns(odd_rules.OddRule):
+    def features(self, g):
+        return jnp.tanh(g), g**2
+
+
+class TwoFilters(odd_rules.TwoMemories):
+    """Two memories of the gradient whose shares differ from coordinate to coordinate."""
+
+    def readout(self, s, theta, n):
+        fast, R2, slow = s
+        return fast + slow / jnp.sqrt(R2 + 0.1)
+
+
+class BoundDecay(odd_rules.OddRule):
+    """A weight decay that depends on the gradient."""
+
+    def readout(self, s, theta, n):
+        return s[0] + theta * s[1]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: ia.bias(OnlySigns(H), losses.full_loss, losses.START), "no feature of OnlySigns is linear"),
+        (lambda: ia.stability_threshold(OnlySigns(H)), "no feature of OnlySigns is linear"),
+        (lambda: ia.stability_threshold(TwoFilters(H)), "TwoFilters is not one fading filter"),
+        (lambda: ia.stability_threshold(BoundDecay(H)), "BoundDecay is not one fading filter"),
+    ],
+)
+def test_a_bias_or_threshold_that_does_not_exist_is_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
