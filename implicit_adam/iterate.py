@@ -77,7 +77,7 @@ def iterate(
     `rounding`, and a `RoundingWarning` says so where it outweighs the run.
     """
     steps, save_every = check_saves(steps, save_every)
-    training = checked_training(rule, loss, params, batches, schedule, steps, products=False)
+    training = checked_training(rule, loss, params, batches, schedule, steps, products=False, equation=False)
     return warned(_iterate(identified(training), steps, save_every))
 
 

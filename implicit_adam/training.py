@@ -19,7 +19,8 @@ from implicit_adam.checks import (
 from implicit_adam.objective import Objective, first_arguments, ravel, raveled, unravel_like
 from implicit_adam.products import check_products, may_hide
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
-from implicit_adam.rules.optax_rule import Optax, as_optimizer, check_differentiable
+from implicit_adam.rules.optax_checks import check_equation, check_runs
+from implicit_adam.rules.optax_rule import Optax, as_optimizer
 from implicit_adam.rules.optax_rule import raveled as on_vectors
 from implicit_adam.types import Batches, Loss, Params, Schedule, Vector, working_dtype
 
@@ -66,11 +67,14 @@ def checked_training(
     *,
     shifted: bool = False,
     products: bool = True,
+    equation: bool = True,
 ) -> Training:
     """Refuse with a `ValueError` whatever cannot be run.
 
     The hyperparameters take the dtype of the vector theta: the parameters' own, but float32 at least.
-    `products`: whether Hessian-vector products will be taken, which must be derivatives of the gradient.
+
+    - `products`: whether Hessian-vector products will be taken, which must be derivatives of the gradient.
+    - `equation`: whether the optimizer must have a modified equation, as a rule has; `iterate` needs none.
     """
     rule = as_optimizer(rule)
     check_rule(rule, AbstractOptimizer)
@@ -81,7 +85,9 @@ def checked_training(
     if products and not shifted:
         check_products(loss, *first_arguments(params, batches))
     if isinstance(rule, Optax):
-        check_differentiable(rule.tx, params)
+        check_runs(rule.tx, params)
+        if equation:
+            check_equation(rule, params)
     rule = rule.astype(working_dtype(jax.tree.leaves(params)[0].dtype))
     return Training(rule, loss, _nan_with(rule, params), batches, schedule, shifted)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 
 from implicit_adam import __version__
+from implicit_adam.cli.optax_table import add_optax
 from implicit_adam.cli.reproduce import add_reproduce
 from implicit_adam.cli.sweep import add_sweep
 from implicit_adam.cli.verify import add_verify
@@ -59,4 +60,5 @@ def _parser() -> argparse.ArgumentParser:
     add_verify(commands)
     add_sweep(commands)
     add_reproduce(commands)
+    add_optax(commands)
     return parser

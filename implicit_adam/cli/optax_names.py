@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from implicit_adam.rules.optax_rule import check_differentiable
+from implicit_adam.rules.optax_checks import check_equation, check_rate, check_runs
+from implicit_adam.rules.optax_rule import Optax
 
 PREFIX = "optax:"
 
@@ -28,7 +29,10 @@ def parse_optax(text: str) -> optax.GradientTransformation:
         raise ValueError(msg)  # noqa: TRY004
     # A scale_by_.. transformation takes gradients and gives directions of ascent.
     tx = tx if has_rate else optax.chain(tx, optax.scale(-1.0))
-    check_differentiable(tx, jnp.ones(3))
+    check_runs(tx, jnp.ones(3))
+    if has_rate:
+        check_rate(lambda rate: factory(learning_rate=rate, **arguments), jnp.ones(3))
+    check_equation(Optax(1.0, tx), jnp.ones(3))
     return tx
 
 

@@ -72,7 +72,7 @@ def _run(
     `totals` is the latter from the run before, to one order less, whose steps come out the same again: the
     displacement of step k is h times its rest, the total without the steps before k.
     """
-    first = replay.first(n)
+    first = replay.first(n, point[0])
     gradient_of_step = _frozen(objective, point[0]) if len(point) == 1 else objective.gradient_of_step
 
     def seen_before(before: Series) -> Series:

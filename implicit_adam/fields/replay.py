@@ -8,14 +8,15 @@ transformations keep their own state.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from implicit_adam.fields.past import first_remembered
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
+from implicit_adam.rules.optax_probe import Clock, behaviour
 from implicit_adam.rules.optax_rule import Optax, raveled
+from implicit_adam.rules.optax_state import away_from_zero, initial_state, set_forward
 from implicit_adam.types import StepNumber, Vector
 
 State = Any
@@ -24,12 +25,12 @@ State = Any
 class Replay(NamedTuple):
     """A history that can be lived through again.
 
-    - `first(n)`: the first step that step n still remembers.
+    - `first(n, theta)`: the first step that step n still remembers.
     - `start(k, theta)`: the memory before step k, empty.
     - `step(k, state, g, theta)` -> F^(k) and the next state.
     """
 
-    first: Callable[[StepNumber], StepNumber]
+    first: Callable[[StepNumber, Vector], StepNumber]
     start: Callable[[StepNumber, Vector], State]
     step: Callable[[StepNumber, State, Vector, Vector], tuple[Vector, State]]
 
@@ -59,31 +60,34 @@ def _of_kernels(rule: AbstractRule) -> Replay:
         )
         return rule.readout(s, theta, k), state
 
-    return Replay(lambda n: first_remembered(rule, n), start, step)
+    return Replay(lambda n, _: first_remembered(rule, n), start, step)
 
 
 def _of_optax(rule: Optax, objective: Objective) -> Replay:
     tx = raveled(rule.tx, objective.unravel)
 
-    def start(k: StepNumber, theta: Vector) -> State:
-        def begun(x: Any) -> Any:
-            return x + jnp.asarray(k, x.dtype) if _is_counter(x) else x
+    def clock(theta: Vector) -> Clock:
+        found = behaviour(rule.tx, jax.eval_shape(objective.unravel, theta))
+        assert found is not None  # or the window has been refused
+        return found.clock
 
-        return jax.tree.map(begun, tx.init(theta))
+    def first(n: StepNumber, theta: Vector) -> StepNumber:
+        """The first step that the window sees, where the state's period begins."""
+        if rule.window is None:
+            return 0
+        period = clock(theta).period
+        begun = n - rule.window
+        return (max(begun, 0) if isinstance(n, int) else jnp.maximum(begun, 0)) // period * period
+
+    def start(k: StepNumber, theta: Vector) -> State:
+        state = initial_state(tx, theta)
+        if rule.window is None:
+            return state
+        period, advance, _ = clock(theta)
+        return set_forward(state, jnp.asarray(advance) * (k // period))
 
     def step(_: StepNumber, state: State, g: Vector, theta: Vector) -> tuple[Vector, State]:
-        updates, state = tx.update(g, state, theta)
+        updates, state = tx.update(away_from_zero(g), state, theta)
         return -jnp.asarray(updates), state
 
-    return Replay(lambda n: _first_seen(rule, n), start, step)
-
-
-def _first_seen(rule: Optax, n: StepNumber) -> StepNumber:
-    """The first step that the window still sees."""
-    if rule.window is None:
-        return 0
-    return max(n - rule.window, 0) if isinstance(n, int) else jnp.maximum(n - rule.window, 0)
-
-
-def _is_counter(x: Any) -> bool:
-    return eqx.is_array(x) and x.ndim == 0 and jnp.issubdtype(x.dtype, jnp.integer)
+    return Replay(first, start, step)

@@ -1,0 +1,51 @@
+"""The state of an optax transformation where it is differentiated: away from zero, and set forward in time.
+
+A square root has no derivative at zero. There Adam with eps outside the root has one for a coordinate without
+a gradient only as a limit, sqrt(nu) -> 0+, and a second moment that begins at zero gives 0 * inf even where
+the result is not used. So zeros become numbers too small to be seen: t in gradients, t^2 in memories, with
+t = 1e-129 in float64 and 2e-16 in float32, which an eps of 1e-8 turns into an update of 1e-121 and 2e-8.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from implicit_adam.types import Params, Vector
+
+
+def away_from_zero(g: Vector) -> Vector:
+    """A gradient with t in place of zeros; its derivative is the gradient's."""
+    return g + jnp.where(g == 0, _tiny(g), 0).astype(g.dtype)
+
+
+def initial_state(tx: optax.GradientTransformation, params: Params) -> Any:
+    """`tx.init(params)` as arrays, with t^2 in place of zeros among the floating numbers."""
+
+    def begun(x: Any) -> Any:
+        x = jnp.asarray(x)
+        if not eqx.is_inexact_array(x):
+            return x
+        return x + jnp.where(x == 0, _tiny(x) ** 2, 0).astype(x.dtype)
+
+    return jax.tree.map(begun, tx.init(params))
+
+
+def set_forward(state: Any, amounts: Any) -> Any:
+    """The state with `amounts`, one for each leaf, added to its numbers (not to flags or keys)."""
+    leaves, structure = jax.tree.flatten(state)
+    return jax.tree.unflatten(
+        structure,
+        [x + amounts[i].astype(x.dtype) if is_number(x) else x for i, x in enumerate(leaves)],
+    )
+
+
+def is_number(x: Any) -> bool:
+    """One number that may count steps."""
+    return x.ndim == 0 and (jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.inexact))
+
+
+def _tiny(x: Any) -> float:
+    return float(jnp.finfo(x.dtype).tiny) ** 0.42
