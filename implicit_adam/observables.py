@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from implicit_adam.checks import check_positive, check_positive_in

@@ -90,7 +90,11 @@ def observe(
     _check_named(observables)
     known_ones = [OBSERVABLES[name] for name in _names(observables) if name in OBSERVABLES]
     products = any(one.curvature for one in known_ones)
-    training = checked_training(rule, loss, params, batches, schedule, known, products=products)
+    # Only what follows a flow asks for an equation of the optimizer.
+    flowing = any(one.flow is not None for one in known_ones)
+    training = checked_training(
+        rule, loss, params, batches, schedule, known, products=products, equation=flowing
+    )
     watch = _observables(observables, training)
     order = max((one.flow for one in known_ones if one.flow is not None), default=None)
     # Wide enough for products with `every`, whatever narrow integer came.
