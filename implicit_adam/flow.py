@@ -22,6 +22,7 @@ from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.smooth import check_smooth, smooth_solution
 from implicit_adam.training import Training, checked_training, identified
 from implicit_adam.trajectory import Place, Trajectory, Watched, all_finite, at_start, record, saved_times
+from implicit_adam.travel import allowed_error, travel_controller
 from implicit_adam.types import Batches, Field, Loss, Params, Scalar, StepNumber, Vector
 from implicit_adam.validity import at_saves, size_of_correction, warned
 
@@ -72,17 +73,9 @@ def interval_move(
         )
         raise ValueError(msg)  # noqa: TRY004
     solver = _differentiable(diffrax.Tsit5() if solver is None else solver)
-    if controller is None and isinstance(solver, diffrax.AbstractImplicitSolver):
-        controller = default_controller(h.dtype)
-    if controller is None:
+    if controller is None and not isinstance(solver, diffrax.AbstractImplicitSolver):
         return _single_step(field, h, solver)
     return _adaptive_steps(field, h, solver, controller)
-
-
-def default_controller(dtype: jnp.dtype) -> diffrax.AbstractStepSizeController:
-    """Implicit solvers take their root finder's tolerance from a controller: a thousand roundings tight."""
-    tolerance = 1e3 * float(jnp.finfo(dtype).eps)
-    return diffrax.PIDController(rtol=tolerance, atol=tolerance)
 
 
 def _differentiable(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
@@ -113,35 +106,31 @@ def _adaptive_steps(
     field: Field,
     h: Scalar,
     solver: diffrax.AbstractSolver,
-    controller: diffrax.AbstractStepSizeController,
+    controller: diffrax.AbstractStepSizeController | None,
 ) -> Callable[[StepNumber, Vector], Move]:
     def move(n: StepNumber, theta: Vector) -> Move:
         velocity = field(n)
+        # Without a controller time is counted in steps, and errors are relative to the movement of this one.
+        unit = h if controller is None else jnp.ones_like(h)
+        own = travel_controller(jnp.finfo(h.dtype).eps ** (2 / 3), theta, h * velocity(theta))
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, y, args: velocity(y)),
+            diffrax.ODETerm(lambda t, y, args: unit * velocity(y)),
             solver,
             jnp.zeros_like(h),
-            h,
+            h / unit,
             None,
             theta,
-            stepsize_controller=controller,
+            stepsize_controller=own if controller is None else controller,
             adjoint=diffrax.ForwardMode(),
             throw=False,
         )
         solved = solution.result == diffrax.RESULTS.successful
         end = jnp.where(solved, forward_only(jnp.asarray(solution.ys)[0]), jnp.full_like(theta, jnp.nan))
-        return Move(end - theta, _tolerance_spent(solution, controller, end), velocity(theta))
+        accepted = solution.stats["num_accepted_steps"].astype(end.dtype)
+        spent = accepted * allowed_error(own if controller is None else controller, end)
+        return Move(end - theta, spent, velocity(theta))
 
     return move
-
-
-def _tolerance_spent(
-    solution: diffrax.Solution, controller: diffrax.AbstractStepSizeController, end: Vector
-) -> Scalar:
-    """The controller keeps the error of each accepted step below atol + rtol |theta|."""
-    rtol, atol = getattr(controller, "rtol", jnp.nan), getattr(controller, "atol", jnp.nan)
-    accepted = solution.stats["num_accepted_steps"].astype(end.dtype)
-    return accepted * (atol + rtol * jnp.max(jnp.abs(end)))
 
 
 def flow(
@@ -171,16 +160,19 @@ def flow(
     - `stepsize_controller`: None takes one solver step an interval (of length h). A diffrax controller, e.g.
       `diffrax.PIDController(rtol=1e-9, atol=1e-9)`, lets the solver adapt *inside* each interval, for small
       eps, where the field turns over within a width sqrt(eps) of a vanishing gradient. Implicit solvers,
-      whose root finder needs a tolerance, get a tight PIDController by default.
+      whose root finder needs a tolerance, adapt by default, to eps^(2/3) of each interval's own movement.
     - `smooth`: make the step number continuous, n = t/h - 1/2, and cross all steps in one adaptive solve, at
-      a cost that does not depend on h: milliseconds for a million steps. For full-batch training with
-      bias-corrected memory. Moves the solution by far less than a tenth of its distance to the optimizer
-      (tested) at the default tolerance of 1e-9 (1e-12 at order 2); `step_error` is then what that tolerance
-      allows each solver step. An implicit `solver` crosses the stiff sign layers of a small eps. For cyclic
-      mini-batches and a memory that fades: interval by interval until the memory has settled to the
-      tolerance, then one field for whole epochs, which meets the flow at the ends of epochs up to O(h^2) (at
-      order 0 to O(h), the error of that flow itself); `save_every` is a multiple of the number of
-      mini-batches. Others are refused, and so are order 3 and, in mini-batches, order 2.
+      a cost that hardly depends on h: milliseconds for a million steps. For full-batch training with
+      bias-corrected memory. The tolerance of a solver step is relative to the distance from the start: a
+      hundredth of r^(order+1), r = |h f_1| / |f_0| at the start, and at most 1e-9. That moves the solution by
+      less than a tenth of its distance to the optimizer, or by what n additions round off, eps sqrt(n)
+      ||theta|| with eps the rounding of the dtype (tested up to n = 1e6); `step_error` is then what the
+      tolerance allows each solver step. An implicit `solver` crosses the stiff sign layers of a small eps.
+      After 65536 solver steps it gives up, which is flagged. For cyclic mini-batches and a memory that fades:
+      interval by interval until the memory has settled to the tolerance, then one field for whole epochs,
+      which meets the flow at the ends of epochs up to O(h^2) (at order 0 to O(h), the error of that flow
+      itself); `save_every` is a multiple of the number of mini-batches. Others are refused, and so are order
+      3 and, in mini-batches, order 2.
     - `save_at`: with `smooth`, increasing step numbers up to `steps` to save at, beside the start, in place
       of every `save_every`-th; the run ends with the last.
     - `shifted`: shifted gradients in place of Hessian-vector products, cheaper at the same order; see

@@ -26,7 +26,8 @@ class Objective(NamedTuple):
 
     `dtype` is the parameters' own, where that is narrower than theta's.
     `shift`, if given, is the small time over which a shifted gradient stands in for a Hessian-vector product,
-    Hess E v = (grad E(theta + shift v) - grad E(theta)) / shift + O(shift), at half of its cost.
+    Hess E v = (grad E(theta + shift v) - grad E(theta)) / shift + O(shift), at half of its cost. It is made
+    longer where rounding would spoil the difference (`_shift_along`).
     """
 
     loss: Callable[[Vector, Any], Scalar]
@@ -69,12 +70,12 @@ class Objective(NamedTuple):
 
         if self.shift is None:
             return gradient
-        shifted, shift = jax.custom_jvp(gradient), self.shift
+        shifted, shortest = jax.custom_jvp(gradient), self.shift
 
         @shifted.defjvp
         def along(points: tuple[Vector], directions: tuple[Vector]) -> tuple[Vector, Vector]:
             (theta,), (v,) = points, directions
-            g = gradient(theta)
+            g, shift = gradient(theta), _shift_along(v, theta, shortest)
             return g, (gradient(theta + shift * v) - g) / shift
 
         return shifted
@@ -104,11 +105,12 @@ class Objective(NamedTuple):
 
         return Objective(mean, self.unravel, None, None, 1, dtype=self.dtype)
 
-    def _shifted(self, theta: Vector, shift: Scalar) -> tuple[Gradients, Callable[[Gradients], Gradients]]:
+    def _shifted(self, theta: Vector, shortest: Scalar) -> tuple[Gradients, Callable[[Gradients], Gradients]]:
         G = self.gradients(theta)
 
         def products(V: Gradients) -> Gradients:
-            moved = self._for_each_batch(lambda gradient, v: gradient(theta + shift * v), V)
+            shift = jax.vmap(lambda v: _shift_along(v, theta, shortest))(V)[:, None]
+            moved = self._for_each_batch(lambda gradient, v: gradient(v), theta[None] + shift * V)
             return (moved - G) / shift
 
         return G, products
@@ -120,6 +122,20 @@ class Objective(NamedTuple):
             return f(lambda theta: jax.grad(self.loss)(theta, batch), *rows)
 
         return jax.vmap(one, axis_size=self.m)(self.batches, *along_batches)
+
+
+def _shift_along(v: Vector, theta: Vector, shortest: Scalar) -> Scalar:
+    """How long to follow v: `shortest`, or until theta has moved by sqrt(eps) of its size, eps its rounding.
+
+    There the rounding of theta + shift v and the curvature along v spoil the difference alike, by sqrt(eps)
+    of it. Sizes are 1-norms, so that one large parameter does not set the step of all. At theta = 0 nothing
+    is rounded in moving, and the shortest is kept.
+    """
+    length = jnp.sum(jnp.abs(v))
+    far = jnp.finfo(theta.dtype).eps ** 0.5 * jnp.sum(jnp.abs(theta))
+    return jnp.where(
+        far > shortest * length, far / jnp.where(length > 0, length, jnp.ones_like(length)), shortest
+    )
 
 
 def ravel(params: Params) -> Vector:

@@ -69,6 +69,8 @@ def test_the_moments_of_the_lag_are_sums_over_the_history(n):
 def test_late_in_a_run_the_moments_and_the_fields_derivatives_stay_finite():
     moments = lag_moments(ia.Adam(0.1, 0.9, 0.99), jnp.asarray(20000))
     np.testing.assert_allclose(moments.second, [0.9 * 1.9 / 0.1**2, 0.99 * 1.99 / 0.01**2], rtol=1e-10)
+    # The sum over the lags reaches as far as they matter.
+    np.testing.assert_allclose(moments.cross, np.outer([9, 99], [9, 99]), rtol=1e-12)
     beta = jnp.asarray(0.9)
     field = lambda beta: ia.vector_field(ia.Adam(0.1, beta, 0.99, eps_in_sqrt=True), losses.full_loss)(
         20000, losses.START

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
+from implicit_adam.fields import periodic
 from implicit_adam.fields.past import TILE, Memory, every_step
 from implicit_adam.fields.periodic import few_rows, late_rows, resolution
 from implicit_adam.fields.visits import discounted_visits
@@ -66,6 +67,26 @@ def test_float32_keeps_its_own_accuracy():
         _, every = both_pasts(rule, jnp.asarray(n), gradients(1.0), schedule)
         assert few.dtype == jnp.float32
         assert relative(few.astype(float), every) < 1e-5
+
+
+def test_the_last_remembered_epochs_are_all_there():
+    """With many batches and a short memory the steps after the first epochs begin within it."""
+    rule, g = ia.Adam(1.0, 0.2, 0.5, 1e-6, eps_in_sqrt=True), gradients(1.0, m=8)
+    for n in (2000, 2003, 2007):
+        assert relative(*both_pasts(rule, jnp.asarray(n), g, jnp.arange(2010) % 8, 8)) < 1e-9
+
+
+def test_the_degree_in_float32_leaves_less_than_float32_can_tell(monkeypatch):
+    """Carried out in float64, so that interpolation alone is seen."""
+    narrow = resolution(jnp.float32)
+    monkeypatch.setattr(periodic, "resolution", lambda dtype: narrow)
+    rule, schedule = ia.Adam(1.0, 0.9, 0.99, 1e-3, eps_in_sqrt=True), jnp.arange(500) % M
+    psi = jnp.stack(rule.features(gradients(1.0)))
+    n = jnp.asarray(M * narrow.epochs + 20)
+    theta, zero = jnp.zeros_like(psi[0, 0]), jnp.zeros_like(psi)
+    few = few_rows(memory(rule), n, M)(psi, theta, zero)
+    error = relative(few, every_step(memory(rule, schedule), n)(psi, theta, zero))
+    assert 1e-9 < error < 1e-6
 
 
 def test_many_parameters_go_tile_by_tile():

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
+from implicit_adam.fields.select import exact_terms
+from implicit_adam.objective import raveled
 from implicit_adam.problems import digits
 from tests import losses
 
@@ -79,3 +81,33 @@ def test_flow_and_memoryless_take_it():
             for x in (False, True)
         )
         assert 0 < float(jnp.max(jnp.abs(exact - shifted))) < 0.05**2
+
+
+NARROW = jax.tree.map(lambda x: x.astype(jnp.float32), (losses.START, losses.batches()))
+
+
+@pytest.mark.parametrize("h", [1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize("size", [1.0, 1e6])
+def test_in_float32_the_correction_is_right_however_small_h_is(h, size):
+    """To the root of the rounding, sqrt(6e-8) = 2e-4, times what the loss bends over the size of theta."""
+
+    def correction(theta, batches, shifted):
+        rule = ia.Adam(1.0, 0.5, 0.6, 0.1 / size**2, eps_in_sqrt=True).astype(theta.dtype)
+        scaled = lambda theta, batch: losses.batch_loss(theta / jnp.asarray(size, theta.dtype), batch)
+        objective = raveled(scaled, theta, batches)
+        if shifted:
+            objective = objective._replace(shift=jnp.asarray(h * size, theta.dtype))
+        return exact_terms(rule, objective, 1, flow=True)(9)(theta)[1]
+
+    exact = correction(losses.START * size, losses.batches(), shifted=False)
+    narrow = correction(NARROW[0] * jnp.float32(size), NARROW[1], shifted=True)
+    assert float(jnp.max(jnp.abs(narrow.astype(float) - exact))) < 1e-2 * float(jnp.max(jnp.abs(exact)))
+
+
+def test_a_direction_of_zeros_and_a_start_of_zeros_have_products_too():
+    objective = raveled(losses.full_loss, losses.START)._replace(shift=jnp.asarray(1e-6))
+    _, products = objective.linearize(losses.START)
+    assert not products(jnp.zeros((1, 3))).any()
+    _, products = objective.linearize(jnp.zeros(3))
+    dense = jax.hessian(losses.full_loss)(jnp.zeros(3))
+    np.testing.assert_allclose(products(jnp.ones((1, 3)))[0], dense @ jnp.ones(3), rtol=1e-6)

@@ -37,6 +37,50 @@ def test_it_moves_the_flow_by_less_than_a_tenth_of_the_flows_own_error(rule, ste
     assert bool(smooth.finite)
 
 
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("steps", [10_000, 100_000, 1_000_000])
+def test_it_does_so_for_a_million_steps_too(steps, order):
+    """Down to what the additions of so many steps round off, about eps sqrt(n) ||theta||."""
+    rule = ia.Adam(1 / steps, 0.5, 0.7, 1e-2, eps_in_sqrt=True)
+    arguments = (rule, BILINEAR.loss, BILINEAR.params, steps)
+    smooth = ia.flow(*arguments, order=order, smooth=True, save_every=steps // 5)
+    piecewise = ia.flow(*arguments, order=order, save_every=steps // 5)
+    optimizer = ia.iterate(*arguments, save_every=steps // 5)
+    size = float(jnp.max(jnp.linalg.norm(optimizer.params, axis=-1)))
+    rounding = float(jnp.finfo(float).eps) * steps**0.5 * size
+    assert sup(smooth, piecewise) < max(sup(piecewise, optimizer) / 10, rounding)
+
+
+def test_a_start_at_rest_stays_there_at_zero_and_elsewhere():
+    for point in (0.0, 3.0):
+        loss = lambda theta, point=point: jnp.sum((theta - point) ** 2)
+        start = jnp.full(3, point)
+        run = ia.flow(ia.Adam(1e-3, eps=1e-2, eps_in_sqrt=True), loss, start, 100, smooth=True)
+        np.testing.assert_array_equal(run.params, jnp.broadcast_to(start, run.params.shape))
+        assert bool(run.finite)
+
+
+def test_what_it_reports_differentiates_at_the_start_too():
+    run = lambda h: ia.flow(
+        ia.Adam(h, eps=1e-2, eps_in_sqrt=True), losses.full_loss, losses.START, 50, smooth=True
+    )
+    assert bool(jnp.isfinite(jax.jacfwd(lambda h: run(h).step_error)(1e-3)).all())
+
+
+def test_it_gives_up_after_65536_steps_of_the_solver():
+    """Stability allows an explicit solver steps of about 3 / curvature."""
+    loss = lambda theta: jnp.sum((theta - 1) ** 2) / 2
+
+    def finite(steps):
+        run = ia.flow(
+            ia.GradientDescent(0.1), loss, losses.START, steps, order=0, smooth=True, save_every=steps
+        )
+        return bool(run.finite)
+
+    assert finite(400_000)
+    assert not finite(4_000_000)
+
+
 def test_it_holds_on_real_data():
     problem = digits(batches=1, samples=300)
     arguments = (ia.Adam(1e-4, 0.9, 0.95, 1e-4, eps_in_sqrt=True), problem.loss, problem.params, 200)

@@ -19,7 +19,7 @@ LAYERS = [
     {"captured"},
     {"datasets", "eigenpairs", "loops", "products", "sweeps"},
     {"accumulated_loss", "networks", "objective", "rules"},
-    {"stability", "training", "trajectory", "slopes"},
+    {"stability", "training", "trajectory", "slopes", "travel"},
     {"asymptotics", "fields"},
     {"validity"},
     {"iterate", "smooth"},
@@ -70,7 +70,7 @@ def test_imports_point_down(path):
 
 def test_only_flow_and_what_takes_its_solvers_import_diffrax():
     users = {room(path) for path in modules() if any(m.split(".")[0] == "diffrax" for m, _ in imports(path))}
-    assert users == {"smooth", "flow", "convergence", "experiments", "cli"}
+    assert users == {"travel", "smooth", "flow", "convergence", "experiments", "cli"}
 
 
 def test_only_the_command_line_prints():

@@ -77,7 +77,7 @@ def epoch_velocity(rule: AbstractRule, objective: Objective, order: int) -> Velo
     return (leading, corrected)[order]
 
 
-def settling_steps(rule: AbstractRule, m: int, tolerance: float) -> StepNumber:
+def settling_steps(rule: AbstractRule, m: int, tolerance: Scalar) -> StepNumber:
     """The first end of an epoch at which every memory has forgotten its start but for the tolerance."""
     decay = jnp.concatenate([kernel.decay for kernel in rule.kernels(jnp.inf)])
     slowest = jnp.maximum(jnp.max(decay), jnp.asarray(0.5, decay.dtype))

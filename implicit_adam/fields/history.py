@@ -40,12 +40,15 @@ def history_terms(
     """
 
     def at(n: StepNumber) -> Callable[[Vector], Series]:
+        def steps(theta: Vector) -> tuple[StepNumber, StepNumber]:
+            return replay.first(n, order, theta), n
+
         def frozen(theta: Vector) -> Vector:
-            return _run(replay, objective, n, (theta,), ())[0][0]
+            return _run(replay, objective, steps(theta), (theta,), ())[0][0]
 
         def terms(theta: Vector) -> Series:
             def run(points: Series, totals: Series) -> tuple[Series, Series]:
-                return _run(replay, objective, n, (theta, *points), totals, added)
+                return _run(replay, objective, steps(theta), (theta, *points), totals, added)
 
             looking = orbit(frozen, theta, order, flow=flow)
             points, totals, P = (), (), ()
@@ -62,7 +65,7 @@ def history_terms(
 def _run(
     replay: Replay,
     objective: Objective,
-    n: StepNumber,
+    steps: tuple[StepNumber, StepNumber],
     point: Series,
     totals: Series,
     added: Terms | None = None,
@@ -72,7 +75,7 @@ def _run(
     `totals` is the latter from the run before, to one order less, whose steps come out the same again: the
     displacement of step k is h times its rest, the total without the steps before k.
     """
-    first = replay.first(n, point[0])
+    first, n = steps
     gradient_of_step = _frozen(objective, point[0]) if len(point) == 1 else objective.gradient_of_step
 
     def seen_before(before: Series) -> Series:

@@ -19,9 +19,8 @@ import jax.numpy as jnp
 
 from implicit_adam.fields.closed_form import has_closed_form
 from implicit_adam.fields.expansion import Expansion, Expansions
-from implicit_adam.fields.past import Features, Memory, every_step, matmul
+from implicit_adam.fields.past import Features, every_step, matmul, memory_of
 from implicit_adam.fields.periodic import few_rows
-from implicit_adam.fields.visits import discounted_visits
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.types import StepNumber, Vector
@@ -29,9 +28,7 @@ from implicit_adam.types import StepNumber, Vector
 
 def minibatch(rule: AbstractRule, objective: Objective) -> Expansions:
     """Any number of losses, any schedule."""
-    memory = Memory(
-        rule, [discounted_visits(objective.schedule, objective.m, kernel.decay) for kernel in rule.kernels(0)]
-    )
+    memory = memory_of(rule, objective)
     periodic = objective.schedule is None and has_closed_form(rule)
 
     def at(n: StepNumber) -> Expansion:

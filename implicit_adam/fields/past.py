@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
-from implicit_adam.fields.visits import Visits
+from implicit_adam.fields.visits import Visits, discounted_visits
 from implicit_adam.loops import loop
+from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import Kernel, at_lag
 from implicit_adam.types import Scalar, StepNumber, Vector
@@ -63,9 +64,15 @@ class Memory(NamedTuple):
         return Rows(jax.vmap(self.weights)(jnp.minimum(l, n)), u, jnp.minimum(l, n))
 
 
+def memory_of(rule: AbstractRule, objective: Objective) -> Memory:
+    """What the rule holds of the objective's schedule."""
+    visits = [discounted_visits(objective.schedule, objective.m, kernel.decay) for kernel in rule.kernels(0)]
+    return Memory(rule, visits)
+
+
 def every_step(memory: Memory, n: StepNumber) -> AddPast:
     """All steps before n, or those of the memory's window: exact for every rule and schedule."""
-    first = first_remembered(memory.rule, n)
+    first = first_remembered(memory, n)
     return lambda psi, theta, a: add_steps(memory, n, first, n, psi, theta, a)
 
 
@@ -86,14 +93,27 @@ def add_steps(
     return loop(0, -(-(last - first) // ROWS), add, a)
 
 
-def first_remembered(rule: AbstractRule, n: StepNumber) -> StepNumber:
-    """The step before which everything has faded below rounding; 0 for a static n, to stay reversible."""
+def first_remembered(memory: Memory, n: StepNumber, moment: int = 0) -> StepNumber:
+    """The step before which all has faded below rounding; 0 for a static n, to stay reversible.
+
+    Of every mini-batch it has faded against that batch's own weight, not against the present one's: a batch
+    seen long ago still matters if its gradients are large enough, and how large is not asked.
+    """
     if isinstance(n, int):
         return 0
-    # In integers, since a float32 is coarser than a window from n = 2^24 on.
-    last = jnp.asarray(n)
-    lag = jnp.minimum(jnp.ceil(window(rule.kernels(n))), jnp.iinfo(last.dtype).max // 2).astype(last.dtype)
-    return jnp.maximum(last - lag, 0)
+    kernels = memory.rule.kernels(n)
+    shares = [_least_share(kernel, A(n)) for kernel, A in zip(kernels, memory.visits, strict=True)]
+    lag = jnp.ceil(window(kernels, jnp.concatenate(shares), moment)).astype(float)
+    n = jnp.asarray(n)
+    # Whole numbers are subtracted as such: a float32 n is no longer one beyond 2^24.
+    held = jnp.where(lag < n.astype(float), lag, jnp.zeros_like(lag)).astype(n.dtype)
+    return jnp.where(lag < n.astype(float), n - held, jnp.zeros_like(n))
+
+
+def _least_share(kernel: Kernel, visits: Visits) -> Float[Array, " terms"]:
+    """The smallest share of a mini-batch seen so far in each exponential."""
+    share = visits * (1 - kernel.decay)[:, None]
+    return jnp.min(jnp.where(visits > 0, share, jnp.ones_like(share)), axis=1)
 
 
 def add_rows(rule: AbstractRule, rows: Rows, psi: Features, theta: Vector, a: Features) -> Features:
@@ -119,11 +139,15 @@ def _sum_of_rows(rule: AbstractRule, rows: Rows, psi: Features, theta: Vector) -
     return matmul(rows.u.reshape(len(F), -1).T, F).reshape(psi.shape)
 
 
-def window(kernels: tuple[Kernel, ...]) -> Scalar:
-    """The lag beyond which decay^lag < eps of the dtype: all of the tail is below rounding there."""
-    slowest = jnp.max(jnp.concatenate([kernel.decay for kernel in kernels]))
-    lag = jnp.log(jnp.finfo(slowest.dtype).eps) / jnp.log(slowest)
-    return jnp.where(slowest < 1, lag, jnp.inf)
+def window(
+    kernels: tuple[Kernel, ...], share: Float[Array, " terms"] | None = None, moment: int = 0
+) -> Scalar:
+    """The lag beyond which (lag/memory)^moment decay^lag < eps share, for all; eps is the dtype's."""
+    decay = jnp.concatenate([kernel.decay for kernel in kernels])
+    depth = -jnp.log(jnp.finfo(decay.dtype).eps * (jnp.ones_like(decay) if share is None else share))
+    # One substitution into lag/memory = depth + moment log(lag/memory), from the safe side.
+    lag = (depth + moment * jnp.log(2 * depth)) / -jnp.log(decay)
+    return jnp.max(jnp.where(decay < 1, lag, jnp.inf))
 
 
 def matmul(x: Array, y: Array) -> Array:

@@ -94,7 +94,7 @@ def late_rows(memory: Memory, n: StepNumber, m: int, dtype: DTypeLike) -> Rows:
     interpolation = _interpolation(decay.size, degree)
     z = jnp.asarray(interpolation.nodes, dtype) * _share(decay, L + 1)[None]
     settled, slope = (x[:, None] for x in _phases(decay, m))
-    moments = _moments(n, first_remembered(memory.rule, n), m, L, decay, interpolation)
+    moments = _moments(n, first_remembered(memory, n), m, L, decay, interpolation)
     visits, offset = (x[..., None] for x in moments)
     w = settled + z[None, :, :, None] * slope
     u = scale[None, None, :, None] * (settled * visits + slope * offset)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.fields.past import first_remembered
+from implicit_adam.fields.past import first_remembered, memory_of
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.optax_probe import Clock, behaviour
@@ -25,12 +25,12 @@ State = Any
 class Replay(NamedTuple):
     """A history that can be lived through again.
 
-    - `first(n, theta)`: the first step that step n still remembers.
+    - `first(n, order, theta)`: the first step that matters to the terms of step n up to an order.
     - `start(k, theta)`: the memory before step k, empty.
     - `step(k, state, g, theta)` -> F^(k) and the next state.
     """
 
-    first: Callable[[StepNumber, Vector], StepNumber]
+    first: Callable[[StepNumber, int, Vector], StepNumber]
     start: Callable[[StepNumber, Vector], State]
     step: Callable[[StepNumber, State, Vector, Vector], tuple[Vector, State]]
 
@@ -38,12 +38,13 @@ class Replay(NamedTuple):
 def replay(optimizer: AbstractOptimizer, objective: Objective) -> Replay:
     """By the kernels where there are some, else by the optax twin."""
     if isinstance(optimizer, AbstractRule):
-        return _of_kernels(optimizer)
+        return _of_kernels(optimizer, objective)
     assert isinstance(optimizer, Optax)
     return _of_optax(optimizer, objective)
 
 
-def _of_kernels(rule: AbstractRule) -> Replay:
+def _of_kernels(rule: AbstractRule, objective: Objective) -> Replay:
+    memory = memory_of(rule, objective)
     decays = [kernel.decay for kernel in rule.kernels(0)]
 
     def start(_: StepNumber, theta: Vector) -> State:
@@ -60,7 +61,8 @@ def _of_kernels(rule: AbstractRule) -> Replay:
         )
         return rule.readout(s, theta, k), state
 
-    return Replay(lambda n, _: first_remembered(rule, n), start, step)
+    # Every power of h brings a displacement, which grows with the lag.
+    return Replay(lambda n, order, _: first_remembered(memory, n, moment=order), start, step)
 
 
 def _of_optax(rule: Optax, objective: Objective) -> Replay:
@@ -90,4 +92,4 @@ def _of_optax(rule: Optax, objective: Objective) -> Replay:
         updates, state = tx.update(away_from_zero(g), state, theta)
         return -jnp.asarray(updates), state
 
-    return Replay(first, start, step)
+    return Replay(lambda n, _, theta: first(n, theta), start, step)

@@ -32,9 +32,11 @@ def _cyclic(step: StepNumber, m: int, decay: Decays) -> Visits:
     """Batch b was visited at the lags j, j+m, j+2m, .. with j = (step - b) mod m."""
 
     def visits(b: Int[Array, ""]) -> Decays:
-        return power(decay, (step - b) % m) * geometric_sum(decay**m, (step - b) // m + 1)
+        # 1 + d^m + .. as a quotient: a rounded d^m is too coarse near 1.
+        visited = geometric_sum(decay, m * ((step - b) // m + 1)) / geometric_sum(decay, m)
+        return power(decay, (step - b) % m) * visited
 
-    return jax.vmap(visits, out_axes=1)(jnp.arange(m))
+    return jax.vmap(visits, out_axes=1)(jnp.arange(m, dtype=jnp.asarray(step).dtype))
 
 
 def _table(schedule: Schedule, m: int, decay: Decays) -> Float[Array, "steps terms m"]:

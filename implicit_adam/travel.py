@@ -1,0 +1,86 @@
+"""Adaptive steps whose tolerance has no unit: the error of a step is compared with the way gone so far.
+
+    rms(error) <= tolerance rms(theta - start) + eps rms(theta)
+
+Rescaling the parameters rescales both sides alike. Nothing else tells how much an error matters: a coordinate
+that is 0, or a start of zeros, has no size of its own. The second term, with eps the rounding of the dtype,
+is what the parameters can represent. Time is counted in steps of the optimizer, so that a velocity has the
+unit of the parameters too.
+"""
+
+from typing import Any, final
+
+import diffrax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from implicit_adam.types import Scalar, Vector
+
+
+def rms(x: Array) -> Scalar:
+    """The root mean square, without squaring numbers whose squares leave the range of the dtype."""
+    top = jnp.max(jnp.abs(x))
+    # A solver marks a failed step by an infinite error, which stays infinite.
+    top = jnp.where((top > 0) & jnp.isfinite(top), top, jnp.ones_like(top))
+    mean = jnp.mean((x / top) ** 2)
+    # Both are selected, so that the derivative at x = 0 is 0.
+    return jnp.where(mean > 0, top * jnp.sqrt(jnp.where(mean > 0, mean, jnp.ones_like(mean))), mean)
+
+
+@final
+class TravelController(diffrax.AbstractAdaptiveStepSizeController):
+    """A PIDController with this measure of errors, whose first step is one of the optimizer.
+
+    `relative` is the tolerance; `rtol` and `atol` are for the root finders of implicit solvers alone, which
+    compare velocities elementwise.
+    """
+
+    relative: Any
+    start: Vector
+    rtol: Any
+    atol: Any
+    norm: Any = rms
+
+    def wrap(self, direction: Any) -> "TravelController":
+        """No direction is needed."""
+        return self
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        """The end of the first step, and the state of the PIDController."""
+        return _UNIT.init(terms, t0, t1, y0, jnp.ones_like(t0), args, func, error_order)
+
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
+        """As the PIDController does, of the error in units of what is allowed."""
+        if y_error is None:
+            msg = "an adaptive solve needs a solver with an error estimate, such as diffrax.Tsit5()"
+            raise ValueError(msg)
+        y1 = jnp.where(jnp.all(jnp.isfinite(y1_candidate)), y1_candidate, y0)
+        allowed = jnp.maximum(self.allowed(y0), self.allowed(y1))
+        # Nothing is allowed where nothing has ever moved, and then there is no error either.
+        scaled = y_error / jnp.where(allowed > 0, allowed, jnp.ones_like(allowed))
+        return _UNIT.adapt_step_size(t0, t1, y0, y1, args, scaled, error_order, controller_state)
+
+    def allowed(self, theta: Vector) -> Scalar:
+        """The root mean square that the error of one solver step to theta may have."""
+        return self.relative * rms(theta - self.start) + jnp.finfo(theta.dtype).eps * rms(theta)
+
+
+_UNIT = diffrax.PIDController(rtol=0.0, atol=1.0, norm=rms)
+
+
+def travel_controller(tolerance: Any, start: Vector, movement: Vector) -> TravelController:
+    """`movement` is that of one step at the start, what a change of a velocity is compared with."""
+    # Tighter than the steps, whose error estimates would otherwise be those of the root finder.
+    root = jnp.maximum(tolerance / 10, 10 * jnp.finfo(start.dtype).eps)
+    return TravelController(
+        relative=tolerance, start=start, rtol=root, atol=root * jnp.max(jnp.abs(movement))
+    )
+
+
+def allowed_error(controller: diffrax.AbstractStepSizeController, theta: Vector) -> Scalar:
+    """How large (max norm) the error of one solver step to theta may be; NaN if the controller has no say."""
+    if isinstance(controller, TravelController):
+        # No coordinate is further off than the 2-norm.
+        return controller.allowed(theta) * theta.size**0.5
+    rtol, atol = getattr(controller, "rtol", jnp.nan), getattr(controller, "atol", jnp.nan)
+    return atol + rtol * jnp.max(jnp.abs(theta))
