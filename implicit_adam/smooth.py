@@ -73,9 +73,6 @@ def check_smooth(training: Training, saved: np.ndarray, order: int) -> None:
                 f"must be multiples of m = {m}, got {saved[1]}, .."
             )
             raise ValueError(msg)
-    if training.theta.dtype.itemsize < 4:
-        msg = f"smooth=True needs float32 or float64 parameters, got {training.theta.dtype}: cast them"
-        raise ValueError(msg)
 
 
 def smooth_solution(
