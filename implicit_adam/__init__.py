@@ -7,10 +7,12 @@ from implicit_adam import modified_losses as modified_losses
 from implicit_adam import penalties as penalties
 from implicit_adam import problems as problems
 from implicit_adam.accumulated_loss import accumulated_loss as accumulated_loss
+from implicit_adam.carried_flow import carried_flow as carried_flow
 from implicit_adam.convergence import Convergence as Convergence
 from implicit_adam.convergence import convergence as convergence
 from implicit_adam.decomposition import Decomposition as Decomposition
 from implicit_adam.decomposition import decompose as decompose
+from implicit_adam.fields import carried_field as carried_field
 from implicit_adam.fields import limiting_field as limiting_field
 from implicit_adam.fields import optax_vector_field as optax_vector_field
 from implicit_adam.fields import vector_field as vector_field

@@ -29,6 +29,7 @@ class Trajectory(NamedTuple):
     - `rounding`: (saves,) how far (max norm) rounding each step to the parameters' dtype has moved the run so
       far. Where it is as large as the distance travelled, the steps are too small for the dtype. NaN where
       a solver hides its own steps (`stepsize_controller`, `smooth`).
+    - `memories`: the saved memories of a `carried_flow` that was asked for them, as in `carried_field`.
     """
 
     t: Float[Array, " saves"]
@@ -37,6 +38,7 @@ class Trajectory(NamedTuple):
     step_error: Float[Array, " saves"]
     validity: Float[Array, " saves"]
     rounding: Float[Array, " saves"]
+    memories: PyTree = None
 
     def __repr__(self) -> str:
         return line(self)

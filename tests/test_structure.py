@@ -21,9 +21,10 @@ LAYERS = [
     {"accumulated_loss", "networks", "objective", "rules"},
     {"stability", "training", "trajectory", "slopes", "travel"},
     {"asymptotics", "fields"},
-    {"validity"},
+    {"leaps", "validity"},
     {"iterate", "smooth"},
     {
+        "carried_flow",
         "flow",
         "memoryless",
         "decomposition",
@@ -70,7 +71,16 @@ def test_imports_point_down(path):
 
 def test_only_flow_and_what_takes_its_solvers_import_diffrax():
     users = {room(path) for path in modules() if any(m.split(".")[0] == "diffrax" for m, _ in imports(path))}
-    assert users == {"travel", "smooth", "flow", "convergence", "experiments", "cli"}
+    assert users == {
+        "travel",
+        "smooth",
+        "leaps",
+        "flow",
+        "carried_flow",
+        "convergence",
+        "experiments",
+        "cli",
+    }
 
 
 def test_only_the_command_line_prints():

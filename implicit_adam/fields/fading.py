@@ -1,0 +1,79 @@
+"""One exponential memory as a state: A_(n+1) = d A_n + psi(t_n), continued to any time.
+
+For psi linear in t the memory is a decaying start and a line behind psi. With ' per step, lambda = -log d,
+
+    A' = r psi(t - delta h) - lambda A,        r = lambda/(1-d),        delta = 1/(1-d) - 1/lambda
+
+does both exactly, and v steps later, for any v > 0 with `change` the change of psi in one step,
+
+    A(t + v h) = d^v A + G psi + C change,     G = (1 - d^v)/(1-d),     C = (v - G)/(1-d),
+
+which for v = 1 is d A + psi whatever the change: the optimizer's own step. For d = 1, a sum, G = v and
+C = v(v-1)/2. The state kept is S = A weighted by 1-d, an average, or A itself for d = 1.
+
+A decay of zero would be infinitely fast. There the state stays as it is and nobody reads it: A(t + v h) is
+that of a memory that has settled, (psi + (v - 1/(1-d)) change)/(1-d), whose derivative in d is right as well.
+"""
+
+import jax.numpy as jnp
+
+from implicit_adam.rules.kernels import _inverse_expm1_regular as inverse_expm1_regular
+from implicit_adam.rules.kernels import geometric_sum, power
+from implicit_adam.types import Scalar, Vector
+
+
+def weight(d: Scalar) -> Scalar:
+    """The weight of a gradient in the state: an average for d < 1, a sum for d = 1."""
+    return jnp.where(d < 1, 1 - d, jnp.ones_like(d))
+
+
+def rate(d: Scalar, S: Vector, psi: Vector, change: Vector) -> Vector:
+    """S' per step."""
+    fading = _rate_of_decay(d)
+    growth = jnp.where(d < 1, fading, jnp.ones_like(d))
+    moving = growth * (psi - _delta(fading) * change) - fading * S
+    return jnp.where(d > 0, moving, jnp.zeros_like(S))
+
+
+def ahead(d: Scalar, S: Vector, psi: Vector, change: Vector, v: Scalar) -> Vector:
+    """S(t + v h)."""
+    still, more = way_ahead(d, S, psi, change, v)
+    return still + more
+
+
+def way_ahead(d: Scalar, S: Vector, psi: Vector, change: Vector, v: Scalar) -> tuple[Vector, Vector]:
+    """S(t + v h) if psi stays as it is, and what its change adds."""
+    x = _positive(d)
+    G = geometric_sum(x, v)
+    C = _along_a_line(x, G, v)
+    still = jnp.where(d > 0, power(x, v) * S + weight(d) * G * psi, psi)
+    return still, jnp.where(d > 0, weight(d) * C, _behind(d, v)) * change
+
+
+def settled(d: Scalar, psi: Vector, change: Vector, v: Scalar) -> Vector:
+    """S(t + v h) once the start is forgotten; for d = 0 the gradient of v - 1 steps later. Not for d = 1."""
+    return psi + _behind(d, v) * change
+
+
+def _behind(d: Scalar, v: Scalar) -> Scalar:
+    return v - 1 / (1 - jnp.where(d < 1, d, jnp.zeros_like(d)))
+
+
+def _along_a_line(d: Scalar, G: Scalar, v: Scalar) -> Scalar:
+    """C = (v - G)/(1-d) = r v [G (1 + B(lambda v)) - delta], B(u) = 1/expm1(u) - 1/u: nothing cancels."""
+    fading = _rate_of_decay(d)
+    r = jnp.where(d < 1, fading / weight(d), jnp.ones_like(d))
+    return r * v * (G * (1 + inverse_expm1_regular(fading * v)) - _delta(fading))
+
+
+def _delta(fading: Scalar) -> Scalar:
+    """1/(1-d) - 1/lambda, in which the poles cancel."""
+    return 1 + inverse_expm1_regular(fading)
+
+
+def _rate_of_decay(d: Scalar) -> Scalar:
+    return -jnp.log(_positive(d))
+
+
+def _positive(d: Scalar) -> Scalar:
+    return jnp.where(d > 0, d, jnp.ones_like(d))

@@ -1,0 +1,193 @@
+"""Carried memory: the field, at any settings, against the optimizer itself."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import implicit_adam as ia
+from implicit_adam.fields.carried import which_are_deltas
+from implicit_adam.problems import bilinear
+from implicit_adam.rules.base import AbstractRule
+from tests import losses
+from tests.registry import CASES
+
+_rng = np.random.default_rng(0)
+INPUTS = jnp.asarray(_rng.normal(size=(12, 2)))
+TARGETS = jnp.sin(2 * INPUTS[:, 0]) * INPUTS[:, 1]
+NET = jnp.asarray(_rng.normal(size=9))
+
+
+def net_loss(theta):
+    """A tanh network of nine weights, whose gradient changes sign in several components on the way."""
+    return jnp.mean((jnp.tanh(INPUTS @ theta[:6].reshape(2, 3)) @ theta[6:] - TARGETS) ** 2)
+
+
+SAVES = 8
+
+
+@eqx.filter_jit
+def by_field(field, state, steps, start):
+    """The points at eighths of the run, by the classical Runge-Kutta method, one step for each one."""
+    h = field.rule.h
+
+    def after(y, k, part):
+        return jax.tree.map(lambda y, k: y + part * h * k, y, k)
+
+    def advance(n, y):
+        def stage(k, part):
+            return field((n.astype(h.dtype) + part) * h, after(y, k, part))
+
+        k1 = stage(jax.tree.map(jnp.zeros_like, y), 0)
+        k2 = stage(k1, 1 / 2)
+        k3 = stage(k2, 1 / 2)
+        k4 = stage(k3, 1)
+        return after(y, jax.tree.map(lambda a, b, c, d: (a + 2 * b + 2 * c + d) / 6, k1, k2, k3, k4), 1)
+
+    def segment(y, i):
+        first, last = jnp.maximum(start, i * steps // SAVES), (i + 1) * steps // SAVES
+        y = jax.lax.fori_loop(first, last, advance, y)
+        return y, y[0]
+
+    return jax.lax.scan(segment, state, jnp.arange(SAVES))[1]
+
+
+def error(points, iterates):
+    """The largest along the run, over the distance travelled."""
+    travelled = jnp.max(jnp.linalg.norm(iterates - iterates[:1], axis=1))
+    late = iterates[len(iterates) - len(points) :]
+    return float(jnp.max(jnp.linalg.norm(points - late, axis=1)) / travelled)
+
+
+def error_of_field(rule, loss, params, steps, order=1, start=10):
+    iterates = ia.iterate(rule, loss, params, steps, save_every=steps // SAVES).params
+    field = ia.carried_field(rule, loss, order=order)
+    points = by_field(field, field.start(params, start), jnp.asarray(steps), jnp.asarray(start))
+    return error(points, iterates)
+
+
+SETTINGS = {
+    "fixed, short": (bilinear(), lambda h: ia.Adam(h, 0.5, 0.7, 1e-8, eps_in_sqrt=False), 1600),
+    "fixed, long": (None, lambda h: ia.Adam(h, 0.9, 0.999, 1e-8, eps_in_sqrt=True), 1600),
+    "as long as the run": (
+        None,
+        lambda h: ia.Adam(h, 1 - h / 0.02, 1 - h / 0.4, 1e-8, eps_in_sqrt=False),
+        1600,
+    ),
+}
+
+
+@pytest.mark.parametrize(("problem", "rule", "steps"), SETTINGS.values(), ids=SETTINGS.keys())
+def test_the_error_is_of_order_one_and_two_in_the_step_however_long_the_memory(problem, rule, steps):
+    loss, params = (net_loss, NET) if problem is None else (problem.loss, problem.params)
+    for order in (0, 1):
+        coarse = error_of_field(rule(1 / steps), loss, params, steps, order)
+        fine = error_of_field(rule(0.5 / steps), loss, params, 2 * steps, order)
+        assert np.log2(coarse / fine) == pytest.approx(order + 1, abs=0.15)
+
+
+def test_at_usual_settings_it_holds_where_the_expanded_flows_are_off_by_half_of_the_way_and_more():
+    rule, steps = ia.Adam(2.5e-3, 0.9, 0.999, 1e-8, eps_in_sqrt=True), 400
+    iterates = ia.iterate(rule, net_loss, NET, steps).params
+    for order in (0, 1):
+        expanded = ia.flow(rule, net_loss, NET, steps, order=order).params
+        assert error(expanded, iterates) > 0.5
+    carried = ia.carried_flow(rule, net_loss, NET, steps).params
+    assert error(carried, iterates) < 1e-3
+
+
+# A sum of all squares is never far from its start in the number of its steps.
+@pytest.mark.parametrize("name", [name for name in CASES if name != "adagrad"])
+def test_every_rule_is_carried_to_order_two(name):
+    def along(steps):
+        return error_of_field(CASES[name](0.5 / steps), losses.full_quartic, losses.START, steps, start=25)
+
+    assert np.log2(along(104) / along(208)) > 1.7
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_first_steps_are_the_optimizers_own(name):
+    rule = CASES[name](0.02)
+    own = ia.carried_field(rule, losses.full_quartic).start(losses.START, 7)[0]
+    twin = ia.iterate(rule, losses.full_quartic, losses.START, 7).params[-1]
+    np.testing.assert_allclose(own, twin, rtol=1e-12)
+
+
+def test_expanded_in_the_lag_it_is_remark_3_2():
+    # A memory that has settled lags by 1/(1-d) steps behind psi on a line.
+    def difference(h):
+        rule = ia.Adam(h, 0.5, 0.7, 0.1, eps_in_sqrt=True)
+        F = -ia.limiting_field(rule, losses.full_quartic, order=0)(losses.START)
+        now, before = (jax.grad(losses.full_quartic)(x) for x in (losses.START, losses.START + h * F))
+        settled = [
+            psi(now) - (psi(now) - psi(before)) / (1 - d)
+            for psi, d in ((lambda g: g, 0.5), (jnp.square, 0.7))
+        ]
+        memories = ((settled[0],), (settled[1],))
+        carried = ia.carried_field(rule, losses.full_quartic)(1e4 * h, (losses.START, memories))[0]
+        expanded = ia.limiting_field(rule, losses.full_quartic)(losses.START)
+        return float(jnp.linalg.norm(carried - expanded)), float(jnp.linalg.norm(expanded + F))
+
+    (coarse, correction), (fine, _) = difference(1e-3), difference(5e-4)
+    assert coarse < correction / 20
+    assert np.log2(coarse / fine) == pytest.approx(2, abs=0.05)
+
+
+def test_only_the_present_gradient_has_no_state():
+    assert which_are_deltas(ia.Adam(0.1, 0.0, 0.9, 1e-3, eps_in_sqrt=True)) == ((False,), (False,))
+    assert which_are_deltas(ia.RMSProp(0.1, 0.9, 1e-3, eps_in_sqrt=True)) == ((True,), (False,))
+    assert which_are_deltas(ia.NAdam(0.1)) == ((False, True), (False,))
+    assert which_are_deltas(ia.AdEMAMix(0.1)) == ((False, False), (False,))
+    field = ia.carried_field(
+        ia.RMSProp(0.1, 0.9, 1e-3, eps_in_sqrt=True), losses.tree_loss, batches=losses.batches()
+    )
+    params, ((nothing,), (squares,)) = field.start(losses.as_tree(losses.START), 3)
+    assert nothing is None
+    assert jax.tree.structure(squares) == jax.tree.structure(params)
+
+
+def test_a_decay_of_zero_is_rmsprop_and_has_a_derivative():
+    def velocity(rule):
+        field = ia.carried_field(rule, losses.full_loss)
+        params, (_, squares) = field.start(losses.START, 5)
+        memories = ((jnp.zeros(3),), squares) if isinstance(rule, ia.Adam) else ((None,), squares)
+        return field(0.5, (params, memories))[0]
+
+    adam = lambda beta: ia.Adam(0.1, beta, 0.9, 1e-3, eps_in_sqrt=True)
+    rmsprop = ia.RMSProp(0.1, 0.9, 1e-3, eps_in_sqrt=True, bias_correction=True)
+    np.testing.assert_allclose(velocity(adam(0.0)), velocity(rmsprop), rtol=1e-12)
+    assert bool(jnp.all(jnp.isfinite(jax.jacfwd(lambda beta: velocity(adam(beta)))(0.0))))
+
+
+def test_a_decay_that_changes_from_step_to_step_is_refused():
+    class Growing(AbstractRule):
+        h: jax.Array
+
+        def features(self, g):
+            return (g,)
+
+        def kernels(self, n):
+            d = 1 - 1 / (jnp.asarray(n, float) + 2)
+            return (dataclasses.replace(ia.HeavyBall(0.1).kernels(n)[0], decay=d[None]),)
+
+        def readout(self, s, theta, n):
+            return s[0]
+
+        def transformation(self):
+            return ia.GradientDescent(0.1).transformation()
+
+    with pytest.raises(ValueError, match="changes with the step number"):
+        ia.carried_field(Growing(jnp.asarray(0.1)), losses.full_loss).start(losses.START)
+
+
+def test_mini_batches_are_remembered_by_the_mean_of_their_features():
+    rule = ia.Adam(0.02, 0.5, 0.6, 0.1, eps_in_sqrt=True)
+    A, c = losses.batches()
+    gradients = jnp.stack([jax.grad(losses.batch_loss)(losses.START, (A[b], c[b])) for b in range(losses.M)])
+    field = ia.carried_field(rule, losses.batch_loss, batches=(A, c))
+    _, ((first,), (second,)) = field.start(losses.START, 1)
+    np.testing.assert_allclose(first, 0.5 * jnp.mean(gradients, 0), rtol=1e-12)
+    np.testing.assert_allclose(second, 0.4 * jnp.mean(gradients**2, 0), rtol=1e-12)
