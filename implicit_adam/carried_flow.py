@@ -15,7 +15,7 @@ from implicit_adam.fields.carried import Carrier, Memory, carried_velocity
 from implicit_adam.fields.carried_field import HIGHEST_CARRIED_ORDER, carrier_of, each_memory
 from implicit_adam.leaps import Leaps, RelativeToTheMove
 from implicit_adam.rules.base import AbstractOptimizer
-from implicit_adam.training import Training, checked_training
+from implicit_adam.training import Training, checked_training, identified
 from implicit_adam.trajectory import Trajectory, all_finite
 from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
 
@@ -70,7 +70,7 @@ def carried_flow(
         raise ValueError(msg)
     saved = np.arange(0, steps + 1, save_every) if save_at is None else check_steps(save_at, steps)
     early = tuple(n for n in saved.tolist() if n <= start)
-    training = checked_training(rule, loss, params, batches)
+    training = identified(checked_training(rule, loss, params, batches, products=False))
     late = jnp.asarray(saved[len(early) :])
     return _carried_flow(training, early, late, order, start, solver, stepsize_controller, memories=memories)
 
@@ -96,7 +96,8 @@ def _carried_flow(
     thetas, memory = kept
     points = jax.vmap(training.unraveled)(thetas)
     remembered = each_memory(jax.vmap(training.unraveled), memory) if memories else None
-    return Trajectory(times, points, all_finite(thetas), jnp.full_like(times, jnp.nan), remembered)
+    unknown = jnp.full_like(times, jnp.nan)
+    return Trajectory(times, points, all_finite(thetas), unknown, unknown, unknown, remembered)
 
 
 def _first_steps(carrier: Carrier, theta: Vector, start: int, early: tuple[int, ...]) -> tuple[State, Any]:

@@ -71,7 +71,8 @@ def _warn_of_range(run: Trajectory, order: int) -> None:
         f"the expansion of order {order} is outside its range: the correction reached "
         f"{np.nanmax(sizes):.3g} times the flow that it corrects (validity, by t = "
         f"{float(run.t[np.nanargmax(sizes)]):.3g}), where it must stay well below 1; do not trust this run. "
-        "Use a smaller h or shorter memories (validity grows with h times memory), a larger eps, or order=0"
+        "Use ia.carried_flow, which does not expand the memory and holds at such settings; or a smaller h, "
+        "shorter memories (validity grows with h times memory), a larger eps, or order=0"
     )
     warnings.warn(msg, OutsideRangeWarning, stacklevel=4)
 

@@ -30,7 +30,7 @@ class CarriedField(eqx.Module):
     def __call__(self, t: Any, state: tuple[Params, Memory]) -> tuple[Params, Memory]:
         """(d params/dt, d memories/dt) at the time t = n h."""
         params, memories = state
-        training = checked_training(self.rule, self.loss, params, self.batches)
+        training = checked_training(self.rule, self.loss, params, self.batches, products=False)
         h, theta = training.rule.h, training.theta
         velocity = carried_velocity(carrier_of(training), self.order)
         per_step = velocity(jnp.asarray(t, theta.dtype) / h, theta, each_memory(ravel, memories))
@@ -40,7 +40,7 @@ class CarriedField(eqx.Module):
     def start(self, params: Params, steps: int = 0) -> tuple[Params, Memory]:
         """(params, memories) after the optimizer's first steps, at the time t = steps h."""
         steps = check_count("steps", steps, least=0)
-        training = checked_training(self.rule, self.loss, params, self.batches)
+        training = checked_training(self.rule, self.loss, params, self.batches, products=False)
         carrier = carrier_of(training)
         state = (training.theta, carrier.start(training.theta))
         theta, memory = jax.lax.fori_loop(0, steps, lambda n, state: carrier.step(n, *state), state)
