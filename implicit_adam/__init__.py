@@ -90,6 +90,8 @@ __all__ = [
     "Trajectory",
     "accumulated_loss",
     "bias",
+    "carried_field",
+    "carried_flow",
     "convergence",
     "decompose",
     "flow",

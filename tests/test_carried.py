@@ -1,7 +1,5 @@
 """Carried memory: the field, at any settings, against the optimizer itself."""
 
-import dataclasses
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,6 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.fields.carried import which_are_deltas
 from implicit_adam.problems import bilinear
-from implicit_adam.rules.base import AbstractRule
 from tests import losses
 from tests.registry import CASES
 
@@ -92,9 +89,10 @@ def test_the_error_is_of_order_one_and_two_in_the_step_however_long_the_memory(p
 def test_at_usual_settings_it_holds_where_the_expanded_flows_are_off_by_half_of_the_way_and_more():
     rule, steps = ia.Adam(2.5e-3, 0.9, 0.999, 1e-8, eps_in_sqrt=True), 400
     iterates = ia.iterate(rule, net_loss, NET, steps).params
-    for order in (0, 1):
-        expanded = ia.flow(rule, net_loss, NET, steps, order=order).params
-        assert error(expanded, iterates) > 0.5
+    plain = ia.flow(rule, net_loss, NET, steps, order=0).params
+    with pytest.warns(ia.OutsideRangeWarning, match="carried_flow"):
+        corrected = ia.flow(rule, net_loss, NET, steps).params
+    assert min(error(plain, iterates), error(corrected, iterates)) > 0.5
     carried = ia.carried_flow(rule, net_loss, NET, steps).params
     assert error(carried, iterates) < 1e-3
 
@@ -160,27 +158,6 @@ def test_a_decay_of_zero_is_rmsprop_and_has_a_derivative():
     rmsprop = ia.RMSProp(0.1, 0.9, 1e-3, eps_in_sqrt=True, bias_correction=True)
     np.testing.assert_allclose(velocity(adam(0.0)), velocity(rmsprop), rtol=1e-12)
     assert bool(jnp.all(jnp.isfinite(jax.jacfwd(lambda beta: velocity(adam(beta)))(0.0))))
-
-
-def test_a_decay_that_changes_from_step_to_step_is_refused():
-    class Growing(AbstractRule):
-        h: jax.Array
-
-        def features(self, g):
-            return (g,)
-
-        def kernels(self, n):
-            d = 1 - 1 / (jnp.asarray(n, float) + 2)
-            return (dataclasses.replace(ia.HeavyBall(0.1).kernels(n)[0], decay=d[None]),)
-
-        def readout(self, s, theta, n):
-            return s[0]
-
-        def transformation(self):
-            return ia.GradientDescent(0.1).transformation()
-
-    with pytest.raises(ValueError, match="changes with the step number"):
-        ia.carried_field(Growing(jnp.asarray(0.1)), losses.full_loss).start(losses.START)
 
 
 def test_mini_batches_are_remembered_by_the_mean_of_their_features():

@@ -76,7 +76,7 @@ def carried_field(
     is a pytree like params, the average (1-d) sum_k d^(n-k) psi_i(g_k) of exponential e of kernel i, without
     bias correction (a sum for d = 1), and None where it is the present gradient. Derivatives in any mode.
 
-    Raises `ValueError` for bad arguments, and for a rule whose decays change from step to step.
+    Raises `ValueError` for bad arguments.
     """
     check_order(order, HIGHEST_CARRIED_ORDER)
     optimizer = as_optimizer(rule)
