@@ -501,6 +501,9 @@ def check_wide_dtype(dtype: jnp.dtype) -> None:
 
 def check_shifted_order(order: int, *, shifted: bool) -> None:
     """A shifted gradient is a product to O(h), which moves the field by O(h^2)."""
+    if not isinstance(shifted, bool):
+        msg = f"shifted must be True or False, got {shifted!r}"
+        raise ValueError(msg)  # noqa: TRY004
     if shifted and order > 1:
         msg = f"shifted=True moves the field by O(h^2), as much as order {order} adds; leave one of them out"
         raise ValueError(msg)

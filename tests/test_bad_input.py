@@ -360,6 +360,10 @@ CALLS = {
         lambda: ia.flow(RULE, quadratic, START, 4, smooth="no"),
         "smooth must be True or False",
     ),
+    "word for shifted gradients": (
+        lambda: ia.flow(RULE, quadratic, START, 4, shifted="no"),
+        "shifted must be True or False",
+    ),
     "one step to save at": (
         lambda: ia.flow(RULE, quadratic, START, 4, smooth=True, save_at=5),
         "save_at must be",

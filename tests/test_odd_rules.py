@@ -91,6 +91,37 @@ class OnlySigns(odd_rules.OddRule):
         return jnp.tanh(g), g**2
 
 
+class Annealed(odd_rules.OddRule):
+    """A step that becomes smaller and smaller: no late step is like the next."""
+
+    def readout(self, s, theta, n):
+        return super().readout(s, theta, n) / (1 + jnp.asarray(n) / 100)
+
+
+class GrowingScale(odd_rules.OddRule):
+    """The same in a kernel."""
+
+    def kernels(self, n):
+        first, second = super().kernels(n)
+        return (1 + jnp.log1p(jnp.asarray(n).astype(float))) * first, second
+
+
+@pytest.mark.parametrize("rule", [Annealed, GrowingScale])
+def test_a_rule_that_never_settles_has_no_limit(rule):
+    for call in (
+        lambda: ia.limiting_field(rule(H), losses.full_loss),
+        lambda: ia.bias(rule(H), losses.full_loss, losses.START),
+        lambda: ia.flow(
+            rule(0.1), losses.batch_loss, losses.START, 6, batches=losses.batches(), smooth=True, save_every=3
+        ),
+    ):
+        with pytest.raises(ValueError, match="no limit"):
+            call()
+    # What only warms up has one.
+    ia.limiting_field(odd_rules.OddRule(H), losses.full_loss)
+    ia.limiting_field(ia.NAdam(H, 0.5, 0.6, 0.1, eps_in_sqrt=True), losses.full_loss)
+
+
 class TwoFilters(odd_rules.TwoMemories):
     """Two memories of the gradient whose shares differ from coordinate to coordinate."""
 

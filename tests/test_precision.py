@@ -272,6 +272,13 @@ rms = ia.RMSProp(1e-3, 0.6, 0.1, eps_in_sqrt=True)
 field = ia.vector_field(rms, lambda t, x: jnp.sum((t - x) ** 2), batches=jnp.asarray([0.3, -0.4]))
 early, late = field(jnp.asarray(1001), start), field(jnp.asarray(1_000_000_031), start)
 np.testing.assert_allclose(late, early, rtol=1e-5)
+
+# Looks times records would overflow, and a plain sum would drift.
+tenth = {"tenth": lambda x: jnp.float32(0.1) + 0 * x}
+seen = ia.observe(ia.GradientDescent(1e-7), lambda x: x**2, jnp.asarray(1.0), 300_000, tenth, records=10_000)
+assert seen.n.dtype == jnp.int32 and (np.diff(seen.n) > 0).all()
+assert seen.n[0] == 0 and 300_000 - 40 < seen.n[-1] <= 300_000
+np.testing.assert_allclose(seen.mean["tenth"], 0.1, rtol=1e-6)
 print("done")
 """
 

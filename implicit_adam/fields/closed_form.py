@@ -20,7 +20,7 @@ from implicit_adam.checks import check_rule
 from implicit_adam.fields.expansion import Expansion, Expansions
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
-from implicit_adam.rules.contract import frozen_update_is_steady
+from implicit_adam.rules.contract import frozen_update_is_steady, settles
 from implicit_adam.rules.kernels import lag_moment, mass
 from implicit_adam.rules.optax_rule import Optax, as_optimizer
 from implicit_adam.types import StepNumber, Vector
@@ -35,10 +35,10 @@ def check_has_limit(rule: Any) -> None:
         )
         raise ValueError(msg)  # noqa: TRY004
     check_rule(rule, AbstractRule)
-    if not all(kernel.forgets for kernel in rule.kernels(0)):
+    if not (all(kernel.forgets for kernel in rule.kernels(0)) and settles(rule)):
         msg = (
-            f"{type(rule).__name__} has no limit for n to infinity: its memory never fades, or it follows a "
-            "schedule; use vector_field at a step n"
+            f"{type(rule).__name__} has no limit for n to infinity: its memory never fades, or its update "
+            "goes on changing with n, as on a schedule; use vector_field at a step n"
         )
         raise ValueError(msg)
 
