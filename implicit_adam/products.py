@@ -21,6 +21,8 @@ from implicit_adam.checks import is_traced
 from implicit_adam.types import Params
 
 HIDING = ("stop_gradient", "custom_jvp_call", "custom_vjp_call")
+# What `jax.checkpoint` leaves: a call, whose jaxpr must not hold constants.
+RECOMPUTING = ("checkpoint", "remat")
 
 # Digests of gradients whose products were compared and agree.
 _compared: set[Any] = set()
@@ -116,7 +118,7 @@ def _live(jaxpr: Any) -> list[Any]:
 
 def _apply(jaxpr: Any, equation: Any, read: Callable[[Any], Any], *, hidden: bool) -> list[Any]:
     inner = inner_jaxprs(equation)
-    if not hidden and equation.primitive.name.startswith(HIDING):
+    if not hidden and equation.primitive.name.startswith((*HIDING, *RECOMPUTING)):
         args = [read(x) for x in equation.invars]
         results = evaluate(_opened(inner[0]), _consts(inner[0]), args, hidden=False) if inner else args
         return [x for x, out in zip(results, equation.outvars, strict=True) if out in _read_later(equation)]
@@ -130,7 +132,7 @@ def _apply(jaxpr: Any, equation: Any, read: Callable[[Any], Any], *, hidden: boo
 
 def _unhidden(inner: Any) -> Any:
     """A jaxpr inside a loop, a branch or a call, traced again with nothing hidden."""
-    if not hasattr(inner, "eqns"):
+    if not hasattr(inner, "consts"):
         return inner
     shapes = [jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in _opened(inner).invars]
     traced = jax.make_jaxpr(lambda *args: evaluate(_opened(inner), _consts(inner), args, hidden=False))
