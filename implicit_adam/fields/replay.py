@@ -86,7 +86,7 @@ def _of_optax(rule: Optax, objective: Objective) -> Replay:
         if rule.window is None:
             return state
         period, advance, _ = clock(theta)
-        return set_forward(state, jnp.asarray(advance) * (k // period))
+        return set_forward(state, advance, k // period)
 
     def step(_: StepNumber, state: State, g: Vector, theta: Vector) -> tuple[Vector, State]:
         updates, state = tx.update(away_from_zero(g), state, theta)

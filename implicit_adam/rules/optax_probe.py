@@ -314,7 +314,7 @@ def _program(tx: optax.GradientTransformation, like: Any) -> Callable[..., _Reco
             return eqx.partition(state, eqx.is_inexact_array)
 
         def begun(point: Params) -> tuple[Any, Any]:
-            return split(set_forward(initial_state(tx, point), jump))
+            return split(set_forward(initial_state(tx, point), jump, 1))
 
         def pushed(f: Callable[..., Any], primals: tuple[Any, ...], lanes: tuple[Any, ...]) -> Any:
             return jax.vmap(lambda *d: jax.jvp(f, primals, d)[1])(*lanes)

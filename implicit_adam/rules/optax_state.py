@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.types import Params, Vector
+from implicit_adam.types import Params, StepNumber, Vector
 
 
 def away_from_zero(g: Vector) -> Vector:
@@ -33,13 +33,18 @@ def initial_state(tx: optax.GradientTransformation, params: Params) -> Any:
     return jax.tree.map(begun, tx.init(params))
 
 
-def set_forward(state: Any, amounts: Any) -> Any:
-    """The state with `amounts`, one for each leaf, added to its numbers (not to flags or keys)."""
+def set_forward(state: Any, advance: Any, periods: StepNumber) -> Any:
+    """The state so many periods later: each of its numbers (no flags, no keys) by its `advance` a period.
+
+    In the dtype of each: a float32 does not hold every step number.
+    """
     leaves, structure = jax.tree.flatten(state)
-    return jax.tree.unflatten(
-        structure,
-        [x + amounts[i].astype(x.dtype) if is_number(x) else x for i, x in enumerate(leaves)],
-    )
+
+    def later(x: Any, advance: Any) -> Any:
+        return x + jnp.asarray(advance).astype(x.dtype) * jnp.asarray(periods).astype(x.dtype)
+
+    moved = [later(x, a) if is_number(x) else x for x, a in zip(leaves, advance, strict=True)]
+    return jax.tree.unflatten(structure, moved)
 
 
 def is_number(x: Any) -> bool:
