@@ -63,7 +63,7 @@ def test_every_rule_and_any_optax_optimizer_can_be_verified(tmp_path, capsys):
 def test_a_window_reaches_the_optax_field(tmp_path):
     options = ["--problem", "bilinear", "--optimizer", "optax:rmsprop(decay=0.7,eps=1.0)"]
     errors = []
-    for window in ([], ["--window", "3"]):
+    for window in ([], ["--window", "8"]):
         verify(tmp_path, *options, "--steps", "20,40,80", *window)
         case = json.loads((tmp_path / "out/verify.json").read_text())["cases"][0]
         errors.append(case["orders"]["1"]["error"])
