@@ -21,7 +21,26 @@ def study():
     slopes = {q: np.full(2, q + 1.0) for q in error}
     settled = {0: True, 1: True}
     steps = np.array([10, 20, 40])
-    return Convergence(h, steps, error, error, slopes, numbers, numbers, numbers, numbers, settled, h, h)
+    words = dict.fromkeys(error, "")
+    return Convergence(
+        h,
+        steps,
+        error,
+        error,
+        slopes,
+        numbers,
+        numbers,
+        numbers,
+        numbers,
+        settled,
+        verdict=words,
+        why=words,
+        rounding_floor=h,
+        travelled=h,
+        validity=h,
+        remembered=h,
+        roughness=h,
+    )
 
 
 def swept(dims=("beta", "rho")):
