@@ -90,6 +90,8 @@ def test_masses_are_what_the_weights_sum_to(build):
             close(masses(kernel, n), kernel.scale * jnp.sum(powers, axis=1), 1e-13)
 
 
+# The twin of Adagrad is warned of: its memory does not fade.
+@pytest.mark.filterwarnings("ignore:.*does not fade")
 @every_rule
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_field_is_the_derivative_of_the_optax_update_along_the_lagged_displacements(build, seed):
