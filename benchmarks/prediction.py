@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import implicit_adam as ia
 from benchmarks.measure import Measure, Measures, ratio
 from benchmarks.timing import alternate
+from implicit_adam.losses.problems import Problem, bilinear, digits
 from implicit_adam.objective import ravel
-from implicit_adam.problems import Problem, bilinear, digits
 
 
 def _end(run, problem: Problem, steps: int, **kwargs):

@@ -10,8 +10,8 @@ import implicit_adam as ia
 from benchmarks.measure import Measure, Measures, Missing, ratio
 from benchmarks.networks import dense_batches, dense_loss, dense_params, size
 from benchmarks.timing import alternate
+from implicit_adam.losses.problems import bilinear, digits
 from implicit_adam.objective import ravel, unravel_like
-from implicit_adam.problems import bilinear, digits
 
 # Sign layers of width sqrt(EPS) that one step of size H resolves, so that all solvers are as accurate.
 H, BETA, RHO, EPS = 1e-3, 0.9, 0.95, 1e-2

@@ -6,8 +6,8 @@ import torch
 from torch.func import grad, jvp
 from torchdiffeq import odeint
 
+from implicit_adam.losses.problems import digits
 from implicit_adam.objective import ravel
-from implicit_adam.problems import digits
 
 
 def _bilinear(theta):

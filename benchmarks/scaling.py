@@ -11,7 +11,7 @@ import implicit_adam as ia
 from benchmarks.fields import field, gradients
 from benchmarks.networks import dense_batches, dense_params, size
 from benchmarks.timing import alternate
-from implicit_adam.problems import bilinear
+from implicit_adam.losses.problems import bilinear
 
 
 class Curve(NamedTuple):

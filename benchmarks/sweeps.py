@@ -12,9 +12,9 @@ import numpy as np
 import implicit_adam as ia
 from benchmarks.measure import Measure, Measures, Missing, ratio
 from benchmarks.timing import alternate
-from implicit_adam.convergence import supremum
-from implicit_adam.problems import bilinear
-from implicit_adam.training import checked_training
+from implicit_adam.inputs import checked_training
+from implicit_adam.losses.problems import bilinear
+from implicit_adam.measures.convergence import supremum
 
 GRID = {"beta": np.linspace(0, 0.9, 64), "rho": np.linspace(0, 0.95, 64)}
 

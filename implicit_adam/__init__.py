@@ -3,33 +3,32 @@
 import importlib
 from typing import Any
 
-from implicit_adam import modified_losses as modified_losses
-from implicit_adam import penalties as penalties
-from implicit_adam import problems as problems
-from implicit_adam.accumulated_loss import accumulated_loss as accumulated_loss
-from implicit_adam.carried_flow import carried_flow as carried_flow
-from implicit_adam.convergence import Convergence as Convergence
-from implicit_adam.convergence import convergence as convergence
-from implicit_adam.decomposition import Decomposition as Decomposition
-from implicit_adam.decomposition import decompose as decompose
-from implicit_adam.fields import carried_field as carried_field
+from implicit_adam.bias.bias import bias as bias
+from implicit_adam.bias.bias import perturbed_one_norm as perturbed_one_norm
+from implicit_adam.bias.decomposition import Decomposition as Decomposition
+from implicit_adam.bias.decomposition import decompose as decompose
+from implicit_adam.bias.regimes import CELLS as CELLS
+from implicit_adam.bias.regimes import REGIMES as REGIMES
+from implicit_adam.bias.regimes import Regimes as Regimes
+from implicit_adam.bias.regimes import TrainingRegime as TrainingRegime
+from implicit_adam.bias.regimes import regimes as regimes
+from implicit_adam.bias.regimes import training_regime as training_regime
+from implicit_adam.bias.with_bias import with_bias as with_bias
 from implicit_adam.fields import limiting_field as limiting_field
 from implicit_adam.fields import optax_vector_field as optax_vector_field
 from implicit_adam.fields import vector_field as vector_field
-from implicit_adam.flow import flow as flow
-from implicit_adam.iterate import iterate as iterate
-from implicit_adam.memoryless import memoryless as memoryless
-from implicit_adam.observables import bias as bias
-from implicit_adam.observables import perturbed_one_norm as perturbed_one_norm
-from implicit_adam.observed import OBSERVABLES as OBSERVABLES
-from implicit_adam.observed import Observed as Observed
-from implicit_adam.observed import observe as observe
-from implicit_adam.regimes import CELLS as CELLS
-from implicit_adam.regimes import REGIMES as REGIMES
-from implicit_adam.regimes import Regimes as Regimes
-from implicit_adam.regimes import TrainingRegime as TrainingRegime
-from implicit_adam.regimes import regimes as regimes
-from implicit_adam.regimes import training_regime as training_regime
+from implicit_adam.fields.carried import carried_field
+from implicit_adam.losses import modified_losses, penalties, problems
+from implicit_adam.losses.accumulated_loss import accumulated_loss as accumulated_loss
+from implicit_adam.measures.convergence import Convergence as Convergence
+from implicit_adam.measures.convergence import convergence as convergence
+from implicit_adam.measures.observed import OBSERVABLES as OBSERVABLES
+from implicit_adam.measures.observed import Observed as Observed
+from implicit_adam.measures.observed import observe as observe
+from implicit_adam.measures.sharpness import TopEigenvalue as TopEigenvalue
+from implicit_adam.measures.sharpness import preconditioned_sharpness as preconditioned_sharpness
+from implicit_adam.measures.sharpness import sharpness as sharpness
+from implicit_adam.measures.stability import stability_threshold as stability_threshold
 from implicit_adam.rules import AbstractRule as AbstractRule
 from implicit_adam.rules import Adagrad as Adagrad
 from implicit_adam.rules import Adam as Adam
@@ -44,16 +43,15 @@ from implicit_adam.rules import Optax as Optax
 from implicit_adam.rules import RMSProp as RMSProp
 from implicit_adam.rules import Scheduled as Scheduled
 from implicit_adam.rules import Signum as Signum
-from implicit_adam.sharpness import TopEigenvalue as TopEigenvalue
-from implicit_adam.sharpness import preconditioned_sharpness as preconditioned_sharpness
-from implicit_adam.sharpness import sharpness as sharpness
-from implicit_adam.stability import stability_threshold as stability_threshold
+from implicit_adam.runs.carried_flow import carried_flow as carried_flow
+from implicit_adam.runs.flow import flow as flow
+from implicit_adam.runs.iterate import iterate as iterate
+from implicit_adam.runs.memoryless import memoryless as memoryless
+from implicit_adam.runs.trajectory import Trajectory as Trajectory
+from implicit_adam.runs.validity import OutsideRangeWarning as OutsideRangeWarning
+from implicit_adam.runs.validity import RoundingWarning as RoundingWarning
 from implicit_adam.sweeps import SweepResult as SweepResult
 from implicit_adam.sweeps import sweep as sweep
-from implicit_adam.trajectory import Trajectory as Trajectory
-from implicit_adam.validity import OutsideRangeWarning as OutsideRangeWarning
-from implicit_adam.validity import RoundingWarning as RoundingWarning
-from implicit_adam.with_bias import with_bias as with_bias
 
 __version__ = "0.1.0"
 

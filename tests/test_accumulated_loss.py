@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.problems import digits
+from implicit_adam.losses.problems import digits
 from tests import losses
 
 

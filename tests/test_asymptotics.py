@@ -10,12 +10,12 @@ import optax
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.asymptotics import CONTRADICTED, HOLDS, NOT_YET, Setting, judged
 from implicit_adam.fields.expansion import field_of
-from implicit_adam.fields.select import exact_terms, raveled_field
-from implicit_adam.problems import bilinear, quadratic
-from implicit_adam.training import checked_training
-from implicit_adam.watched import remembered
+from implicit_adam.fields.vector_field import exact_terms, raveled_field
+from implicit_adam.inputs import checked_training
+from implicit_adam.losses.problems import bilinear, quadratic
+from implicit_adam.measures.asymptotics import CONTRADICTED, HOLDS, NOT_YET, Setting, judged
+from implicit_adam.measures.watched import remembered
 from tests import losses
 
 BILINEAR, QUADRATIC = bilinear(), quadratic()
@@ -185,7 +185,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("wrong", "rule", "orders", "expected"), WRONG.values(), ids=WRONG)
 def test_a_wrong_term_is_a_contradiction(wrong, rule, orders, expected, monkeypatch):
-    monkeypatch.setattr(sys.modules["implicit_adam.convergence"], "raveled_field", wrong)
+    monkeypatch.setattr(sys.modules["implicit_adam.measures.convergence"], "raveled_field", wrong)
     # A function of its own, or a program compiled for the right field would serve.
     loss = lambda theta: losses.full_loss(theta)
     orders = (0, *orders) if expected[0] == HOLDS else orders
@@ -198,7 +198,7 @@ def test_a_wrong_term_is_a_contradiction(wrong, rule, orders, expected, monkeypa
 
 def test_a_wrong_leading_field_is_seen_at_the_first_step(monkeypatch):
     """Whose error does not fall at all, as it does not where the memory is as long as the run."""
-    for module in ("convergence", "watched"):
+    for module in ("measures.convergence", "measures.watched"):
         monkeypatch.setattr(sys.modules[f"implicit_adam.{module}"], "raveled_field", a_percent_too_fast)
     study = ia.convergence(
         SHORT, lambda theta: losses.full_loss(theta), losses.START, horizon=0.3, step_counts=(40, 80, 160)

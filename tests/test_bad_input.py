@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.problems import digits
+from implicit_adam.losses.problems import digits
 from tests import losses
 
 START, RULE = losses.START, ia.Adam(0.1, 0.5, 0.6, 0.1, eps_in_sqrt=True)

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.captured import digest, trace
+from implicit_adam.programs.captured import digest, trace
 from tests import losses
 
 DATA = np.array([1.0, -2.0])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.carried import which_are_deltas
-from implicit_adam.problems import bilinear
+from implicit_adam.fields.carried.carrier import which_are_deltas
+from implicit_adam.losses.problems import bilinear
 from tests import losses
 from tests.registry import CASES
 

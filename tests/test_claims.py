@@ -3,8 +3,7 @@
 import jax
 import numpy as np
 import pytest
-
-from implicit_adam.experiments import (
+from implicit_adam.paper import (
     along_a_run,
     figure1,
     shuffles,
@@ -14,7 +13,9 @@ from implicit_adam.experiments import (
     three_regimes,
     valley,
 )
-from implicit_adam.experiments.claims import (
+
+from implicit_adam.losses.problems import digits
+from implicit_adam.paper.claims import (
     DID_NOT_HOLD,
     HELD,
     UNDECIDED,
@@ -22,9 +23,8 @@ from implicit_adam.experiments.claims import (
     is_monotone,
     named_arrays,
 )
-from implicit_adam.experiments.reproduce import ITEMS
+from implicit_adam.paper.reproduce import ITEMS
 from implicit_adam.plotting.paper import PICTURES
-from implicit_adam.problems import digits
 from tests.verdicts import nothing, verdicts
 
 
@@ -63,7 +63,7 @@ def test_table_1_holds_on_random_losses_and_not_for_the_opposite_signs():
 
 
 def test_on_a_level_set_of_the_bilinear_model_the_one_norm_is_the_level_times_the_sum():
-    from implicit_adam.problems import bilinear_loss
+    from implicit_adam.losses.problems import bilinear_loss
 
     for theta in (np.array([1.7, 2.2]), np.array([0.4, 0.9])):
         one_norm = abs(np.asarray(jax.grad(bilinear_loss)(theta))).sum()

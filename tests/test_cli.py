@@ -78,13 +78,13 @@ def test_what_has_not_settled_is_undecided_with_its_own_exit_status(tmp_path, ca
 
 def test_a_slope_that_contradicts_the_theorem_is_exit_status_1(tmp_path, capsys, monkeypatch):
     """With the sign of the correction turned."""
-    from implicit_adam.fields.select import raveled_field
+    from implicit_adam.fields.vector_field import raveled_field
 
     def flipped(rule, objective, order):
         plain, right = (raveled_field(rule, objective, q) for q in (0, order))
         return lambda n: lambda theta: 2 * plain(n)(theta) - right(n)(theta)
 
-    monkeypatch.setattr(sys.modules["implicit_adam.convergence"], "raveled_field", flipped)
+    monkeypatch.setattr(sys.modules["implicit_adam.measures.convergence"], "raveled_field", flipped)
     options = ["--problem", "quadratic", "--optimizer", "gradient-descent", "--steps", "160,320,640"]
     assert verify(tmp_path, *options) == 1
     assert "theory 2: contradicted (the error falls like h^1" in capsys.readouterr().out

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.closed_second import closed_second
-from implicit_adam.fields.history import history_terms
-from implicit_adam.fields.moments import lag_moments, smooth_lag_moments
-from implicit_adam.fields.replay import replay
-from implicit_adam.fields.select import exact_terms
+from implicit_adam.fields.any_order.fixed_point import history_terms
+from implicit_adam.fields.any_order.replay import replay
+from implicit_adam.fields.full_batch.lag_moments import lag_moments, smooth_lag_moments
+from implicit_adam.fields.full_batch.second_order import closed_second
+from implicit_adam.fields.vector_field import exact_terms
+from implicit_adam.losses.problems import bilinear
 from implicit_adam.objective import raveled
-from implicit_adam.problems import bilinear
 from tests import losses
 from tests.registry import CASES
 

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.closed_form import closed_form, has_closed_form
-from implicit_adam.fields.minibatch import minibatch
+from implicit_adam.fields.full_batch.closed_form import closed_form, has_closed_form
+from implicit_adam.fields.mini_batch.any_schedule import minibatch
 from implicit_adam.objective import raveled
 from implicit_adam.rules import RULES
 from implicit_adam.rules.kernels import masses

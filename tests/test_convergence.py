@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.problems import bilinear, quadratic
+from implicit_adam.losses.problems import bilinear, quadratic
 from tests import losses
 
 COUNTS = (20, 40, 80)
@@ -121,8 +121,8 @@ def test_a_diverging_run_decides_nothing():
 
 
 def test_a_study_vmaps_over_hyperparameters():
-    from implicit_adam.convergence import supremum
-    from implicit_adam.training import checked_training
+    from implicit_adam.inputs import checked_training
+    from implicit_adam.measures.convergence import supremum
 
     def error(beta):
         rule = ia.Adam(0.01, beta, 0.6, 0.1, eps_in_sqrt=True)

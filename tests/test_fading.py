@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from implicit_adam.fields.fading import ahead, rate, settled, weight
+from implicit_adam.fields.carried.fading import ahead, rate, settled, weight
 
 
 def vectors(*xs, dtype=float):

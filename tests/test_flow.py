@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.problems import quadratic
+from implicit_adam.losses.problems import quadratic
 from tests import losses
 
 RULE = ia.Adam(0.02, 0.5, 0.6, 0.1, eps_in_sqrt=True)

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from implicit_adam.paper.training.full_batch import FullBatchConfig, run
 
 import implicit_adam as ia
 from implicit_adam.datasets import channel_statistics, cifar, normalised
-from implicit_adam.experiments.training import epoch
-from implicit_adam.experiments.training.full_batch import FullBatchConfig, run
 from implicit_adam.networks import choices, network
 from implicit_adam.networks.passes import cross_entropy
+from implicit_adam.paper.training import epoch
 from tests import cifar_files
 
 ADAM = ia.Adam(1e-2, 0.9, 0.99, 1e-6, eps_in_sqrt=True)
@@ -161,7 +161,7 @@ def test_a_run_that_broke_off_ends_with_the_same_bits(tmp_path, config, last):
 
 SCRIPT = """
 import os, signal, sys
-from implicit_adam.experiments.training.full_batch import run
+from implicit_adam.paper.training.full_batch import run
 from tests.test_full_batch import ADAM, DATA, GHOST
 watch = lambda done, _: done == 3 and os.kill(os.getpid(), signal.SIGKILL)
 run(GHOST, DATA, ADAM, folder=sys.argv[1], callback=watch)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from implicit_adam.fields.visits import discounted_visits
+from implicit_adam.fields.mini_batch.discounted_counts import discounted_visits
 from implicit_adam.rules import kernels
 
 DECAYS = (0.0, 0.1, 0.5, 0.9, 0.999, 0.99999, 1.0)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.slopes import fit_tail
+from implicit_adam.measures.slopes import fit_tail
 from tests import losses
 from tests.registry import CASES, NO_LIMIT
 

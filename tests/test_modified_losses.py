@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam import modified_losses
-from implicit_adam.slopes import local_slopes
+from implicit_adam.losses import modified_losses
+from implicit_adam.measures.slopes import local_slopes
 from tests import losses
 
 gradient = jax.grad(losses.full_loss)
@@ -224,7 +224,7 @@ def test_the_mean_over_shuffles_of_an_epoch_follows_the_modified_loss_of_smith_e
 TYPES = """
 import jax.numpy as jnp
 import implicit_adam as ia
-from implicit_adam import modified_losses
+from implicit_adam.losses import modified_losses
 loss = lambda t: jnp.sum(t**2)
 CALLS = [
     (lambda: modified_losses.gradient_descent(ia.Adam(0.1), loss), "must be ia.GradientDescent, got Adam"),

@@ -7,7 +7,7 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.cli import main
-from implicit_adam.observed import Named
+from implicit_adam.measures.observed import Named
 from tests import losses
 
 RULE = ia.Adam(0.02, 0.5, 0.6, 0.1, eps_in_sqrt=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.closed_form import has_closed_form
+from implicit_adam.fields.full_batch.closed_form import has_closed_form
 from tests import losses, odd_rules
 from tests.oracles import frozen_update_and_derivative
 

@@ -8,7 +8,7 @@ import optax.contrib
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.closed_form import check_has_limit
+from implicit_adam.fields.full_batch.closed_form import check_has_limit
 from tests import losses
 
 ADAM = {"b1": 0.5, "b2": 0.6, "eps": 1e-3, "eps_root": 0.1}

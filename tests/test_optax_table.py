@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from implicit_adam.cli.optax_table import line
-from implicit_adam.experiments import optax_table
+from implicit_adam.studies import optax_table
 
 PAGE = Path(__file__).parent.parent / "docs" / "optax.md"
 COLUMNS = ("name", "arguments", "verdict", "plain", "corrected", "error", "why")

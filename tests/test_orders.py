@@ -9,9 +9,9 @@ import optax
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.history import history_terms
-from implicit_adam.fields.replay import replay
-from implicit_adam.fields.select import exact_terms
+from implicit_adam.fields.any_order.fixed_point import history_terms
+from implicit_adam.fields.any_order.replay import replay
+from implicit_adam.fields.vector_field import exact_terms
 from implicit_adam.objective import raveled
 from tests import losses
 from tests.registry import CASES

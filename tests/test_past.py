@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.select import limiting_terms
-from implicit_adam.fields.visits import discounted_visits
+from implicit_adam.fields.mini_batch.discounted_counts import discounted_visits
+from implicit_adam.fields.vector_field import limiting_terms
 from implicit_adam.objective import raveled
 from tests import losses
 

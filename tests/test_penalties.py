@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam import modified_losses, penalties
-from implicit_adam.problems import quadratic
+from implicit_adam.losses import modified_losses, penalties
+from implicit_adam.losses.problems import quadratic
 from tests import losses
 
 EPS = 0.3

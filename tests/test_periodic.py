@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields import periodic
-from implicit_adam.fields.past import TILE, Memory, every_step
-from implicit_adam.fields.periodic import few_rows, late_rows, resolution
-from implicit_adam.fields.visits import discounted_visits
+from implicit_adam.fields.mini_batch import cyclic_schedule as periodic
+from implicit_adam.fields.mini_batch.cyclic_schedule import few_rows, late_rows, resolution
+from implicit_adam.fields.mini_batch.discounted_counts import discounted_visits
+from implicit_adam.fields.mini_batch.history_sum import TILE, Memory, every_step
 from tests import losses
 
 M = 4

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 import implicit_adam as ia
 from implicit_adam import plotting
-from implicit_adam.convergence import Convergence
+from implicit_adam.measures.convergence import Convergence
 from implicit_adam.plotting.style import greek
 from implicit_adam.sweeps import SweepResult
 

@@ -8,9 +8,7 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.cli import main
-from implicit_adam.experiments import reach, sweeps
-from implicit_adam.experiments.verify import VerifyConfig, cases
-from implicit_adam.problems import (
+from implicit_adam.losses.problems import (
     PROBLEMS,
     Problem,
     build_problem,
@@ -19,6 +17,9 @@ from implicit_adam.problems import (
     problem_options,
     quadratic,
 )
+from implicit_adam.paper import reach
+from implicit_adam.studies import ready_sweeps as sweeps
+from implicit_adam.studies.verify import VerifyConfig, cases
 
 
 @pytest.mark.parametrize("build", PROBLEMS.values(), ids=PROBLEMS.keys())

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jax.lax import stop_gradient
 
 import implicit_adam as ia
-from implicit_adam.products import check_products
+from implicit_adam.programs.products import check_products
 
 X = jax.random.normal(jax.random.key(1), (12, 3))
 LABELS = jnp.arange(12) % 3

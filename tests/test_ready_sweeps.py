@@ -8,9 +8,9 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.cli import main
-from implicit_adam.experiments import sweeps
+from implicit_adam.losses.problems import bilinear, digits, digits_start
 from implicit_adam.plotting import plot_sweep
-from implicit_adam.problems import bilinear, digits, digits_start
+from implicit_adam.studies import ready_sweeps as sweeps
 
 
 def adam(**hyperparameters):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.problems import digits
-from implicit_adam.regimes import CELLS, REGIMES, regime_of_losses
+from implicit_adam.bias.regimes import CELLS, REGIMES, regime_of_losses
+from implicit_adam.losses.problems import digits
 from tests import losses
 
 g = jax.grad(losses.full_loss)(losses.START)

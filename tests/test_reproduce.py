@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from implicit_adam.paper.training.network_runs import NetworkConfig, train_networks
 
+from implicit_adam.bias.regimes import REGIMES, regime_of_losses
 from implicit_adam.cli import main
 from implicit_adam.cli.report import Done, report
-from implicit_adam.experiments.claims import Claim
-from implicit_adam.experiments.reproduce import ITEMS
-from implicit_adam.experiments.training import cifar_runs
-from implicit_adam.experiments.training.network_runs import NetworkConfig, train_networks
 from implicit_adam.networks import residual
 from implicit_adam.networks.passes import cross_entropy
-from implicit_adam.regimes import REGIMES, regime_of_losses
+from implicit_adam.paper.claims import Claim
+from implicit_adam.paper.reproduce import ITEMS
+from implicit_adam.paper.training import cifar_runs
 from tests import cifar_files
 
 
@@ -135,7 +135,7 @@ def test_networks_train_in_one_sweep_with_their_norms(trained):
 
 def test_the_norm_of_a_run_is_that_of_the_gradient_before_the_step(trained):
     config, runs = trained
-    from implicit_adam.experiments.training.network_runs import _digits, _start
+    from implicit_adam.paper.training.network_runs import _digits, _start
 
     train, _ = _digits(config.train)
     loss = lambda params: cross_entropy(residual.residual_logits(params, train.images), train.labels)

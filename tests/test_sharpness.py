@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.problems import digits, quadratic
+from implicit_adam.losses.problems import digits, quadratic
 from tests import losses
 
 H = jax.hessian(losses.full_loss)(losses.START)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.select import exact_terms
+from implicit_adam.fields.vector_field import exact_terms
+from implicit_adam.losses.problems import digits
 from implicit_adam.objective import raveled
-from implicit_adam.problems import digits
 from tests import losses
 
 RULES = {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from implicit_adam.slopes import SETTLED, SPAN, fit_tail, local_slopes, usable
+from implicit_adam.measures.slopes import SETTLED, SPAN, fit_tail, local_slopes, usable
 
 H = 0.1 / 2.0 ** np.arange(7)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.problems import bilinear, digits
+from implicit_adam.losses.problems import bilinear, digits
 from tests import losses
 
 BILINEAR = bilinear()

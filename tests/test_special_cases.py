@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.problems import quadratic
+from implicit_adam.losses.problems import quadratic
 from tests import losses
 
 gradient = jax.grad(losses.full_loss)

@@ -14,29 +14,18 @@ PACKAGE = Path(implicit_adam.__file__).parent
 
 # Bottom to top: a module imports only from rows above its own.
 LAYERS = [
-    {"types", "reprs"},
-    {"atomic", "checks"},
-    {"captured"},
-    {"datasets", "eigenpairs", "loops", "products", "sweeps"},
-    {"accumulated_loss", "networks", "objective", "rules"},
-    {"stability", "training", "trajectory", "slopes", "travel"},
-    {"asymptotics", "fields"},
-    {"leaps", "validity"},
-    {"iterate", "smooth"},
-    {
-        "carried_flow",
-        "flow",
-        "memoryless",
-        "decomposition",
-        "with_bias",
-        "observables",
-        "modified_losses",
-        "regimes",
-        "watched",
-    },
-    {"convergence", "penalties", "problems", "sharpness"},
-    {"observed"},
-    {"experiments"},
+    {"types", "reprs", "files"},
+    {"checks"},
+    {"datasets", "loops", "programs"},
+    {"objective", "rules", "sweeps", "networks"},
+    {"inputs"},
+    {"fields"},
+    {"runs"},
+    {"bias"},
+    {"losses"},
+    {"measures"},
+    {"studies"},
+    {"paper"},
     {"plotting"},
     {"cli"},
     {"__init__", "__main__"},
@@ -69,18 +58,19 @@ def test_imports_point_down(path):
             assert target == room(path) or LEVEL[target] < LEVEL[room(path)], module
 
 
-def test_only_flow_and_what_takes_its_solvers_import_diffrax():
+def test_only_runs_and_what_takes_their_solvers_import_diffrax():
     users = {room(path) for path in modules() if any(m.split(".")[0] == "diffrax" for m, _ in imports(path))}
-    assert users == {
-        "travel",
-        "smooth",
-        "leaps",
-        "flow",
-        "carried_flow",
-        "convergence",
-        "experiments",
-        "cli",
-    }
+    assert users == {"runs", "measures", "studies", "paper", "cli"}
+
+
+def test_the_package_root_shows_the_architecture():
+    """Few modules, and folders of related ones."""
+    assert len(list(PACKAGE.glob("*.py"))) <= 11
+    assert all(
+        sum(1 for _ in folder.glob("*.py")) > 1
+        for folder in PACKAGE.iterdir()
+        if folder.suffix == "" and folder.name != "__pycache__"
+    )
 
 
 def test_only_the_command_line_prints():

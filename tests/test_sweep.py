@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import Mesh
 
 import implicit_adam as ia
-from implicit_adam.problems import bilinear
+from implicit_adam.losses.problems import bilinear
 from implicit_adam.sweeps import lanes
 from implicit_adam.sweeps.grid import as_grid
 from implicit_adam.sweeps.lanes import compiled, device_mesh, traced

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.problems import digits
+from implicit_adam.losses.problems import digits
 from tests import losses
 from tests.oracles import equation_10, remark_3_2
 

@@ -13,8 +13,8 @@ import optax
 
 from implicit_adam.checks import check_writable
 from implicit_adam.cli.arguments import folder, require
-from implicit_adam.experiments import optax_table
-from implicit_adam.experiments.optax_table import (
+from implicit_adam.studies import optax_table
+from implicit_adam.studies.optax_table import (
     HORIZON,
     OUTSIDE,
     REFUSED,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from implicit_adam.experiments.claims import Claim, Item
+from implicit_adam.paper.claims import Claim, Item
 
 PACKAGES = (
     "implicit-adam",

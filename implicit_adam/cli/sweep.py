@@ -16,12 +16,12 @@ from jax.sharding import Mesh
 
 from implicit_adam.checks import check_count, check_horizon, check_writable
 from implicit_adam.cli.arguments import add_format, axis, folder, integers, names, require, setting
-from implicit_adam.experiments import sweeps
-from implicit_adam.fields.select import HIGHEST_ORDER
-from implicit_adam.observed import OBSERVABLES
+from implicit_adam.fields.vector_field import HIGHEST_ORDER
+from implicit_adam.losses.problems import PROBLEMS
+from implicit_adam.measures.observed import OBSERVABLES
 from implicit_adam.plotting import plot_sweep
-from implicit_adam.problems import PROBLEMS
 from implicit_adam.rules import RULES
+from implicit_adam.studies import ready_sweeps as sweeps
 from implicit_adam.sweeps import SweepResult, sweep
 from implicit_adam.sweeps.lanes import device_mesh
 

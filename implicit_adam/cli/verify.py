@@ -21,12 +21,12 @@ from implicit_adam.checks import (
 )
 from implicit_adam.cli.arguments import add_format, folder, integers, names, require
 from implicit_adam.cli.optax_names import PREFIX, parse_optax
-from implicit_adam.experiments import verify
-from implicit_adam.experiments.verify import Case, Outcome, VerifyConfig
-from implicit_adam.fields.select import HIGHEST_ORDER
+from implicit_adam.fields.vector_field import HIGHEST_ORDER
+from implicit_adam.losses.problems import PROBLEMS, problem_options
 from implicit_adam.plotting import flow_name, plot_studies
-from implicit_adam.problems import PROBLEMS, problem_options
 from implicit_adam.rules import RULES
+from implicit_adam.studies import verify
+from implicit_adam.studies.verify import Case, Outcome, VerifyConfig
 
 HOLDS, CONTRADICTED, UNDECIDED = 0, 1, 3
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from implicit_adam.convergence import Convergence
+from implicit_adam.measures.convergence import Convergence
 from implicit_adam.plotting.style import COLOURS, MARKERS, STYLE, flow_name, greek, log_ticks, new_axes
 
 

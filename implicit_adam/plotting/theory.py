@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from implicit_adam.experiments.figure1 import Figure1, Figure1Config
-from implicit_adam.experiments.modified_flows import Orders
-from implicit_adam.experiments.reach import Reach, ReachConfig
-from implicit_adam.experiments.table1 import CELLS, Table1, Table1Config
-from implicit_adam.experiments.theorem import Theorem, TheoremConfig, studies
-from implicit_adam.experiments.valley import CROSS, Family, ValleyConfig
+from implicit_adam.paper.figure1 import Figure1, Figure1Config
+from implicit_adam.paper.modified_flows import Orders
+from implicit_adam.paper.reach import Reach, ReachConfig
+from implicit_adam.paper.table1 import CELLS, Table1, Table1Config
+from implicit_adam.paper.theorem import Theorem, TheoremConfig, studies
+from implicit_adam.paper.valley import CROSS, Family, ValleyConfig
 from implicit_adam.plotting.convergence import plot_studies
 from implicit_adam.plotting.panels import panels, short, styled
 from implicit_adam.plotting.plane import plot_level_sets, plot_path

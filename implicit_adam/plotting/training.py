@@ -4,15 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from implicit_adam.experiments.along_a_run import Along, AlongConfig
-from implicit_adam.experiments.figure6 import Figure6, Figure6Config
-from implicit_adam.experiments.figures45 import TrendConfig, Trends, stable
-from implicit_adam.experiments.hills import smoothed
-from implicit_adam.experiments.three_regimes import CAUSES, RegimesConfig, ThreeRegimes
+from implicit_adam.bias.regimes import REGIMES
+from implicit_adam.paper.along_a_run import Along, AlongConfig
+from implicit_adam.paper.figure6 import Figure6, Figure6Config
+from implicit_adam.paper.figures45 import TrendConfig, Trends, stable
+from implicit_adam.paper.hills import smoothed
+from implicit_adam.paper.three_regimes import CAUSES, RegimesConfig, ThreeRegimes
 from implicit_adam.plotting.curves import plot_curves, plot_parts, plot_trend
 from implicit_adam.plotting.panels import NORM, panels, short, styled
 from implicit_adam.plotting.style import COLOURS, greek, shades, symbol
-from implicit_adam.regimes import REGIMES
 
 
 @styled

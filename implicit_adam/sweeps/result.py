@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from implicit_adam.atomic import save_arrays
+from implicit_adam.files import save_arrays
 from implicit_adam.reprs import listed, table
 
 

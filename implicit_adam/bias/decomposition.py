@@ -1,0 +1,65 @@
+"""The modified field, split into what each of its causes contributes."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from implicit_adam.checks import check_step_number
+from implicit_adam.fields.expansion import modified_field
+from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form
+from implicit_adam.fields.vector_field import raveled_field
+from implicit_adam.inputs import checked_training
+from implicit_adam.reprs import norms
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.types import Batches, Loss, Params, StepNumber
+
+
+class Decomposition(NamedTuple):
+    """The parts of f^(n), each a pytree like the parameters; they sum to the field.
+
+    - `leading`: -F, the sign-type flow of full-batch training late on.
+    - `discreteness`: -h DF[F, .., F]/2, from taking steps instead of flowing (all that gradient descent has).
+    - `memory`: -h DF[u], from remembering gradients of earlier points.
+    - `transient`: what a young memory (finite n) changes of the three above.
+    - `minibatch`: what seeing one mini-batch after the other changes of all the above.
+    """
+
+    leading: Params
+    discreteness: Params
+    memory: Params
+    transient: Params
+    minibatch: Params
+
+    def __repr__(self) -> str:
+        return norms(self)
+
+
+def decompose(
+    rule: AbstractRule,
+    loss: Loss,
+    params: Params,
+    n: StepNumber,
+    *,
+    batches: Batches = None,
+    schedule: Any = None,
+) -> Decomposition:
+    """Split the first-order field of step n: leading + discreteness + memory + transient + minibatch = f^(n).
+
+    The full-batch loss is the mean over the mini-batches. Arguments as in `vector_field`; a rule without a
+    limit (Adagrad, schedules) raises `ValueError`, since the transient part is the difference to it.
+    """
+    check_has_limit(rule)
+    training = checked_training(rule, loss, params, batches, schedule)
+    check_step_number(n, training.schedule)
+    rule, theta, objective = training.rule, training.theta, training.objective
+    whole = objective.full_batch()
+
+    expansions = closed_form(rule, whole)
+    F, memory = expansions(jnp.inf).derivative(theta, 0.0)
+    _, both = expansions(jnp.inf).derivative(theta, 1 / 2)
+    limit = modified_field(rule, expansions, order=1)(jnp.inf)(theta)
+    full_batch = raveled_field(rule, whole, order=1)(n)(theta)
+    field = raveled_field(rule, objective, order=1)(n)(theta)
+
+    parts = (-F, -rule.h * (both - memory), -rule.h * memory, full_batch - limit, field - full_batch)
+    return Decomposition(*(training.unraveled(part) for part in parts))

@@ -1,0 +1,161 @@
+"""Where a run stands: which extreme of eq. (4) describes its bias, which regime of Ma et al. its loss."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from implicit_adam.checks import check_batches, check_kind, check_loss
+from implicit_adam.fields.full_batch.closed_form import closed_form
+from implicit_adam.inputs import checked_training
+from implicit_adam.objective import mean_loss
+from implicit_adam.reprs import fields_of, named
+from implicit_adam.rules.adam import Adam
+from implicit_adam.rules.rmsprop import RMSProp
+from implicit_adam.runs.trajectory import Trajectory
+from implicit_adam.types import Batches, Flag, Loss, Params, Scalar, Vector
+
+# "Small" and "large" eps, in Table 1's words: by how much g^2 and eps (|g| and eps outside) must differ.
+FACTOR = 100.0
+
+# The cells of Table 1, by the index in `Regimes.cell`.
+CELLS = (
+    "beta >= rho, eps small: the one-norm of the gradient is penalised",
+    "beta >= rho, eps large: the squared two-norm of the gradient is penalised",
+    "rho > beta, eps small: the decrease of the one-norm is hindered",
+    "rho > beta, eps large: the squared two-norm of the gradient is penalised",
+    "in between: most coordinates are in neither extreme",
+    "unknown: the gradient is not finite",
+)
+
+# The regimes of Ma et al. (2022), by the index in `TrainingRegime.regime`.
+REGIMES = ("stable oscillation", "spikes", "divergence")
+# A rise of the loss is a spike from this share of all that was gained on.
+SPIKE = 0.1
+
+
+class Regimes(NamedTuple):
+    """What eq. (4) says at one point.
+
+    - `brace`: the factor in braces for each coordinate, a pytree like params; positive penalises.
+    - `positive`: the share of coordinates where it is positive.
+    - `alignment`: cosine of the bias and the gradient of the norm; at -1 its decrease is only hindered.
+    - `eps_small`, `eps_between`, `eps_large`: shares of coordinates: g^2 > 100 eps, between, g^2 < eps/100;
+      with eps outside the root |g| > 100 eps, between, |g| < eps/100.
+    - `cell`: index into `CELLS`, where over half of the coordinates are, with the sign of brace it says.
+    - `validity`: ||h DF[v]|| / ||F||, the size of the first correction relative to the leading flow. It is h
+      times memory times curvature; the next term is about its square, so that the expansion is to be trusted
+      below about 0.1 and says nothing above 1.
+    """
+
+    brace: Params
+    positive: Scalar
+    alignment: Scalar
+    eps_small: Scalar
+    eps_between: Scalar
+    eps_large: Scalar
+    cell: Int[Array, ""]
+    validity: Scalar
+
+    def __repr__(self) -> str:
+        return fields_of(self, cell=named(self.cell, CELLS))
+
+
+class TrainingRegime(NamedTuple):
+    """Which regime of Ma et al. (2022) a run is in.
+
+    - `regime`: index into `REGIMES`.
+    - `largest_rise`: the largest rise of the loss above its lowest value so far, over the whole gain.
+    - `loss`: (saves,) the loss along the run.
+    """
+
+    regime: Int[Array, ""]
+    largest_rise: Scalar
+    loss: Float[Array, " saves"]
+
+    def __repr__(self) -> str:
+        return fields_of(self, regime=named(self.regime, REGIMES))
+
+
+def regimes(rule: Adam | RMSProp, loss: Loss, params: Params) -> Regimes:
+    """The factor in braces of eq. (4) for each coordinate, and which cell of Table 1 it amounts to.
+
+        eps inside:   (1+b)/(1-b) - (1+r)/(1-r) + (1+r)/(1-r) eps / (g^2 + eps)
+        eps outside:  (1+b)/(1-b) - (1+r)/(1-r) |g| / (|g| + eps)
+
+    with b = beta (0 for RMSProp), r = rho, full batch and n to infinity. With eps outside, |g| is compared
+    with eps. Can be jitted and vmapped. Raises `ValueError` for other optimizers and for bad arguments.
+    """
+    check_kind("regimes", rule, Adam, RMSProp)
+    training = checked_training(rule, loss, params)
+    rule, theta = training.rule, training.theta
+    (g,) = training.objective.gradients(theta)
+    memories = [kernel.decay[0] for kernel in rule.kernels(jnp.inf)]
+    cb, cr = ((1 + decay) / (1 - decay) for decay in memories)
+    share_of_rho = g**2 / (g**2 + rule.eps) if rule.eps_in_sqrt else jnp.abs(g) / (jnp.abs(g) + rule.eps)
+    brace = cb - cr * share_of_rho
+
+    F, DF = closed_form(rule, training.objective)(jnp.inf).derivative(theta, 1 / 2)
+    _, products = training.objective.linearize(theta)
+    (norm_gradient,) = products(F[None])
+    # The bias is (h/2) brace * grad of the norm; h/2 does not turn it.
+    alignment = cosine(brace * norm_gradient, norm_gradient)
+
+    ratio = g**2 / rule.eps if rule.eps_in_sqrt else jnp.abs(g) / rule.eps
+    is_small, is_large = ratio > FACTOR, ratio < 1 / FACTOR
+    small, large = (jnp.mean(here).astype(theta.dtype) for here in (is_small, is_large))
+    return Regimes(
+        brace=training.unraveled(brace),
+        positive=jnp.mean(brace > 0).astype(theta.dtype),
+        alignment=alignment,
+        eps_small=small,
+        eps_between=1 - small - large,
+        eps_large=large,
+        cell=_cell(memories[0] >= memories[1], is_small, is_large, brace),
+        validity=rule.h * jnp.linalg.norm(DF) / jnp.linalg.norm(F),
+    )
+
+
+def training_regime(trajectory: Trajectory, loss: Loss, *, batches: Batches = None) -> TrainingRegime:
+    """Stable oscillation, spikes or divergence, from the loss along a recorded run.
+
+    - divergence: the loss is not finite somewhere, or the median of its last tenth is above its start;
+    - spikes: otherwise, if it ever rises above its lowest value so far by more than a tenth of the whole gain
+      (start minus lowest);
+    - stable oscillation: otherwise.
+
+    The criterion knows no scale and no tuning of the optimizer. `loss` is averaged over `batches` if given.
+    """
+    if not isinstance(trajectory, Trajectory):
+        msg = f"trajectory must be a run of ia.iterate or ia.flow, got a {type(trajectory).__name__}"
+        raise ValueError(msg)  # noqa: TRY004
+    start = jax.tree.map(lambda x: x[0], trajectory.params)
+    check_batches(batches)
+    check_loss(loss, start, batches)
+    return regime_of_losses(jax.lax.map(mean_loss(loss, batches), trajectory.params))
+
+
+def regime_of_losses(E: Float[Array, " saves"]) -> TrainingRegime:
+    """The criterion of `training_regime` on the losses of a run."""
+    lowest = jax.lax.cummin(E)
+    highest_rise, gain = jnp.max(E - lowest), E[0] - lowest[-1]
+    rise = jnp.where(highest_rise > 0, highest_rise / gain, jnp.zeros_like(gain))
+    last_tenth = E[-max(1, len(E) // 10) :]
+    diverged = ~jnp.all(jnp.isfinite(E)) | (jnp.median(last_tenth) > E[0])
+    regime = jnp.where(diverged, 2, jnp.where(rise > SPIKE, 1, 0))
+    return TrainingRegime(regime, rise, E)
+
+
+def cosine(x: Vector, y: Vector) -> Scalar:
+    """Of the angle between two vectors."""
+    return x @ y / (jnp.linalg.norm(x) * jnp.linalg.norm(y))
+
+
+def _cell(beta_at_least_rho: Flag, is_small: Any, is_large: Any, brace: Vector) -> Int[Array, ""]:
+    # With cr >> cb the brace can be negative well into "large eps": such a coordinate belongs to no cell.
+    row = jnp.where(beta_at_least_rho, 0, 2)
+    small = jnp.mean(is_small & jnp.where(beta_at_least_rho, brace >= 0, brace < 0))
+    large = jnp.mean(is_large & (brace > 0))
+    known = jnp.where(small > 1 / 2, row, jnp.where(large > 1 / 2, row + 1, 4))
+    return jnp.where(jnp.all(jnp.isfinite(brace)), known, 5)

@@ -1,1 +1,0 @@
-"""One figure or claim a file: a frozen config and a pure `run(config) -> arrays`."""

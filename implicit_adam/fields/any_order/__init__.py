@@ -1,0 +1,1 @@
+"""Fields to any order, of any optimizer."""

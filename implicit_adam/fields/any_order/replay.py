@@ -1,0 +1,95 @@
+"""An optimizer run again over a given history, one step after the other.
+
+What the higher orders need of an optimizer is the loop it is: a memory, begun empty, that takes a gradient
+and gives the update F. Rules of kernels keep one sum for each exponential, S <- decay S + psi(g); optax
+transformations keep their own state.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from implicit_adam.fields.mini_batch.history_sum import first_remembered, memory_of
+from implicit_adam.objective import Objective
+from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
+from implicit_adam.rules.optax_probe import Clock, behaviour
+from implicit_adam.rules.optax_rule import Optax, raveled
+from implicit_adam.rules.optax_state import away_from_zero, initial_state, set_forward
+from implicit_adam.types import StepNumber, Vector
+
+State = Any
+
+
+class Replay(NamedTuple):
+    """A history that can be lived through again.
+
+    - `first(n, order, theta)`: the first step that matters to the terms of step n up to an order.
+    - `start(k, theta)`: the memory before step k, empty.
+    - `step(k, state, g, theta)` -> F^(k) and the next state.
+    """
+
+    first: Callable[[StepNumber, int, Vector], StepNumber]
+    start: Callable[[StepNumber, Vector], State]
+    step: Callable[[StepNumber, State, Vector, Vector], tuple[Vector, State]]
+
+
+def replay(optimizer: AbstractOptimizer, objective: Objective) -> Replay:
+    """By the kernels where there are some, else by the optax twin."""
+    if isinstance(optimizer, AbstractRule):
+        return _of_kernels(optimizer, objective)
+    assert isinstance(optimizer, Optax)
+    return _of_optax(optimizer, objective)
+
+
+def _of_kernels(rule: AbstractRule, objective: Objective) -> Replay:
+    memory = memory_of(rule, objective)
+    decays = [kernel.decay for kernel in rule.kernels(0)]
+
+    def start(_: StepNumber, theta: Vector) -> State:
+        return [jnp.zeros((decay.size, theta.size), theta.dtype) for decay in decays]
+
+    def step(k: StepNumber, state: State, g: Vector, theta: Vector) -> tuple[Vector, State]:
+        state = [
+            decay[:, None] * S + psi[None]
+            for decay, S, psi in zip(decays, state, rule.features(g), strict=True)
+        ]
+        s = tuple(
+            jnp.sum(kernel.scale[:, None] * S, axis=0)
+            for kernel, S in zip(rule.kernels(k), state, strict=True)
+        )
+        return rule.readout(s, theta, k), state
+
+    # Every power of h brings a displacement, which grows with the lag.
+    return Replay(lambda n, order, _: first_remembered(memory, n, moment=order), start, step)
+
+
+def _of_optax(rule: Optax, objective: Objective) -> Replay:
+    tx = raveled(rule.tx, objective.unravel)
+
+    def clock(theta: Vector) -> Clock:
+        found = behaviour(rule.tx, jax.eval_shape(objective.unravel, theta))
+        assert found is not None  # or the window has been refused
+        return found.clock
+
+    def first(n: StepNumber, theta: Vector) -> StepNumber:
+        """The first step that the window sees, where the state's period begins."""
+        if rule.window is None:
+            return 0
+        period = clock(theta).period
+        begun = n - rule.window
+        return (max(begun, 0) if isinstance(n, int) else jnp.maximum(begun, 0)) // period * period
+
+    def start(k: StepNumber, theta: Vector) -> State:
+        state = initial_state(tx, theta)
+        if rule.window is None:
+            return state
+        period, advance, _ = clock(theta)
+        return set_forward(state, advance, k // period)
+
+    def step(_: StepNumber, state: State, g: Vector, theta: Vector) -> tuple[Vector, State]:
+        updates, state = tx.update(away_from_zero(g), state, theta)
+        return -jnp.asarray(updates), state
+
+    return Replay(lambda n, _, theta: first(n, theta), start, step)

@@ -1,0 +1,1 @@
+"""The equation with the optimizer's memories as states."""

@@ -1,0 +1,210 @@
+"""Carried memory: the memories of an optimizer as states of the equation, corrected only for the step.
+
+The fields of Theorem 3.1 expand the memory in its length, so that h times memory must be small against the
+width sqrt(eps) over which the update turns. Here the memories are states (`fading`) and only the step is
+expanded. The update of the step from t - h/2 to t + h/2 is read from what the optimizer has at that step,
+
+    theta' = -F,      F = readout(A(t + h/2), theta(t - h/2), n = t/h - 1/2),
+
+which leaves an error of O(h^2) whatever the decays and eps are, h/(1-d) = O(1) included. How psi changes in
+a step comes from a second gradient, one step ago: psi(t) - psi(t-h), with theta(t-h) = theta + h F. An
+evaluation costs two gradients for any number of memories and no Hessian product. At order 0 all that changes
+within a step is left out (change = 0 and theta(t - h/2) = theta), at one gradient and with an error of O(h).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from implicit_adam.fields.carried.fading import ahead, rate, settled, way_ahead, weight
+from implicit_adam.objective import Objective
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.kernels import Kernel
+from implicit_adam.rules.scheduled import Scheduled
+from implicit_adam.types import Scalar, StepNumber, Vector
+
+# A pytree of vectors: what the optimizer remembers, and what a gradient adds to it.
+Memory = Any
+Features = Any
+
+
+class Carrier(NamedTuple):
+    """An optimizer as a system of a point and a memory, on flat vectors; times are in steps, tau = t/h.
+
+    - `start(theta)`: the memory before the first step.
+    - `step(n, theta, memory)`: the optimizer's own step n.
+    - `features(theta, memory)`: psi at theta, one gradient.
+    - `rate(memory, psi, change)`: the derivative of the memory.
+    - `ahead(memory, psi, change, v)`: the memory v steps later, psi changing on a line.
+    - `update(tau, theta, memory, psi, change, v)`: h F at tau + v; memory and psi are those of tau, theta
+      is that of tau + v - 1/2.
+    """
+
+    start: Callable[[Vector], Memory]
+    step: Callable[[StepNumber, Vector, Memory], tuple[Vector, Memory]]
+    features: Callable[[Vector, Memory], Features]
+    rate: Callable[[Memory, Features, Features], Memory]
+    ahead: Callable[[Memory, Features, Features, Scalar], Memory]
+    update: Callable[[Scalar, Vector, Memory, Features, Features, Scalar], Vector]
+
+
+def features_and_change(
+    carrier: Carrier, tau: Scalar, theta: Vector, memory: Memory, order: int
+) -> tuple[Features, Features, Vector]:
+    """psi, its change in one step, and h F."""
+    now = jnp.zeros_like(tau)
+    psi = carrier.features(theta, memory)
+    change = jax.tree.map(jnp.zeros_like, psi)
+    hF = carrier.update(tau, theta, memory, psi, change, now)
+    if order == 0:
+        return psi, change, hF
+    change = jax.tree.map(jnp.subtract, psi, carrier.features(theta + hF, memory))
+    return psi, change, carrier.update(tau, theta + hF / 2, memory, psi, change, now)
+
+
+def carried_velocity(
+    carrier: Carrier, order: int
+) -> Callable[[Scalar, Vector, Memory], tuple[Vector, Memory]]:
+    """The right side of the equation, per step."""
+
+    def velocity(tau: Scalar, theta: Vector, memory: Memory) -> tuple[Vector, Memory]:
+        psi, change, hF = features_and_change(carrier, tau, theta, memory, order)
+        return -hF, carrier.rate(memory, psi, change)
+
+    return velocity
+
+
+def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
+    """Each exponential of each kernel is a state; the present gradient is none (None in the memory).
+
+    States are averages without bias correction, which belongs to the kernel's scale at n = tau - 1/2. With
+    mini-batches a random one adds its features' mean: the equation of the mean over random orders.
+    """
+    deltas = which_are_deltas(rule)
+
+    def start(theta: Vector) -> Memory:
+        return tuple(tuple(None if delta else jnp.zeros_like(theta) for delta in row) for row in deltas)
+
+    def features(theta: Vector, _: Memory) -> Features:
+        return mean_over_batches(rule.features, theta, objective)
+
+    def states(memory: Memory, psi: Features, change: Features, f: Callable[..., Vector]) -> Memory:
+        # Decays do not depend on the step number: that is in a rule's contract.
+        return _each(
+            lambda d, S, *psi: None if S is None else f(d, S, *psi), rule.kernels(0), memory, psi, change
+        )
+
+    def update(
+        tau: Scalar, theta: Vector, memory: Memory, psi: Features, change: Features, v: Scalar
+    ) -> Vector:
+        n = tau + v - 1 / 2
+        kernels = rule.kernels(n)
+
+        def held(d: Scalar, S: Vector | None, psi: Vector, change: Vector) -> Vector:
+            if S is None:
+                return settled(d, psi, change, v + 1 / 2)
+            return _keeping_signs(*way_ahead(d, S, psi, change, v + 1 / 2)) / weight(d)
+
+        return rule.h * readout_between_steps(
+            rule, _sums(kernels, _each(held, kernels, memory, psi, change)), theta, n
+        )
+
+    def step(n: StepNumber, theta: Vector, memory: Memory) -> tuple[Vector, Memory]:
+        psi = features(theta, memory)
+        kernels = rule.kernels(n)
+        memory = _each(lambda d, S, psi: None if S is None else d * S + weight(d) * psi, kernels, memory, psi)
+        s = _each(lambda d, S, psi: psi if S is None else S / weight(d), kernels, memory, psi)
+        return theta - rule.h * rule.readout(_sums(kernels, s), theta, n), memory
+
+    return Carrier(
+        start,
+        step,
+        features,
+        lambda memory, psi, change: states(memory, psi, change, rate),
+        lambda memory, psi, change, v: states(
+            memory, psi, change, lambda d, S, psi, change: ahead(d, S, psi, change, v)
+        ),
+        update,
+    )
+
+
+def _keeping_signs(still: Vector, more: Vector) -> Vector:
+    """Leave out the part of the change where it alone turns the sign: no square is negative far ahead."""
+    return jnp.where(still * (still + more) < 0, still, still + more)
+
+
+def _each(f: Callable[..., Any], kernels: tuple[Kernel, ...], memory: Memory, *features: Features) -> Memory:
+    """f(decay, state, feature, ..) for every exponential of every kernel."""
+    return tuple(
+        tuple(f(kernel.decay[e], S, *psi) for e, S in enumerate(row))
+        for kernel, row, *psi in zip(kernels, memory, *features, strict=True)
+    )
+
+
+def _sums(kernels: tuple[Kernel, ...], held: Memory) -> tuple[Vector, ...]:
+    """s_i = sum_e scale_e A_e."""
+    return tuple(
+        sum((kernel.scale[e] * A for e, A in enumerate(row)), start=jnp.zeros_like(row[0]))
+        for kernel, row in zip(kernels, held, strict=True)
+    )
+
+
+def readout_between_steps(rule: AbstractRule, s: tuple[Vector, ...], theta: Vector, n: Scalar) -> Vector:
+    """The readout at a step number that is no integer; a schedule is known at the integers only.
+
+    Its linear interpolation has the same integral over whole steps as the factors themselves, jumps included.
+    """
+    if not isinstance(rule, Scheduled):
+        return rule.readout(s, theta, n)
+    n_started = jnp.maximum(n, jnp.zeros_like(n))
+    below = jnp.floor(n_started)
+
+    def factor(n: Scalar) -> Scalar:
+        return jnp.asarray(rule.schedule(n.astype(jnp.int32))).astype(theta.dtype)
+
+    between = (below + 1 - n_started) * factor(below) + (n_started - below) * factor(below + 1)
+    return between * readout_between_steps(rule.rule, s, theta, n)
+
+
+def which_are_deltas(rule: AbstractRule) -> tuple[tuple[bool, ...], ...]:
+    """Which exponentials of each kernel are the present gradient alone: the decay 0, whatever is set.
+
+    Found with made-up hyperparameters, since the rule's own may be traced.
+    """
+    leaves, structure = jax.tree.flatten(rule)
+    with jax.ensure_compile_time_eval():
+        # Numbers in (.3, .7), no two alike, so that none of their differences vanishes.
+        made_up = structure.unflatten(
+            jnp.asarray(0.3 + 0.4 * ((i + 1) * 0.6180339887 % 1), leaf.dtype) for i, leaf in enumerate(leaves)
+        )
+        kernels = made_up.kernels(1)
+        return tuple(tuple((np.asarray(kernel.decay) == 0).tolist()) for kernel in kernels)
+
+
+# How many numbers the gradients of mini-batches that are taken at once may fill.
+AT_ONCE = 2**22
+
+
+def mean_over_batches(f: Callable[[Vector], Any], theta: Vector, objective: Objective) -> Any:
+    """(1/m) sum_b f(grad E_b(theta)), as many mini-batches at once as fit, the others one after the other."""
+    m = objective.m
+
+    def of_batch(batch: Any) -> Any:
+        return f(jax.grad(objective.loss)(theta, batch))
+
+    if objective.batches is None:
+        return of_batch(None)
+    together = max(c for c in range(1, m + 1) if m % c == 0 and (c == 1 or c * theta.size <= AT_ONCE))
+    chunks = jax.tree.map(lambda x: x.reshape(m // together, together, *x.shape[1:]), objective.batches)
+
+    def add(total: Any, chunk: Any) -> tuple[Any, None]:
+        sums = jax.tree.map(lambda x: jnp.sum(x, 0), jax.vmap(of_batch)(chunk))
+        return jax.tree.map(jnp.add, total, sums), None
+
+    shapes = jax.eval_shape(of_batch, jax.tree.map(lambda x: x[0], objective.batches))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, chunks)
+    return jax.tree.map(lambda x: x / m, total)

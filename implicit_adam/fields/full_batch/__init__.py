@@ -1,0 +1,1 @@
+"""Fields of full-batch training in closed form."""

@@ -1,0 +1,111 @@
+"""The modified field of full-batch training to order 2, in closed form: no sum over p-vectors, whatever n is.
+
+With one loss, and kernels of the same mass at every step (or late on, n to infinity), every update frozen at
+theta is the same F, and the history seen from the point y(h) = theta + h c F + h^2 y_2 is, j steps back,
+
+    theta_{n-j} = y + h j F + h^2 [ (j(j+1)/2 + c j) B + sum_i A_i sum_{l=n-j}^{n-1} first_i(l) ] + ..
+    A_i = dphi/ds_i psi_i'(g) D,    D = Hess E F,    B = F'F = sum_i mass_i A_i + dphi/dtheta F
+
+so that the sums over j are the moments of the lag (`moments`), and with T the third derivative of E
+
+    s_i = sum_k w_i(n, k) psi_i(grad E(theta_k))
+        = mass_i psi_i + h (first_i + c mass_i) psi_i' D + h^2 s_{i,2} + ..
+    s_{i,2} = psi_i' Hess E V_i + e_i (psi_i' T[F,F] + psi_i'' D^2) / 2
+    e_i = second_i + 2 c first_i + c^2 mass_i
+    V_i = mass_i y_2 + ((second_i + first_i)/2 + c first_i) B + sum_i' cross_ii' A_i'
+
+A map looks from theta itself: c = 0, y_2 = 0. A flow looks from half a step back (`orbit`): c = 1/2,
+y_2 = 3/8 B + 1/2 sum_i first_i A_i, and with x the flow of order 0
+
+    -f = F^(n)(history seen from y) - h^2/24 (F o x)''
+
+Products are linear, so that the last term costs none of its own: V_i loses mass_i B/24, y_2 loses B/24 and
+e_i loses mass_i/12. One gradient, D, T[F,F] and r products Hess E V_i: with a gradient = 1, a product = 2 and
+T[F,F], the second coefficient of a jet of the gradient, = 7/3, that is 16/3 + 2r.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from implicit_adam.fields.expansion import Terms
+from implicit_adam.fields.full_batch.lag_moments import LagMoments, lag_moments
+from implicit_adam.fields.series import Series, compose
+from implicit_adam.objective import Objective
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.types import StepNumber, Vector
+
+
+def closed_second(
+    rule: AbstractRule,
+    objective: Objective,
+    *,
+    flow: bool,
+    moments: Callable[[AbstractRule, StepNumber], LagMoments] = lag_moments,
+) -> Terms:
+    """One loss; n as in `lag_moments`."""
+    c = 1 / 2 if flow else 0.0
+
+    def at(n: StepNumber) -> Callable[[Vector], Series]:
+        mass, first, second, cross = moments(rule, n)
+        e = second + 2 * c * first + c**2 * mass
+
+        def readout(x: tuple[tuple[Vector, ...], Vector]) -> Vector:
+            return rule.readout(*x, n)
+
+        def terms(theta: Vector) -> Series:
+            (g,), hessian_products = objective.linearize(theta)
+            psi = rule.features(g)
+            s = _weighed(mass, psi)
+            F = readout((s, theta))
+            D, T = _along(objective, theta, F)
+            psi, psi_1, psi_2 = compose(rule.features, (g, D, T / 2))
+
+            def along(s_dot: tuple[Vector, ...], theta_dot: Vector) -> Vector:
+                return jax.jvp(readout, ((s, theta),), ((s_dot, theta_dot),))[1]
+
+            nothing = tuple(jnp.zeros_like(g) for _ in psi)
+            A = [along(_only(i, psi_1, nothing), jnp.zeros_like(theta)) for i in range(len(psi))]
+            s_1 = _weighed(mass, psi_1)
+            B = along(s_1, F)
+            y_2 = 3 / 8 * B + sum(x * A_i for x, A_i in zip(first, A, strict=True)) / 2 if flow else 0 * B
+            y_2, curved = (y_2 - B / 24, e - mass / 12) if flow else (y_2, e)
+
+            def second_order(i: int) -> Vector:
+                V = mass[i] * y_2 + ((second[i] + first[i]) / 2 + c * first[i]) * B
+                V = V + sum(x * A_j for x, A_j in zip(cross[i], A, strict=True))
+                (HV,) = hessian_products(V[None])
+                return curved[i] * psi_2[i] + jax.jvp(rule.features, (g,), (HV,))[1][i]
+
+            s_2 = tuple(second_order(i) for i in range(len(psi)))
+            lagged = ((s, theta), (_weighed(first + c * mass, psi_1), c * F), (s_2, y_2))
+            F, G_1, G_2 = compose(readout, lagged)
+            if flow:
+                G_2 = G_2 - compose(readout, ((s, theta), (s_1, F), (nothing, jnp.zeros_like(F))))[2] / 12
+            return F, G_1, G_2
+
+        return terms
+
+    return at
+
+
+def _weighed(weights: Float[Array, " r"], features: tuple[Vector, ...]) -> tuple[Vector, ...]:
+    return tuple(w * psi for w, psi in zip(weights, features, strict=True))
+
+
+def _only(i: int, features: tuple[Vector, ...], nothing: tuple[Vector, ...]) -> tuple[Vector, ...]:
+    return (*nothing[:i], features[i], *nothing[i + 1 :])
+
+
+def _along(objective: Objective, theta: Vector, F: Vector) -> tuple[Vector, Vector]:
+    """D = Hess E F and T[F, F]."""
+
+    def gradient(theta: Vector) -> Vector:
+        return objective.gradients(theta)[0]
+
+    def product(theta: Vector) -> Vector:
+        return jax.jvp(gradient, (theta,), (F,))[1]
+
+    return jax.jvp(product, (theta,), (F,))

@@ -1,0 +1,1 @@
+"""Fields of mini-batch training, Theorem 3.1."""

@@ -1,0 +1,61 @@
+"""The modified field of mini-batch training: Theorem 3.1, eq. (10), for every rule and schedule.
+
+Let w_i(l, b) = sum_{k<=l, k in b} w_i(l, k) be the weight of mini-batch b in the memory of step l. The
+update of step l frozen at theta, and the derivative of the update of step n along the lagged displacements
+v_k = sum_{l=k}^{n-1} F^(l) + c F^(n), c = 1/2 for the flow, are
+
+    s_i^(l) = sum_b w_i(l, b) psi_i(g_b),           F^(l) = phi(s^(l), theta)
+    a_{i,b} = sum_{k in b} w_i(n, k) v_k = sum_{l<n} u_i(n, l, b) F^(l) + c w_i(n, b) F^(n)
+    u_i(n, l, b) = sum_{k<=l, k in b} w_i(n, k)
+    DF[v] = sum_i dphi/ds_i sum_b psi_i'(g_b) (Hess E_b a_{i,b}) + c dphi/dtheta F^(n)
+
+m gradients and r m Hessian-vector products, however large n is. The sum over l takes every step that the
+memory still holds (`past`), or, under the cyclic schedule where full-batch updates would be the same at every
+step, a few rows (`periodic`).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from implicit_adam.fields.expansion import Expansion, Expansions
+from implicit_adam.fields.full_batch.closed_form import has_closed_form
+from implicit_adam.fields.mini_batch.cyclic_schedule import few_rows
+from implicit_adam.fields.mini_batch.history_sum import Features, every_step, matmul, memory_of
+from implicit_adam.objective import Objective
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.types import StepNumber, Vector
+
+
+def minibatch(rule: AbstractRule, objective: Objective) -> Expansions:
+    """Any number of losses, any schedule."""
+    memory = memory_of(rule, objective)
+    periodic = objective.schedule is None and has_closed_form(rule)
+
+    def at(n: StepNumber) -> Expansion:
+        w = memory.weights(n)
+        add_past = few_rows(memory, n, objective.m) if periodic else every_step(memory, n)
+
+        def frozen(psi: Features, theta: Vector) -> tuple[tuple[Vector, ...], Vector]:
+            """What is remembered, and F^(n)."""
+            s = tuple(matmul(w_i, psi_i) for w_i, psi_i in zip(w, psi, strict=True))
+            return s, rule.readout(s, theta, n)
+
+        def update(theta: Vector) -> Vector:
+            return frozen(jnp.stack(rule.features(objective.gradients(theta))), theta)[1]
+
+        def derivative(theta: Vector, present: float) -> tuple[Vector, Vector]:
+            G, hessian_products = objective.linearize(theta)
+            psi = jnp.stack(rule.features(G))
+            s, F = frozen(psi, theta)
+            a = add_past(psi, theta, present * w[..., None] * F[None, None])
+            every_batch = jnp.ones(objective.m, G.dtype)
+            # One feature after the other, and sums over the batches as products: both far faster on a CPU.
+            s_dot = tuple(
+                matmul(every_batch, jax.jvp(rule.features, (G,), (hessian_products(a_i),))[1][i])
+                for i, a_i in enumerate(a)
+            )
+            return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, present * F))
+
+        return Expansion(update, derivative)
+
+    return at

@@ -1,0 +1,160 @@
+"""Which field serves which training, on pytrees."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from implicit_adam.checks import (
+    check_batches,
+    check_order,
+    check_rule,
+    check_schedule,
+    check_shifted_order,
+    check_step_number,
+    is_traced,
+)
+from implicit_adam.fields.any_order.fixed_point import history_terms
+from implicit_adam.fields.any_order.replay import replay
+from implicit_adam.fields.expansion import Terms, field_of, first_terms
+from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form, has_closed_form
+from implicit_adam.fields.full_batch.second_order import closed_second
+from implicit_adam.fields.mini_batch.any_schedule import minibatch
+from implicit_adam.fields.mini_batch.history_sum import window
+from implicit_adam.inputs import checked_training
+from implicit_adam.objective import Objective
+from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
+from implicit_adam.rules.optax_rule import Optax, as_optimizer
+from implicit_adam.types import Batches, Field, Loss, Params, StepNumber
+
+HIGHEST_ORDER = 3
+
+
+def exact_terms(optimizer: Any, objective: Objective, order: int, *, flow: bool) -> Terms:
+    """The cheapest exact ones: in closed form, as a sum over the past, or by running it all again."""
+    closed = objective.m == 1 and isinstance(optimizer, AbstractRule) and has_closed_form(optimizer)
+    if closed and order == 2:
+        return closed_second(optimizer, objective, flow=flow)
+    if isinstance(optimizer, Optax) or order > 1:
+        return history_terms(replay(optimizer, objective), objective, order, flow=flow)
+    expansions = closed_form if closed else minibatch
+    return first_terms(expansions(optimizer, objective), order, flow=flow)
+
+
+def raveled_field(optimizer: AbstractOptimizer, objective: Objective, order: int) -> Field:
+    """The modified field on flat vectors."""
+    return field_of(optimizer, exact_terms(optimizer, objective, order, flow=True))
+
+
+def vector_field(
+    rule: AbstractOptimizer | optax.GradientTransformation,
+    loss: Loss,
+    *,
+    order: int = 1,
+    batches: Batches = None,
+    schedule: Any = None,
+    shifted: bool = False,
+) -> Callable[[StepNumber, Params], Params]:
+    """The modified vector field f^(n) of an optimizer, d theta / dt = f^(n)(theta) on [nh, (n+1)h].
+
+        f^(n) = -[ F^(n) + h DF^(n)[v_0, .., v_n] ],    v_k = sum_{l=k}^{n-1} F^(l) + F^(n)/2
+
+    with F^(n) the update of step n frozen at theta; for Adam eq. (10), full-batch Remark 3.2. Orders 2 and 3
+    add h^2 f_2 and h^3 f_3, from the history as a fixed point expanded in h (see `fields.history`).
+
+    - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation.
+    - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
+    - `order`: 0 for the leading (sign-type) flow, 1 for the paper's correction, 2 and 3 for the next terms of
+      the series in h.
+    - `batches`: a pytree of arrays with leading axis m; entry b is the mini-batch b.
+    - `schedule`: integers, the batch of every step; cyclic 0, 1, .., m-1, 0, .. by default.
+    - `shifted`: take (grad E(theta + h v) - grad E(theta)) / h in place of every product Hess E v. An
+      evaluation then costs 2 gradients instead of 3 in full batch (m (1 + r) instead of m (1 + 2r) in
+      mini-batches with r features) and moves by O(h^2), which is the theorem's own error. Where h v is less
+      than sqrt(eps) of theta (1-norms; eps the rounding of the dtype, so 3e-4 in float32 and 1e-8 in
+      float64), v is followed that far instead, and the field moves by O(h sqrt(eps)). Up to order 1.
+
+    Order 2 costs 16/3 + 2r gradients in closed form (full batch, bias-corrected memory), whatever n is.
+    Otherwise orders 2 and 3 run the optimizer again over the steps that it still remembers, order + 1 times,
+    in memory for O(order) vectors: per step about 10 gradients at order 2 and 50 to 90 at order 3.
+
+    Returns `field(n, params)`, a pytree like params in units of params per unit of time; n may be traced.
+    Derivatives: forward mode (`jax.jvp`, `jax.jacfwd`) always; reverse mode (`jax.grad`) where the number
+    of past steps is static, that is in closed form up to order 1 (full batch, bias-corrected memory) and for
+    a Python integer n.
+
+    Raises `ValueError` for bad orders, batches, schedules, parameters or step numbers.
+    """
+    check_order(order, HIGHEST_ORDER)
+    check_shifted_order(order, shifted=shifted)
+    check_rule(as_optimizer(rule), AbstractOptimizer)
+    schedule = check_schedule(schedule, check_batches(batches), 1)
+
+    def field(n: StepNumber, params: Params) -> Params:
+        training = checked_training(
+            rule, loss, params, batches, schedule, shifted=shifted, products=order > 0
+        )
+        known = check_step_number(n, schedule)
+        velocity = raveled_field(training.rule, training.objective, order)(known)(training.theta)
+        # A traced step number below zero cannot be refused.
+        return training.unraveled(jnp.where(known >= 0, velocity, jnp.nan) if is_traced(n) else velocity)
+
+    return field
+
+
+def optax_vector_field(
+    tx: optax.GradientTransformation,
+    loss: Loss,
+    h: Any,
+    *,
+    order: int = 1,
+    batches: Batches = None,
+    schedule: Any = None,
+    window: int | None = None,
+    shifted: bool = False,
+) -> Callable[[StepNumber, Params], Params]:
+    """The modified vector field of any differentiable optax transformation, by jvps of its own `update`.
+
+    - `tx`: a transformation whose updates are -1.0 times F, i.e. of learning rate 1: `optax.adabelief(1.0)`,
+      chains with clipping, weight decay, schedules, ..
+    - `h`: the step size.
+    - `window`: how many past steps to look back (default: all, exact); see `Optax`.
+    - The others, and what is returned: as in `vector_field`.
+
+    An evaluation at step n costs min(n, window) + 1 Hessian-vector products at order 1. Raises `ValueError`,
+    besides what `vector_field` refuses, for a transformation whose update is flat in the gradient, such as a
+    sign.
+    """
+    rule = Optax(h, tx, window)
+    return vector_field(rule, loss, order=order, batches=batches, schedule=schedule, shifted=shifted)
+
+
+def limiting_field(rule: AbstractRule, loss: Loss, *, order: int = 1) -> Callable[[Params], Params]:
+    """The full-batch field for n to infinity, eq. (3)-(4): `field(params)`, the same at every late step.
+
+    Exists for every rule that forgets old gradients, those without bias correction included; Adagrad and
+    rules on a schedule have no limit and raise `ValueError`. Up to order 2 in closed form; order 3 is the
+    field of a late step, summed over the whole memory. Arguments as in `vector_field`.
+    """
+    check_order(order, HIGHEST_ORDER)
+    check_has_limit(rule)
+
+    def field(params: Params) -> Params:
+        training = checked_training(rule, loss, params, products=order > 0)
+        velocity = field_of(training.rule, limiting_terms(training.rule, training.objective, order))
+        return training.unraveled(velocity(jnp.inf)(training.theta))
+
+    return field
+
+
+def limiting_terms(rule: AbstractRule, objective: Objective, order: int) -> Terms:
+    """The coefficients of -f in full batch, n to infinity."""
+    if order < 2:
+        return first_terms(closed_form(rule, objective), order, flow=True)
+    if order == 2:
+        return closed_second(rule, objective, flow=True)
+    # As late as the start of the run is forgotten.
+    late = jnp.ceil(window(rule.kernels(0), moment=order)).astype(int)
+    terms = history_terms(replay(rule, objective), objective, order, flow=True)
+    return lambda _: terms(late)

@@ -1,0 +1,140 @@
+"""What a run takes (an optimizer, a loss, a start, batches and their order), checked and in one dtype."""
+
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from implicit_adam.checks import (
+    check_batches,
+    check_loss,
+    check_params,
+    check_rule,
+    check_schedule,
+    is_traced,
+)
+from implicit_adam.objective import Objective, first_arguments, ravel, raveled, unravel_like
+from implicit_adam.programs.captured import digest, trace
+from implicit_adam.programs.products import check_products, may_hide
+from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
+from implicit_adam.rules.optax_checks import check_equation, check_runs
+from implicit_adam.rules.optax_rule import Optax, as_optimizer
+from implicit_adam.rules.optax_rule import raveled as on_vectors
+from implicit_adam.types import Batches, Loss, Params, Schedule, Vector, working_dtype
+
+
+class Training(NamedTuple):
+    """An optimizer on a loss from a start. A pytree of arrays but for the loss, so that it can be jitted.
+
+    `program`, the digest of `identified`, is what a compiled run is kept by, beside the functions themselves.
+    """
+
+    rule: Any
+    loss: Loss
+    params: Params
+    batches: Batches
+    schedule: Schedule | None
+    shifted: bool = False
+    program: Hashable = None
+
+    @property
+    def objective(self) -> Objective:
+        """The mini-batch losses on flat vectors."""
+        objective = raveled(self.loss, self.params, self.batches, self.schedule)
+        return objective._replace(shift=self.rule.h) if self.shifted else objective
+
+    @property
+    def theta(self) -> Vector:
+        """The start as a flat vector."""
+        return ravel(self.params)
+
+    def unraveled(self, theta: Vector) -> Params:
+        """A flat vector as a pytree like the start, in its dtype."""
+        return jax.tree.map(
+            lambda x, like: x.astype(like.dtype), unravel_like(self.params)(theta), self.params
+        )
+
+
+def checked_training(
+    rule: Any,
+    loss: Any,
+    params: Any,
+    batches: Any = None,
+    schedule: Any = None,
+    steps: int = 1,
+    *,
+    shifted: bool = False,
+    products: bool = True,
+    equation: bool = True,
+) -> Training:
+    """Refuse with a `ValueError` whatever cannot be run.
+
+    The hyperparameters take the dtype of the vector theta: the parameters' own, but float32 at least.
+
+    - `products`: whether Hessian-vector products will be taken, which must be derivatives of the gradient.
+    - `equation`: whether the optimizer must have a modified equation, as a rule has; `iterate` needs none.
+    """
+    rule = as_optimizer(rule)
+    check_rule(rule, AbstractOptimizer)
+    m = check_batches(batches)
+    schedule = check_schedule(schedule, m, steps)
+    params, batches = check_params(params), jax.tree.map(jnp.asarray, batches)
+    check_loss(loss, params, batches)
+    if products and not shifted:
+        check_products(loss, *first_arguments(params, batches))
+    if isinstance(rule, Optax):
+        check_runs(rule.tx, params)
+        if equation:
+            check_equation(rule, params)
+    rule = rule.astype(working_dtype(jax.tree.leaves(params)[0].dtype))
+    return Training(rule, loss, _nan_with(rule, params), batches, schedule, shifted)
+
+
+def _nan_with(rule: AbstractOptimizer, params: Params) -> Params:
+    """A hyperparameter that was traced, so that it could not be refused, and is NaN now leaves no number."""
+    wrong = [jnp.isnan(x) for x in jax.tree.leaves(rule) if is_traced(x)]
+    if not wrong:
+        return params
+    wrong = jnp.any(jnp.stack(wrong))
+    return jax.tree.map(lambda x: jnp.where(wrong, jnp.full_like(x, jnp.nan), x), params)
+
+
+def identified(training: Training) -> Training:
+    """With a digest of what the loss and the optimizer compute and of the arrays that they capture.
+
+    A run compiled for one digest is never used for another: after the data that a loss reads have changed,
+    the next run sees the new ones, and nothing is compiled again for unchanged code and data.
+    """
+    rule, loss = training.rule, training.loss
+    arguments = first_arguments(training.params, training.batches)
+    jaxprs = [_traced(loss, lambda loss, *arguments: loss(*arguments), *arguments)]
+    if may_hide(jaxprs[0]):
+        # What a custom derivative captures is seen only where it is taken.
+        jaxprs.append(_traced(loss, _product, *arguments))
+    # Only to be told from other optimizers: what mixes dtypes may do so here, as it may in optax.
+    with jax.numpy_dtype_promotion("standard"):
+        jaxprs.append(_traced(rule, _first_step, training.params))
+    return training._replace(program=digest(*jaxprs))
+
+
+def _traced(owner: Any, f: Callable[..., Any], *arguments: Any) -> Any:
+    """The jaxpr of f(owner, *arguments), in which the arrays among the owner's leaves are arguments too."""
+    arrays, rest = eqx.partition(owner, eqx.is_array)
+    return trace(lambda arrays, *args: f(eqx.combine(arrays, rest), *args), arrays, *arguments)[0]
+
+
+def _product(loss: Loss, params: Params, *batch: Any) -> Params:
+    return jax.jvp(lambda params: jax.grad(loss)(params, *batch), (params,), (params,))[1]
+
+
+def _first_step(rule: AbstractOptimizer, params: Params) -> Any:
+    """All that a rule computes: its twin's step and, if it has them, features, kernels and readout."""
+    theta, n = ravel(params), jnp.zeros((), int)
+    twin = on_vectors(rule.transformation(), unravel_like(params))
+    update, _ = twin.update(theta, twin.init(theta), theta)
+    if not isinstance(rule, AbstractRule):
+        return update
+    weights = [(kernel.scale, kernel.decay) for kernel in rule.kernels(n)]
+    return update, weights, rule.readout(rule.features(theta), theta, n)

@@ -1,0 +1,1 @@
+"""Losses: norms, penalties, modified losses, and problems to try things on."""

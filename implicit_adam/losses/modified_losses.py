@@ -1,0 +1,149 @@
+"""Modified losses: where the modified field of an optimizer is a gradient, the E~ that it descends.
+
+For n large, with b and r the decays of the averages of g and g^2, the iterates follow
+
+    gradient descent         d theta / dt = -grad E~,    E~ = E + (h/4) ||grad E||^2
+    shuffled mini-batches    d theta / dt = -grad E~,    E~ = E + h/(4m) sum_k ||grad E_k||^2
+    heavy ball               d theta / dt = -grad E~,    E~ = E/(1-b) + h (1+b) (1-b)^-3 ||grad E||^2 / 4
+    Adam, eps small          d theta_j / dt = -grad_j E~ / |grad_j E|,
+                             E~ = E + (h/2) { (1+b)/(1-b) - (1+r)/(1-r) } ||grad E||_1
+    Adam, eps large          d theta / dt = -grad E~,
+                             E~ = ( E + h/(4 sqrt(eps)) (1+b)/(1-b) ||grad E||^2 ) / sqrt(eps)
+
+Each function here takes the optimizer and the loss and returns E~ as a function of the parameters alone,
+to be differentiated, plotted or descended as any loss.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from implicit_adam.checks import check_kind
+from implicit_adam.inputs import checked_training
+from implicit_adam.rules.adam import Adam
+from implicit_adam.rules.gradient_descent import GradientDescent
+from implicit_adam.rules.heavy_ball import HeavyBall
+from implicit_adam.rules.rmsprop import RMSProp
+from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
+
+__all__ = [
+    "adam_large_eps",
+    "adam_small_eps",
+    "gradient_descent",
+    "heavy_ball",
+    "shuffled_gradient_descent",
+]
+
+
+def __dir__() -> list[str]:
+    """What is public, for tab completion."""
+    return sorted(__all__)
+
+
+ModifiedLoss = Callable[[Params], Scalar]
+
+
+def gradient_descent(rule: GradientDescent, loss: Loss) -> ModifiedLoss:
+    """E~ = E + (h/4) ||grad E||^2 of full-batch gradient descent, whose field is -grad E~ at every step.
+
+    Barrett & Dherin (2021). `loss(params) -> scalar`; E~ is in units of the loss. Raises `ValueError` for
+    another optimizer, and when called for bad parameters or losses, as `vector_field` does.
+    """
+    check_kind("modified_losses.gradient_descent", rule, GradientDescent)
+
+    def formula(rule: GradientDescent, E: Scalar, g: Vector) -> Scalar:
+        return E + rule.h / 4 * jnp.sum(g**2)
+
+    return _modified(formula, rule, loss)
+
+
+def shuffled_gradient_descent(rule: GradientDescent, loss: Loss, batches: Batches) -> ModifiedLoss:
+    """E~ = E + h/(4m) sum_k ||grad E_k||^2 of gradient descent on m shuffled mini-batches, E their mean loss.
+
+    Smith et al. (2021): after an epoch, the iterate averaged over all shuffles is O((mh)^3)-close to the
+    solution of d theta / dt = -grad E~ at time mh. `loss(params, batch) -> scalar` and `batches` a pytree of
+    arrays with leading axis m; E~ is in units of the loss. Errors as in `gradient_descent`, and for bad
+    batches.
+    """
+    check_kind("modified_losses.shuffled_gradient_descent", rule, GradientDescent)
+
+    def modified_loss(params: Params) -> Scalar:
+        training = checked_training(rule, loss, params, batches)
+        h, m = training.rule.h, training.objective.m
+        values_and_gradients = jax.vmap(jax.value_and_grad(training.objective.loss), (None, 0), axis_size=m)
+        E_k, g_k = values_and_gradients(training.theta, training.batches)
+        return jnp.mean(E_k) + h / (4 * m) * jnp.sum(g_k**2)
+
+    return modified_loss
+
+
+def heavy_ball(rule: HeavyBall, loss: Loss) -> ModifiedLoss:
+    """E~ = E/(1-b) + h (1+b) (1-b)^-3 ||grad E||^2 / 4 of heavy ball, b = beta, full batch and n large.
+
+    Ghosh et al. (2023), eq. (1), whose right side is printed without its minus sign: the field is -grad E~.
+    E~ is in units of the loss. Arguments and errors as in `gradient_descent`.
+    """
+    check_kind("modified_losses.heavy_ball", rule, HeavyBall)
+
+    def formula(rule: HeavyBall, E: Scalar, g: Vector) -> Scalar:
+        h, b = rule.h, rule.beta
+        return E / (1 - b) + h * (1 + b) * (1 - b) ** -3 * jnp.sum(g**2) / 4
+
+    return _modified(formula, rule, loss)
+
+
+def adam_small_eps(rule: Adam | RMSProp, loss: Loss) -> ModifiedLoss:
+    """E~ = E + (h/2) { (1+b)/(1-b) - (1+r)/(1-r) } ||grad E||_1, eq. (6), b = beta (0 for RMSProp), r = rho.
+
+    The field of full-batch Adam, n large, is -grad_j E~ / |grad_j E| in component j as long as eps is small,
+    min_j |grad_j E| >> sqrt(eps) (or eps, where it stands outside the root): for b < r, the usual setting,
+    the decrease of the one-norm is hindered. E~ is in units of the loss and does not depend on eps.
+    Arguments and errors as in `gradient_descent`.
+    """
+    check_kind("modified_losses.adam_small_eps", rule, Adam, RMSProp)
+
+    def formula(rule: Adam | RMSProp, E: Scalar, g: Vector) -> Scalar:
+        b, r = _decays(rule)
+        return E + rule.h / 2 * ((1 + b) / (1 - b) - (1 + r) / (1 - r)) * jnp.sum(jnp.abs(g))
+
+    return _modified(formula, rule, loss)
+
+
+def adam_large_eps(rule: Adam | RMSProp, loss: Loss) -> ModifiedLoss:
+    """E~ = ( E + h/(4 sqrt(eps)) (1+b)/(1-b) ||grad E||^2 ) / sqrt(eps), eq. (8), b = beta (0 for RMSProp).
+
+    The field of full-batch Adam, n large, is -grad E~ as long as eps is large, max_j |grad_j E| << sqrt(eps).
+    Up to a linear change of step and time this is `heavy_ball` (Example 2.1). E~ is in units of the loss
+    / sqrt(eps) and does not depend on rho. Arguments and errors as in `gradient_descent`; also refused is an
+    eps outside the square root: there the field departs from -grad E / eps by |grad_j E| / eps of itself,
+    which no choice of a large eps makes small beside the correction, of size h / eps.
+    """
+    check_kind("modified_losses.adam_large_eps", rule, Adam, RMSProp)
+    if not rule.eps_in_sqrt:
+        msg = "modified_losses.adam_large_eps: eq. (8) holds for eps inside the square root, eps_in_sqrt=True"
+        raise ValueError(msg)
+
+    def formula(rule: Adam | RMSProp, E: Scalar, g: Vector) -> Scalar:
+        (b, _), root = _decays(rule), jnp.sqrt(rule.eps)
+        return (E + rule.h / (4 * root) * (1 + b) / (1 - b) * jnp.sum(g**2)) / root
+
+    return _modified(formula, rule, loss)
+
+
+def _modified(formula: Callable[[Any, Scalar, Vector], Scalar], rule: Any, loss: Loss) -> ModifiedLoss:
+    """params -> formula(rule, E, grad E), with the hyperparameters in the dtype of the parameters."""
+
+    def modified_loss(params: Params) -> Scalar:
+        training = checked_training(rule, loss, params)
+        E, g = jax.value_and_grad(training.objective.loss)(training.theta, None)
+        return formula(training.rule, E, g)
+
+    return modified_loss
+
+
+def _decays(rule: Adam | RMSProp) -> tuple[Scalar, Scalar]:
+    """beta and rho; RMSProp remembers no gradient but the present one."""
+    beta = rule.beta if isinstance(rule, Adam) else jnp.zeros_like(rule.rho)
+    return beta, rule.rho

@@ -1,0 +1,256 @@
+"""Does the flow follow the optimizer, and to which power of h? Theorem 3.1 as a measurement.
+
+The optimizer and the flows run in lockstep from the same start, so that sup_n ||theta(nh) - theta^(n)|| is
+streamed and nothing is stored; the order is then read off the errors at several h.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from implicit_adam.checks import (
+    check_horizon,
+    check_orders,
+    check_shifted_order,
+    check_step_counts,
+    check_wide_dtype,
+)
+from implicit_adam.fields.vector_field import HIGHEST_ORDER, raveled_field
+from implicit_adam.inputs import Training, checked_training, identified
+from implicit_adam.loops import loop
+from implicit_adam.measures.asymptotics import NOT_YET, Setting, judged
+from implicit_adam.measures.slopes import local_slopes
+from implicit_adam.measures.watched import Watched, remembered, share, watched
+from implicit_adam.reprs import study
+from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.runs.flow import interval_step
+from implicit_adam.runs.iterate import optimizer_step
+from implicit_adam.types import Batches, Loss, Params, Scalar, StepNumber
+
+
+class Convergence(NamedTuple):
+    """The errors of the flows against the optimizer at K step sizes; dictionaries are keyed by the order.
+
+    - `h`, `steps`: (K,) the step sizes horizon / steps and numbers of steps.
+    - `error`: (K,) sup over n of the 2-norm of the difference; `max_norm_error`: of its max-norm.
+    - `local_slope`: (K-1,) between neighbouring step sizes.
+    - `slope`, `slope_stderr`: the power of h fitted to the settled tail, with its standard error.
+    - `limiting_slope`: where the local slopes head as h goes to zero, by extrapolating the last two.
+    - `constant`: C of error = C h^(order+1), on the same tail.
+    - `asymptotic`: whether the slope has settled where h is small; if not, nothing is decided.
+    - `verdict`: "holds" (the error is O(h^(order+1)), as it is for a larger slope, too), "contradicted"
+      (settled below it at a whole power, as a wrong term would leave), or "not yet asymptotic".
+    - `why`: the reason for the last two in words; empty where it holds.
+    - `rounding_floor`: (K,) eps sqrt(steps) sup ||theta||, an upper estimate of what rounding alone adds, and
+      the tolerance of an adaptive solver; errors within ten times of it are left out of the fit.
+    - `travelled`: (K,) how far the optimizer went; errors above a tenth of it are left out of the fit.
+    - `validity`: (K,) the relative change of the update by memory and step, the size of the first correction;
+      above a tenth of it h times memory is not small, and the errors are left out of the fit.
+    - `remembered`: (K,) the share of the last update that the first half of the run decides; above a tenth
+      of it the memory is as long as the run, and the errors are left out of the fit.
+    - `roughness`: (K,) the share of the gradient's change along the run that is in no Hessian-vector product.
+    """
+
+    h: np.ndarray
+    steps: np.ndarray
+    error: dict[int, np.ndarray]
+    max_norm_error: dict[int, np.ndarray]
+    local_slope: dict[int, np.ndarray]
+    slope: dict[int, float]
+    slope_stderr: dict[int, float]
+    limiting_slope: dict[int, float]
+    constant: dict[int, float]
+    asymptotic: dict[int, bool]
+    verdict: dict[int, str]
+    why: dict[int, str]
+    rounding_floor: np.ndarray
+    travelled: np.ndarray
+    validity: np.ndarray
+    remembered: np.ndarray
+    roughness: np.ndarray
+
+    def __repr__(self) -> str:
+        return study(self)
+
+
+class Supremum(NamedTuple):
+    """Streamed over one run: each flow's largest errors, the largest ||theta|| and ||theta - start||.
+
+    `solver_error` is the largest sum of the solver's error estimates, of all flows; see also `validity`.
+    """
+
+    two_norm: tuple[Scalar, ...]
+    max_norm: tuple[Scalar, ...]
+    size: Scalar
+    travelled: Scalar
+    solver_error: Scalar
+    remembered: Scalar
+    watched: Watched
+
+
+def supremum(
+    training: Training,
+    steps: StepNumber,
+    orders: tuple[int, ...],
+    solver: diffrax.AbstractSolver | None = None,
+    controller: diffrax.AbstractStepSizeController | None = None,
+) -> Supremum:
+    """sup_{n <= steps} of the distance between the iterates and each order's flow; steps may be traced."""
+    rule, objective, theta = training.rule, training.objective, training.theta
+    start, step = optimizer_step(rule, objective)
+    nothing, watch = watched(rule, objective)
+    flows = [
+        interval_step(raveled_field(rule, objective, order), rule.h, solver, controller) for order in orders
+    ]
+
+    def advance(n: StepNumber, carry: Any) -> Any:
+        optimizer, points, spent, sup = carry
+        here, optimizer = optimizer[0], step(n, optimizer)
+        moved = [flow(n, point) for flow, point in zip(flows, points, strict=True)]
+        points = tuple(point for point, _ in moved)
+        spent = tuple(x + error for x, (_, error) in zip(spent, moved, strict=True))
+        differences = [point - optimizer[0] for point in points]
+        now = Supremum(
+            tuple(jnp.linalg.norm(difference) for difference in differences),
+            tuple(jnp.max(jnp.abs(difference)) for difference in differences),
+            jnp.linalg.norm(optimizer[0]),
+            jnp.linalg.norm(optimizer[0] - theta),
+            jnp.max(jnp.stack(spent)),
+            sup.remembered,
+            watch(n, here, optimizer[0], sup.watched),
+        )
+        return optimizer, points, spent, jax.tree.map(jnp.maximum, sup, now)
+
+    zero, each = jnp.zeros((), theta.dtype), (jnp.zeros((), theta.dtype),) * len(orders)
+    half = remembered(rule, objective, theta, steps)
+    none = Supremum(each, each, jnp.linalg.norm(theta), zero, zero, half, nothing)
+    return loop(0, steps, advance, (start(theta), (theta,) * len(orders), each, none))[3]
+
+
+def check_solver_order(
+    solver: diffrax.AbstractSolver | None,
+    controller: diffrax.AbstractStepSizeController | None,
+    order: int,
+) -> bool:
+    """Refuse a solver whose own error hides the theorem's; whether it adapts to a tolerance instead."""
+    if controller is not None or isinstance(solver, diffrax.AbstractImplicitSolver):
+        return True
+    own = None if solver is None else solver.order(diffrax.ODETerm(lambda t, y, args: y))
+    if own is not None and own <= order:
+        msg = (
+            f"solver: {type(solver).__name__} is of order {own}, so that one step an interval is off by "
+            f"O(h^{own}), no less than what the flow of order {order} corrects; take a solver of order "
+            f"{order + 1} or more, such as diffrax.Tsit5(), or a stepsize_controller"
+        )
+        raise ValueError(msg)
+    return False
+
+
+_compiled_supremum = eqx.filter_jit(supremum)
+
+
+def convergence(
+    rule: AbstractOptimizer | optax.GradientTransformation,
+    loss: Loss,
+    params: Params,
+    *,
+    horizon: float,
+    step_counts: Sequence[int],
+    orders: Sequence[int] = (0, 1),
+    batches: Batches = None,
+    schedule: Any = None,
+    shifted: bool = False,
+    solver: diffrax.AbstractSolver | None = None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+    callback: Callable[[int, int], None] | None = None,
+) -> Convergence:
+    """Measure the order of Theorem 3.1: sup_{n <= T/h} ||theta(nh) - theta^(n)|| against h.
+
+    - `rule`: the optimizer; its own h is replaced by horizon / steps (so that a bare optax transformation
+      should have learning rate 1).
+    - `loss`, `params`, `batches`, `schedule`: as in `iterate`; the schedule covers the largest step count.
+    - `horizon`: the time T > 0.
+    - `step_counts`: at least three increasing numbers of steps, e.g. `(50, 100, 200, 400)`.
+    - `orders`: which flows; keep 0, the uncorrected flow, as contrast.
+    - `shifted`, `solver`, `stepsize_controller`: as in `flow`. One step an interval of a solver of order s is
+      off by O(h^s), so that s must exceed every order asked for.
+    - `callback`: called as `callback(done, total)` after each step count, in units of steps.
+
+    Needs float64 parameters: in float32 the flow and the optimizer round alike for small h, and their
+    difference vanishes where the true one does not. Raises `ValueError` for that and for bad arguments.
+    Compiles once. It runs on the host and is not for jit or vmap; `supremum` is.
+    """
+    counts = check_step_counts(step_counts)
+    check_horizon(horizon)
+    orders = check_orders(orders, HIGHEST_ORDER)
+    check_shifted_order(max(orders), shifted=shifted)
+    taking_products = max(orders) > 0
+    training = checked_training(
+        rule, loss, params, batches, schedule, counts[-1], shifted=shifted, products=taking_products
+    )
+    training = identified(training)
+    check_wide_dtype(training.theta.dtype)
+    adaptive = check_solver_order(solver, stepsize_controller, max(orders))
+
+    suprema = []
+    for count in counts:
+        h = jnp.asarray(horizon / count, training.theta.dtype)
+        run = training._replace(rule=training.rule.with_step_size(h))
+        steps = jnp.asarray(count)
+        result = _compiled_supremum(run, steps, orders, solver, stepsize_controller)
+        suprema.append(jax.device_get(result))
+        if callback is not None:
+            callback(sum(counts[: len(suprema)]), sum(counts))
+    h, steps = horizon / np.asarray(counts), np.asarray(counts)
+    return _study(h, steps, orders, suprema, adaptive=adaptive)
+
+
+def _study(
+    h: np.ndarray, steps: np.ndarray, orders: tuple[int, ...], suprema: list[Supremum], *, adaptive: bool
+) -> Convergence:
+    def seen(read: Callable[[Supremum], Any]) -> np.ndarray:
+        return np.array([float(read(sup)) for sup in suprema])
+
+    floor = np.finfo(h.dtype).eps * np.sqrt(steps) * seen(lambda sup: sup.size)
+    if adaptive:
+        floor = floor + seen(lambda sup: sup.solver_error)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        noise = floor / (h * seen(lambda sup: sup.watched.update))
+    setting = Setting(
+        h=h,
+        floor=floor,
+        travelled=seen(lambda sup: sup.travelled),
+        validity=seen(lambda sup: sup.watched.validity),
+        remembered=seen(lambda sup: sup.remembered),
+        roughness=seen(lambda sup: sup.watched.roughness),
+        noise=noise,
+        first=seen(lambda sup: share(sup.watched.first, sup.watched.update)),
+    )
+    error = {q: seen(lambda sup, i=i: sup.two_norm[i]) for i, q in enumerate(orders)}
+    judgement = {q: judged(setting, error[q], q) for q in orders}
+    laws = {q: judgement[q].law for q in orders}
+    return Convergence(
+        h=h,
+        steps=steps,
+        error=error,
+        max_norm_error={q: seen(lambda sup, i=i: sup.max_norm[i]) for i, q in enumerate(orders)},
+        local_slope={q: local_slopes(h, error[q]) for q in orders},
+        slope={q: law.slope for q, law in laws.items()},
+        slope_stderr={q: law.stderr for q, law in laws.items()},
+        limiting_slope={q: law.limit for q, law in laws.items()},
+        constant={q: law.constant for q, law in laws.items()},
+        asymptotic={q: judgement[q].verdict != NOT_YET for q in orders},
+        verdict={q: judgement[q].verdict for q in orders},
+        why={q: judgement[q].why for q in orders},
+        rounding_floor=floor,
+        travelled=setting.travelled,
+        validity=setting.validity,
+        remembered=setting.remembered,
+        roughness=setting.roughness,
+    )

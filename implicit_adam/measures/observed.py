@@ -1,0 +1,299 @@
+"""Observables along a run, streamed: their least, largest, mean and last values, and a strided record."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from implicit_adam.bias.bias import perturbed_one_norm
+from implicit_adam.checks import check_count, is_traced
+from implicit_adam.fields.vector_field import raveled_field
+from implicit_adam.inputs import Training, checked_training
+from implicit_adam.loops import loop
+from implicit_adam.measures.sharpness import sharpness
+from implicit_adam.objective import Objective
+from implicit_adam.reprs import brief, table, tree
+from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.rules.scheduled import Scheduled
+from implicit_adam.runs.flow import interval_step
+from implicit_adam.runs.iterate import optimizer_step
+from implicit_adam.runs.trajectory import all_finite
+from implicit_adam.types import Batches, Flag, Loss, Params, Scalar, StepNumber, Vector
+
+Count = Int[Array, ""]
+# theta, the point of the flow at the same time -> a number
+Observable = Callable[[Vector, Vector], Scalar]
+
+
+class Observed(NamedTuple):
+    """What was seen at steps 0, every, 2 every, .. and the last; dictionaries are keyed by the observable.
+
+    - `least`, `largest`, `mean`, `last`: over what was seen.
+    - `n`: (records,) the steps of the record, -1 at its end where there were fewer looks than that.
+    - `record`: (records,) the values there, NaN where there were fewer.
+    - `params`: the last point.
+    - `finite`: whether all of this is finite; False marks a run that diverged.
+    """
+
+    least: dict[str, Scalar]
+    largest: dict[str, Scalar]
+    mean: dict[str, Scalar]
+    last: dict[str, Scalar]
+    n: Int[Array, " records"]
+    record: dict[str, Float[Array, " records"]]
+    params: Params
+    finite: Flag
+
+    def __repr__(self) -> str:
+        head = f"Observed: finite={brief(self.finite)}, params={tree(self.params)}"
+        kinds = ("least", "largest", "mean", "last")
+        seen = {
+            name: ", ".join(f"{kind} {brief(getattr(self, kind)[name])}" for kind in kinds)
+            for name in self.last
+        }
+        return table(head, seen)
+
+
+def observe(
+    rule: AbstractOptimizer | optax.GradientTransformation,
+    loss: Loss,
+    params: Params,
+    steps: StepNumber,
+    observables: Sequence[str] | Mapping[str, Callable[[Params], Any]],
+    *,
+    every: int = 1,
+    records: int = 0,
+    batches: Batches = None,
+    schedule: Any = None,
+) -> Observed:
+    """Run the optimizer and watch, in memory that does not grow with the number of steps.
+
+    - `rule`, `loss`, `params`, `batches`, `schedule`: as in `iterate`.
+    - `steps`: how many steps; may be traced, so that runs of different lengths share one compilation.
+    - `observables`: names out of `ia.OBSERVABLES`, all of the full-batch loss: "loss", "one_norm",
+      "perturbed_one_norm" and "two_norm" of its gradient, "sharpness", "distance" and
+      "plain_distance" to the flow of order 1 and 0 from the same start; or your own, `{name: f(params)}`.
+    - `every`: watch only every so many steps, for costly observables.
+    - `records`: how many values to keep, evenly spread over the run.
+
+    Jit, vmap and differentiate it in forward mode. Raises `ValueError` for bad arguments and unknown names.
+    """
+    every, records = check_count("every", every), check_count("records", records, 0)
+    known = _traced_count(steps) if is_traced(steps) else _known_count(steps)
+    if not jnp.issubdtype(jnp.result_type(steps), jnp.integer):
+        msg = f"steps must be an integer, got dtype {jnp.result_type(steps)}"
+        raise ValueError(msg)
+    _check_named(observables)
+    known_ones = [OBSERVABLES[name] for name in _names(observables) if name in OBSERVABLES]
+    products = any(one.curvature for one in known_ones)
+    # Only what follows a flow asks for an equation of the optimizer.
+    flowing = any(one.flow is not None for one in known_ones)
+    training = checked_training(
+        rule, loss, params, batches, schedule, known, products=products, equation=flowing
+    )
+    watch = _observables(observables, training)
+    order = max((one.flow for one in known_ones if one.flow is not None), default=None)
+    # Wide enough for products with `every`, whatever narrow integer came.
+    return _observed(training, jnp.asarray(steps).astype(int), watch, order, every, records)
+
+
+def _known_count(steps: Any) -> int:
+    return check_count("steps", steps.item() if isinstance(steps, jax.Array) else steps)
+
+
+def _traced_count(steps: Any) -> int:
+    if jnp.shape(steps) != () or not jnp.issubdtype(steps.dtype, jnp.integer):
+        msg = (
+            f"steps must be one integer, got {steps.dtype}{list(jnp.shape(steps))}; jnp.round(x).astype(int)?"
+        )
+        raise ValueError(msg)
+    return 1
+
+
+def _check_named(observables: Any) -> None:
+    if not np.iterable(observables) or any(map(callable, observables)):
+        msg = (
+            f"observables must be names out of {', '.join(OBSERVABLES)}, or your own by name, "
+            f"{{'my name': f, ..}} with f(params) -> a number; got {observables!r}"
+        )
+        raise ValueError(msg)
+
+
+def _observables(observables: Any, training: Training) -> dict[str, Observable]:
+    if isinstance(observables, Mapping) and observables:
+        return {str(name): _own(str(name), f, training) for name, f in observables.items()}
+    names = _names(observables)
+    unknown = [name for name in names if name not in OBSERVABLES]
+    if unknown or not names:
+        msg = f"observables {unknown or names!r} are not known; known are {', '.join(OBSERVABLES)}"
+        raise ValueError(msg)
+    with_flow = [name for name in names if OBSERVABLES[name].flow is not None]
+    if len({OBSERVABLES[name].flow for name in with_flow}) > 1:
+        msg = f"observe one of {' and '.join(with_flow)} at a time: each has a flow of its own"
+        raise ValueError(msg)
+    return {name: OBSERVABLES[name].watch(training, training.objective.full_batch()) for name in names}
+
+
+def _names(observables: Any) -> tuple[str, ...]:
+    """Those that are asked for by name; none where all are the user's own."""
+    if isinstance(observables, Mapping):
+        return ()
+    return (observables,) if isinstance(observables, str) else tuple(observables)
+
+
+def _observed(
+    training: Training,
+    steps: Count,
+    watch: dict[str, Observable],
+    order: int | None,
+    every: int,
+    records: int,
+) -> Observed:
+    start, optimizer = optimizer_step(training.rule, training.objective)
+    theta = training.theta
+    flow = None
+    if order is not None:
+        flow = interval_step(raveled_field(training.rule, training.objective, order), training.rule.h)
+
+    def advance(n: StepNumber, carry: Any) -> Any:
+        state, point = carry
+        return optimizer(n, state), point if flow is None else flow(n, point)[0]
+
+    def look(carry: Any) -> dict[str, Scalar]:
+        return {name: f(carry[0][0], carry[1]) for name, f in watch.items()}
+
+    looks = -(-steps // every) + 1
+
+    def block(i: Count, carry: Any) -> Any:
+        run, seen = carry
+        # The last product may pass the largest integer.
+        last = jnp.where(i < looks - 1, i * every, steps)
+        run = loop((i - 1) * every, last, advance, run)
+        return run, _updated(seen, look(run), last, looks)
+
+    run = (start(theta), theta)
+    first = look(run)
+    seen = _updated(_first(first, records, looks, theta.dtype), first, jnp.zeros_like(looks), looks)
+    run, seen = loop(1, looks, block, (run, seen))
+    mean = {name: total / looks.astype(total.dtype) for name, total in seen.total.items()}
+    summary = (seen.least, seen.largest, mean, seen.last)
+    point = run[0][0]
+    # A traced number of steps below one cannot be refused.
+    finite = all_finite((summary, point)) & (steps >= 1)
+    return Observed(*summary, seen.n, seen.record, training.unraveled(point), finite)
+
+
+class _Seen(NamedTuple):
+    least: dict[str, Scalar]
+    largest: dict[str, Scalar]
+    total: dict[str, Scalar]
+    # What rounding has cost the total so far (Kahan): many looks would make a plain sum drift.
+    lost: dict[str, Scalar]
+    last: dict[str, Scalar]
+    n: Int[Array, " records"]
+    record: dict[str, Float[Array, " records"]]
+    # The slot that is filled next, and how far the looks have come towards it.
+    slot: Count
+    progress: Count
+
+
+def _first(values: dict[str, Scalar], records: int, looks: Count, dtype: Any) -> _Seen:
+    zero = jax.tree.map(jnp.zeros_like, values)
+    empty = {name: jnp.full(records, jnp.nan, dtype) for name in values}
+    n = jnp.full(records, -1, looks.dtype)
+    return _Seen(values, values, zero, zero, values, n, empty, jnp.zeros_like(looks), looks)
+
+
+def _updated(seen: _Seen, values: dict[str, Scalar], n: Count, looks: Count) -> _Seen:
+    records = len(seen.n)
+    corrected = jax.tree.map(jnp.subtract, values, seen.lost)
+    total = jax.tree.map(jnp.add, seen.total, corrected)
+    seen = seen._replace(
+        least=jax.tree.map(jnp.minimum, seen.least, values),
+        largest=jax.tree.map(jnp.maximum, seen.largest, values),
+        total=total,
+        lost=jax.tree.map(lambda new, old, added: (new - old) - added, total, seen.total, corrected),
+        last=values,
+    )
+    if records == 0:
+        return seen
+    # The slots are due every looks / records looks, counted without the overflow of a product.
+    due = seen.progress >= looks
+    slot = jnp.where(due, seen.slot, records)
+    return seen._replace(
+        n=seen.n.at[slot].set(n.astype(seen.n.dtype), mode="drop"),
+        record={name: seen.record[name].at[slot].set(x, mode="drop") for name, x in values.items()},
+        slot=seen.slot + due.astype(seen.slot.dtype),
+        progress=jnp.where(due, seen.progress - looks, seen.progress) + jnp.minimum(looks, records),
+    )
+
+
+def _gradient(f: Callable[[Training, Vector], Scalar]) -> Callable[[Training, Objective], Observable]:
+    """An observable of the full-batch gradient."""
+    return lambda training, whole: lambda theta, _: f(training, whole.gradients(theta)[0])
+
+
+def _perturbed(training: Training, g: Vector) -> Scalar:
+    rule: Any = training.rule.rule if isinstance(training.rule, Scheduled) else training.rule
+    if not hasattr(rule, "eps_in_sqrt"):
+        msg = (
+            "perturbed_one_norm needs an optimizer whose eps stands beside the root of squared gradients, as "
+            f"ia.Adam's does, which {type(rule).__name__} has not (in ia.Lion and ia.Signum eps is the width "
+            "of the sign). Watch a norm with an eps of your own: "
+            "{'norm': lambda params: ia.perturbed_one_norm(jax.grad(loss)(params), eps)}"
+        )
+        raise ValueError(msg)
+    return perturbed_one_norm(g, rule.eps, eps_in_sqrt=rule.eps_in_sqrt)
+
+
+def _own(name: str, f: Callable[[Params], Any], training: Training) -> Observable:
+    if not callable(f):
+        msg = f"the observable {name!r} must be a function of the params, got {f!r}"
+        raise ValueError(msg)  # noqa: TRY004
+    value = jax.eval_shape(f, training.params)
+    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        msg = f"the observable {name!r} must return one real floating number, got {value}"
+        raise ValueError(msg)
+    return lambda theta, _: jnp.asarray(f(training.unraveled(theta)), theta.dtype)
+
+
+def _distance(_training: Training, _whole: Objective) -> Observable:
+    return lambda theta, flow: jnp.linalg.norm(theta - flow)
+
+
+def _sharpness(_training: Training, whole: Objective) -> Observable:
+    def mean_loss(theta: Vector) -> Scalar:
+        return whole.loss(theta, None)
+
+    return lambda theta, _: sharpness(mean_loss, theta).value
+
+
+class Named(NamedTuple):
+    """An observable that is known by name; one entry of `OBSERVABLES` and nothing else adds one.
+
+    - `words`: what it is.
+    - `watch`: (training, the full-batch objective) -> (theta, the flow's point) -> the number.
+    - `flow`: the order of the flow that it is compared with, if any.
+    - `curvature`: whether it takes Hessian-vector products, which the loss must then allow.
+    """
+
+    words: str
+    watch: Callable[[Training, Objective], Observable]
+    flow: int | None = None
+    curvature: bool = False
+
+
+# What `observe` and `implicit-adam sweep --observable` know by name.
+OBSERVABLES: dict[str, Named] = {
+    "loss": Named("the full-batch loss", lambda training, whole: lambda theta, _: whole.loss(theta, None)),
+    "one_norm": Named("sum_i |g_i| of its gradient", _gradient(lambda training, g: jnp.sum(jnp.abs(g)))),
+    "perturbed_one_norm": Named("||g||_{1,eps} with the optimizer's eps", _gradient(_perturbed)),
+    "two_norm": Named("||g||", _gradient(lambda training, g: jnp.linalg.norm(g))),
+    "distance": Named("to the flow of order 1 from the same start", _distance, flow=1, curvature=True),
+    "plain_distance": Named("to the flow of order 0 from the same start", _distance, flow=0),
+    "sharpness": Named("the top Hessian eigenvalue", _sharpness, curvature=True),
+}

@@ -1,0 +1,163 @@
+"""The curvature that an optimizer feels: extreme eigenvalues of the Hessian, plain or preconditioned."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from implicit_adam.bias.bias import late_denominator
+from implicit_adam.checks import check_batches, check_count, check_loss, check_params, check_rule
+from implicit_adam.fields.full_batch.closed_form import check_has_limit
+from implicit_adam.inputs import checked_training
+from implicit_adam.measures.eigenpairs import Operator, Rows, largest_eigenpairs
+from implicit_adam.objective import Objective, first_arguments, ravel, raveled, unravel_like
+from implicit_adam.programs.products import check_products
+from implicit_adam.reprs import line
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.linear import denominator, remembered
+from implicit_adam.rules.scheduled import unscheduled
+from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
+
+
+class TopEigenvalue(NamedTuple):
+    """The k largest eigenvalues (algebraic) of a symmetric operator A, or its k smallest.
+
+    - `value`: lambda, the extreme one first; `vector`: a unit eigenvector v, a pytree like the parameters.
+    - `residual`: ||A v - lambda v||; an eigenvalue of A lies within it of `value` (but for rounding in A v).
+
+    For k = 1 as they are; for k > 1 each array with a leading axis k.
+    """
+
+    value: Scalar
+    vector: Params
+    residual: Scalar
+
+    def __repr__(self) -> str:
+        return line(self)
+
+
+def sharpness(
+    loss: Loss,
+    params: Params,
+    *,
+    batches: Batches = None,
+    k: int = 1,
+    smallest: bool = False,
+    start: Params | None = None,
+    iterations: int = 40,
+    seed: int = 0,
+) -> TopEigenvalue:
+    """The largest eigenvalue of Hess E at params, E the mean over the mini-batches if there are any.
+
+    Full-batch gradient descent of step h is stable below 2/h (Cohen et al. 2021).
+
+    - `k`: how many of the largest eigenvalues; repeated ones come as often as they are repeated.
+    - `smallest`: the k smallest (algebraic) ones instead.
+    - `start`: a vector to start from, a pytree like params, or several, with a leading axis: the `vector` of
+      a result at a point nearby saves iterations. One more is drawn at random, since another eigenvalue may
+      have become the largest.
+    - `iterations`: Hessian-vector products for each starting vector (k at random without `start`), all kept;
+      as many as there are parameters make it exact. The residual says whether they were enough.
+    - `seed`: of the random vectors.
+
+    May be jitted and mapped; d value is the derivative of the exact eigenvalue. NaN where the Hessian is not
+    finite. Raises `ValueError` for bad parameters, losses, batches and starts.
+    """
+    check_batches(batches)
+    params = check_params(params)
+    check_loss(loss, params, batches)
+    check_products(loss, *first_arguments(params, batches))
+    theta, objective = ravel(params), raveled(loss, params, batches).full_batch()
+    return _extreme(_hessian(objective, theta), params, k, start, iterations, seed, smallest=smallest)
+
+
+def preconditioned_sharpness(
+    rule: AbstractRule,
+    loss: Loss,
+    params: Params,
+    *,
+    opt_state: Any = None,
+    batches: Batches = None,
+    k: int = 1,
+    smallest: bool = False,
+    start: Params | None = None,
+    iterations: int = 40,
+    seed: int = 0,
+) -> TopEigenvalue:
+    """The largest eigenvalue of P^-1 Hess E, P = diag(R) the update's denominator (Cohen et al. 2022).
+
+    R = sqrt(v + eps) for Adam with eps inside the root, sqrt(v) + eps outside, 1 - beta for heavy ball: 1/R
+    is the derivative of the update in the remembered gradient (`rules.linear`), other memories (v) held.
+
+    - `opt_state`: the optimizer's state after some steps, of `rule.transformation()` or of the optax function
+      of that name, whose memories give R: for Adam its own bias-corrected v, and R times 1 - beta^steps.
+      **Without it R is that of an optimizer which has stood at params for ever, v = g^2 of the full-batch
+      gradient there**: in training, at the edge of stability or with mini-batches above all, that can be off
+      by orders of magnitude.
+
+    Computed for the symmetric R^-1/2 Hess E R^-1/2, whose eigenvectors are returned. To be compared with
+    `stability_threshold(rule)`; a learning-rate schedule enters there, not here. Other arguments and errors
+    as in `sharpness`; a rule without a limit is refused without opt_state, a state of another rule with it.
+    """
+    check_rule(rule, AbstractRule)
+    training = checked_training(rule, loss, params, batches)
+    # Any step will do: the schedule is a part of the step size.
+    rule = unscheduled(training.rule, 0)
+    theta, objective = training.theta, training.objective.full_batch()
+    if opt_state is None:
+        check_has_limit(rule)
+        R = late_denominator(rule, objective, theta)
+    else:
+        s, n = remembered(rule, opt_state, objective.gradients(theta)[0])
+        R = denominator(rule, s, theta, n)
+    hessian, scale = _hessian(objective, theta), 1 / jnp.sqrt(R)
+
+    def preconditioned(v: Vector) -> Vector:
+        return scale * hessian(scale * v)
+
+    return _extreme(preconditioned, training.params, k, start, iterations, seed, smallest=smallest)
+
+
+def _hessian(objective: Objective, theta: Vector) -> Operator:
+    _, products = objective.linearize(theta)
+    return lambda v: products(v[None])[0]
+
+
+def _extreme(
+    A: Operator, params: Params, k: int, start: Any, iterations: int, seed: int, *, smallest: bool
+) -> TopEigenvalue:
+    theta = ravel(params)
+    if check_count("k", k) > theta.size:
+        msg = f"k = {k} eigenvalues of {theta.size} parameters do not exist; k must be at most that"
+        raise ValueError(msg)
+    sign = -1.0 if smallest else 1.0
+    drawn, others = jax.random.split(jax.random.key(seed))
+    known = _starts(start, params)
+    count = min(max(1, k - len(known)), theta.size)
+    starts = jnp.concatenate([known, jax.random.normal(drawn, (count, theta.size), theta.dtype)])
+    found = largest_eigenpairs(
+        lambda v: sign * A(v), starts[: theta.size], k, check_count("iterations", iterations), others
+    )
+    values, vectors, residuals = (x[0] for x in found) if k == 1 else found
+    unravel = unravel_like(params)
+    vector = unravel(vectors) if k == 1 else jax.vmap(unravel)(vectors)
+    return TopEigenvalue(sign * values, vector, residuals)
+
+
+def _starts(start: Any, params: Params) -> Rows:
+    """The given vectors as rows."""
+    if start is None:
+        return jnp.zeros((0, ravel(params).size), ravel(params).dtype)
+    leaves, structure = jax.tree.flatten(params)
+    given = [jnp.asarray(x, leaves[0].dtype) for x in jax.tree.leaves(start)]
+    if [x.shape for x in given] == [x.shape for x in leaves]:
+        given = [x[None] for x in given]
+    rows = given[0].shape[:1] if given else ()
+    if jax.tree.structure(start) != structure or [x.shape for x in given] != [rows + x.shape for x in leaves]:
+        msg = (
+            "start must be a pytree like params, or one with a leading axis that counts vectors, such as the "
+            f"`vector` of an earlier result; got the shapes {[x.shape for x in given]} for "
+            f"{[x.shape for x in leaves]}"
+        )
+        raise ValueError(msg)
+    return jnp.concatenate([x.reshape(len(x), -1) for x in given], axis=1)

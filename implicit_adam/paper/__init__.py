@@ -1,0 +1,1 @@
+"""One figure or claim of the paper a file: a frozen config and a pure `run(config) -> arrays`."""

@@ -1,0 +1,126 @@
+"""Full-batch Adam on a small smooth network and real digits: many hyperparameters and seeds in one sweep."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from implicit_adam.bias.bias import perturbed_one_norm
+from implicit_adam.bias.regimes import regime_of_losses
+from implicit_adam.checks import check_seeds
+from implicit_adam.losses.problems import load_digits
+from implicit_adam.networks.passes import cross_entropy
+from implicit_adam.networks.residual import accuracy, residual_logits, residual_params
+from implicit_adam.paper.claims import Advance
+from implicit_adam.rules import Adam
+from implicit_adam.rules.optax_rule import raveled
+from implicit_adam.sweeps import sweep
+from implicit_adam.types import Params, Scalar, Vector
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What is trained, and the values of beta and rho: all combinations, each with every seed."""
+
+    beta: tuple[float, ...]
+    rho: tuple[float, ...]
+    h: float = 1e-3
+    eps: float = 1e-8
+    epochs: int = 3000
+    # Draw the weights; the split of the data is the same for all.
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    # The first so many images of a fixed shuffle train, the others (1797 in all) test.
+    train: int = 500
+    channels: int = 12
+    blocks: int = 2
+    test_every: int = 10
+
+    def trained(self, advance: Advance) -> "NetworkRuns":
+        """All runs in one sweep, as many at a time as there are devices."""
+        return train_networks(self, advance)
+
+
+class NetworkRuns(NamedTuple):
+    """Curves over the epochs, before each step, with axes (beta, rho, seed, epochs).
+
+    `norm` is the perturbed one-norm of the full-batch gradient, `accuracy` that on the test images every
+    `test_every` epochs (the digits after them, CIFAR before them), `regime` (beta, rho, seed) indexes
+    `REGIMES`; p is the number of parameters.
+    """
+
+    beta: np.ndarray
+    rho: np.ndarray
+    loss: np.ndarray
+    norm: np.ndarray
+    accuracy: np.ndarray
+    regime: np.ndarray
+    p: np.ndarray
+
+
+class Data(NamedTuple):
+    images: jax.Array
+    labels: jax.Array
+
+
+def train_networks(config: NetworkConfig, advance: Advance) -> NetworkRuns:
+    """As `NetworkConfig.trained`. Raises `ValueError` for seeds that are not different integers >= 0."""
+    check_seeds(config.seeds)
+    train, test = _digits(config.train)
+    grid = {"beta": np.asarray(config.beta), "rho": np.asarray(config.rho), "seed": np.asarray(config.seeds)}
+    at = _training(config, train, test)
+    found = sweep(at, grid, chunk_size=1, progress=lambda done, lanes: advance(done / lanes)).values
+    losses = found["loss"].reshape(-1, config.epochs)
+    regime = jax.jit(jax.vmap(lambda E: regime_of_losses(E).regime))(losses)
+    p = ravel_pytree(_start(config, 0))[0].size
+    return NetworkRuns(
+        beta=grid["beta"],
+        rho=grid["rho"],
+        loss=found["loss"],
+        norm=found["norm"],
+        accuracy=found["accuracy"],
+        regime=np.asarray(regime).reshape(found["loss"].shape[:3]),
+        p=np.asarray(p),
+    )
+
+
+def _digits(train: int) -> tuple[Data, Data]:
+    images, labels = load_digits()
+    order = np.random.default_rng(0).permutation(len(images))
+    X = jnp.asarray(images[order].reshape(-1, 8, 8) / 16, jnp.float32)
+    y = jnp.asarray(labels[order], jnp.int32)
+    return Data(X[:train], y[:train]), Data(X[train:], y[train:])
+
+
+def _start(config: NetworkConfig, seed: Any) -> Params:
+    return residual_params(jax.random.key(seed), channels=config.channels, blocks=config.blocks)
+
+
+def _training(config: NetworkConfig, train: Data, test: Data) -> Callable[..., dict[str, jax.Array]]:
+    def at(beta: Any, rho: Any, seed: Any) -> dict[str, jax.Array]:
+        theta, unravel = ravel_pytree(_start(config, seed))
+        rule = Adam(config.h, beta, rho, config.eps, eps_in_sqrt=True).astype(theta.dtype)
+        optimizer = raveled(rule.transformation(), unravel)
+
+        def loss(theta: Vector) -> Scalar:
+            return cross_entropy(residual_logits(unravel(theta), train.images), train.labels)
+
+        def epoch(carry: Any, _: None) -> Any:
+            theta, state = carry
+            E, g = jax.value_and_grad(loss)(theta)
+            updates, state = optimizer.update(g, state, theta)
+            return (theta + updates, state), (E, perturbed_one_norm(g, config.eps, eps_in_sqrt=True))
+
+        def until_test(carry: Any, _: None) -> Any:
+            carry, curves = jax.lax.scan(epoch, carry, length=config.test_every)
+            right = accuracy(residual_logits(unravel(carry[0]), test.images), test.labels)
+            return carry, (*curves, right)
+
+        tests = config.epochs // config.test_every
+        _, (E, norm, right) = jax.lax.scan(until_test, (theta, optimizer.init(theta)), length=tests)
+        return {"loss": E.ravel(), "norm": norm.ravel(), "accuracy": right}
+
+    return at

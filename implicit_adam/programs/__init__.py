@@ -1,0 +1,1 @@
+"""What JAX programs say of the functions they were traced from."""

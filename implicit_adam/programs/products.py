@@ -1,0 +1,166 @@
+"""Is a Hessian-vector product the derivative of the gradient that the optimizer sees?
+
+Not where the loss hides a dependence from autodiff: with `stop_gradient` (targets of temporal differences,
+straight-through estimators) or a custom derivative that is not the derivative, jvp(grad(loss)) leaves out
+terms that move the gradient from step to step, and every correction of order h would be silently wrong.
+
+The gradient is traced to a program. Its product as autodiff takes it is compared with the product of the same
+program with nothing hidden (stops read as the identity, custom derivatives as what they compute). Both are
+exact, so that they agree to rounding or are different things; kinks such as ReLU's do not disturb.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+from implicit_adam.checks import is_traced
+from implicit_adam.programs.captured import digest, equations, inner_jaxprs, trace
+from implicit_adam.types import Params
+
+HIDING = ("stop_gradient", "custom_jvp_call", "custom_vjp_call")
+# What `jax.checkpoint` leaves: a call, whose jaxpr must not hold constants.
+RECOMPUTING = ("checkpoint", "remat")
+
+# Digests of gradients whose products were compared and agree.
+_compared: set[Any] = set()
+
+
+def check_products(loss: Callable[..., Any], *args: Params) -> None:
+    """Refuse a loss, differentiated in its first argument, whose Hessian-vector products miss a dependence.
+
+    Compared along one random direction, once for each program; where values are traced, at a random point:
+    two programs are compared, and any point tells them apart.
+    """
+    if not may_hide(trace(loss, *args)[0]):
+        return
+    jaxpr, _ = trace(jax.grad(loss), *args)
+    key = digest(jaxpr)
+    if key in _compared:
+        return
+    if not _evaluated(lambda: _products_agree(jaxpr, *args)):
+        msg = (
+            "the loss hides a dependence on the parameters from autodiff (jax.lax.stop_gradient, or a custom "
+            "derivative that is not the derivative), so that its Hessian-vector products are not the "
+            "derivative of its gradient and the corrections would be wrong; pass shifted=True, which "
+            "differences the gradient itself, or use order=0"
+        )
+        raise ValueError(msg)
+    _compared.add(key)
+
+
+def _evaluated(f: Callable[[], bool]) -> bool:
+    """f() as it is, or at once where it is called inside a trace."""
+    if not is_traced(jnp.zeros(())):
+        return f()
+    try:
+        with jax.ensure_compile_time_eval():
+            return f()
+    except NotImplementedError:
+        # JAX 0.7 cannot evaluate every loop inside a trace; outside, the same loss is looked at.
+        return True
+
+
+def may_hide(jaxpr: Any) -> bool:
+    """Whether anything in a program stops derivatives or brings its own."""
+    return any(equation.primitive.name.startswith(HIDING) for equation in equations(jaxpr))
+
+
+def _products_agree(jaxpr: Any, params: Params, *rest: Any) -> bool:
+    keys = iter(jax.random.split(jax.random.key(0), 2 + len(jaxpr.consts) + len(rest)))
+    consts = [_known(next(keys), constant) for constant in jaxpr.consts]
+    point = _known(next(keys), params)
+    others = jax.tree.leaves([_known(next(keys), x) for x in rest])
+    direction = jax.tree.map(lambda x: jnp.zeros_like(x), point)
+    direction = _random_like(next(keys), direction)
+
+    def product(*, hidden: bool) -> Any:
+        def gradient(point: Params) -> Any:
+            return evaluate(jaxpr.jaxpr, consts, [*jax.tree.leaves(point), *others], hidden=hidden)
+
+        return jax.jvp(gradient, (point,), (direction,))[1]
+
+    left, right = jax.jit(lambda: (product(hidden=True), product(hidden=False)))()
+    size = sum(float(jnp.sum(jnp.abs(x))) for x in left + right)
+    apart = sum(float(jnp.sum(jnp.abs(x - y))) for x, y in zip(left, right, strict=True))
+    rounding = float(jnp.finfo(left[0].dtype).eps) ** 0.5
+    # Opened, a custom derivative may meet the 0/0 that it is there to avoid: that decides nothing.
+    return not apart > rounding * size
+
+
+def _known(key: Any, tree: Any) -> Any:
+    """The values, or random ones of the same shapes where any of them is traced."""
+    return _random_like(key, tree) if any(map(is_traced, jax.tree.leaves(tree))) else tree
+
+
+def _random_like(key: Any, tree: Any) -> Any:
+    def one(x: Any) -> Any:
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        return jax.random.normal(key, x.shape, x.dtype) if floating else jnp.zeros(x.shape, x.dtype)
+
+    return jax.tree.map(one, tree)
+
+
+def evaluate(jaxpr: Any, consts: Any, args: Any, *, hidden: bool) -> list[Any]:
+    """The outputs of a jaxpr; with `hidden=False` every stop is the identity and every call is inlined."""
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+
+    def read(x: Any) -> Any:
+        return x.val if _is_literal(x) else values[x]
+
+    for equation in _live(jaxpr):
+        results = _apply(jaxpr, equation, read, hidden=hidden)
+        values.update(zip(_read_later(equation), results, strict=True))
+    return [read(x) for x in jaxpr.outvars]
+
+
+def _live(jaxpr: Any) -> list[Any]:
+    """The equations that the outputs need: what is computed beside the gradient hides nothing of it."""
+    needed, kept = {x for x in jaxpr.outvars if not _is_literal(x)}, []
+    for equation in reversed(jaxpr.eqns):
+        if needed.intersection(equation.outvars):
+            kept.append(equation)
+            needed.update(x for x in equation.invars if not _is_literal(x))
+    return kept[::-1]
+
+
+def _apply(jaxpr: Any, equation: Any, read: Callable[[Any], Any], *, hidden: bool) -> list[Any]:
+    inner = inner_jaxprs(equation)
+    if not hidden and equation.primitive.name.startswith((*HIDING, *RECOMPUTING)):
+        args = [read(x) for x in equation.invars]
+        results = evaluate(_opened(inner[0]), _consts(inner[0]), args, hidden=False) if inner else args
+        return [x for x, out in zip(results, equation.outvars, strict=True) if out in _read_later(equation)]
+    if not hidden and inner:
+        unhidden = jax.tree.map(_unhidden, equation.params, is_leaf=lambda x: hasattr(x, "eqns"))
+        equation = equation.replace(params=unhidden)
+    invars = list(dict.fromkeys(x for x in equation.invars if not _is_literal(x)))
+    alone = jaxpr.replace(constvars=[], invars=invars, outvars=_read_later(equation), eqns=[equation])
+    return jaxpr_as_fun(ClosedJaxpr(alone, []))(*map(read, invars))
+
+
+def _unhidden(inner: Any) -> Any:
+    """A jaxpr inside a loop, a branch or a call, traced again with nothing hidden."""
+    if not hasattr(inner, "consts"):
+        return inner
+    shapes = [jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in _opened(inner).invars]
+    traced = jax.make_jaxpr(lambda *args: evaluate(_opened(inner), _consts(inner), args, hidden=False))
+    return traced(*shapes)
+
+
+def _is_literal(x: Any) -> bool:
+    return hasattr(x, "val")
+
+
+def _read_later(equation: Any) -> list[Any]:
+    """The results of an equation that are not dropped."""
+    return [x for x in equation.outvars if type(x).__name__ != "DropVar"]
+
+
+def _opened(jaxpr: Any) -> Any:
+    return getattr(jaxpr, "jaxpr", jaxpr)
+
+
+def _consts(jaxpr: Any) -> Any:
+    return getattr(jaxpr, "consts", ())

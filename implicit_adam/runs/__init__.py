@@ -1,0 +1,1 @@
+"""Runs: the optimizer, its flows, and the map without memory."""

@@ -1,0 +1,101 @@
+"""An integrator of carried memory: leaps of many steps, one gradient each.
+
+A Runge-Kutta method spends several gradients on every step and is held to the fastest memory. Here memories
+move exactly (`fading`, psi on a line), the update is read once, in the middle of the leap of k steps,
+
+    theta(t + kh) = theta - k h F(t + kh/2),      A(t + kh) from psi(t), psi(t + kh),
+
+with psi continued beyond t on the line through its last two values. The error is O((kh)^2); points and
+memories are staggered as in a leapfrog scheme, which stays stable for leaps of up to about the period of the
+fastest oscillation over pi. A leap of one step is the optimizer's own step, to rounding, whatever psi does.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from implicit_adam.fields.carried.carrier import Carrier, features_and_change
+from implicit_adam.types import Scalar
+
+
+class Leaps(diffrax.AbstractSolver):
+    """One gradient a leap, of the state (theta, memory) in the optimizer's time t = n h."""
+
+    carrier: Carrier = eqx.field(static=True)
+    h: Scalar
+
+    term_structure: ClassVar = diffrax.AbstractTerm
+    interpolation_cls: ClassVar[Callable[..., Any]] = diffrax.ThirdOrderHermitePolynomialInterpolation
+
+    def order(self, terms: Any) -> int:
+        return 2
+
+    def error_order(self, terms: Any) -> int:
+        return 2
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
+        psi, change, hF = features_and_change(self.carrier, t0 / self.h, *y0, order=1)
+        return psi, change, -hF
+
+    def step(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any):
+        (theta, memory), (psi, change, moving), carrier = y0, solver_state, self.carrier
+        tau, k = t0 / self.h, (t1 - t0) / self.h
+        between = theta + (k - 1) / 2 * moving
+
+        leap = -k * carrier.update(tau, between, memory, psi, change, k / 2)
+        new = theta + leap
+        new_psi = carrier.features(new, memory)
+        new_change = jax.tree.map(lambda a, b: (b - a) / k, psi, new_psi)
+        new_memory = carrier.ahead(memory, psi, new_change, k)
+        new_moving = -carrier.update(tau + k, new, new_memory, new_psi, new_change, jnp.zeros_like(k))
+
+        # The same move, with psi on the line that it turned out to follow.
+        looking_back = -k * carrier.update(tau, between, memory, psi, new_change, k / 2)
+        foreseen = carrier.ahead(memory, psi, change, k)
+        error = (looking_back - leap, jax.tree.map(jnp.subtract, new_memory, foreseen))
+        dense = {
+            "y0": y0,
+            "y1": (new, new_memory),
+            "k0": jax.tree.map(lambda x: k * x, (moving, carrier.rate(memory, psi, new_change))),
+            "k1": jax.tree.map(lambda x: k * x, (new_moving, carrier.rate(new_memory, new_psi, new_change))),
+        }
+        return (new, new_memory), error, dense, (new_psi, new_change, new_moving), diffrax.RESULTS.successful
+
+    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
+        return terms.vf(t0, y0, args)
+
+
+class RelativeToTheMove(diffrax.AbstractStepSizeController):
+    """Keeps the error of every step of the solver below a fraction of what the step moves.
+
+    The sum of the errors is then below that fraction of the path, in whatever units parameters are; a
+    tolerance for single numbers would stop where one crosses zero. Memories count only through the points.
+    """
+
+    controller: diffrax.PIDController
+
+    def wrap(self, direction: Any) -> "RelativeToTheMove":
+        return self
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        return self.controller.init(terms, t0, t1, y0, dt0, args, func, error_order)
+
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
+        if y_error is None:
+            msg = "this solver has no error estimate to adapt to; give a stepsize_controller as well"
+            raise ValueError(msg)
+        moved, error = size(y1_candidate[0] - y0[0]), size(y_error[0])
+        one = jnp.ones_like(moved)
+        ratio = jnp.where(moved > 0, error / jnp.where(moved > 0, moved, one), jnp.zeros_like(moved))
+        return self.controller.adapt_step_size(t0, t1, one, one, args, ratio, error_order, controller_state)
+
+
+def size(x: Float[Array, " p"]) -> Scalar:
+    """The Euclidean norm, with derivative 0 at 0."""
+    square = jnp.sum(x**2)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, jnp.ones_like(square))), square)

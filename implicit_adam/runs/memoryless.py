@@ -1,0 +1,76 @@
+"""The optimizer without memory: a discrete map that stays O(h^2)-close to it (Cattaneo & Shigida 2025)."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from implicit_adam.checks import check_order, check_saves, check_shifted_order
+from implicit_adam.fields.series import value
+from implicit_adam.fields.vector_field import HIGHEST_ORDER, exact_terms
+from implicit_adam.inputs import Training, checked_training, identified
+from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.runs.trajectory import (
+    Place,
+    Trajectory,
+    Watched,
+    all_finite,
+    at_start,
+    record,
+    saved_times,
+)
+from implicit_adam.runs.validity import size_of_correction, warned
+from implicit_adam.types import Batches, Loss, Params, StepNumber
+
+
+def memoryless(
+    rule: AbstractOptimizer | optax.GradientTransformation,
+    loss: Loss,
+    params: Params,
+    steps: int,
+    *,
+    order: int = 1,
+    batches: Batches = None,
+    schedule: Any = None,
+    shifted: bool = False,
+    save_every: int = 1,
+) -> Trajectory:
+    """Iterate theta <- theta - h G^(n)(theta), the map that sees only the present point.
+
+        G^(n) = F^(n) + h DF^(n)[u_0, .., u_n] + ..,        u_k = sum_{l=k}^{n-1} F^(l),
+
+    the field of `vector_field` without its half step: F^(n) over the history that leads to theta, as a series
+    in h. Its distance to `iterate` is O(h^(order+1)) over any fixed time, at one field evaluation a step.
+    Arguments, result, warnings and errors as in `flow`; `validity` costs nothing.
+    """
+    check_order(order, HIGHEST_ORDER)
+    check_shifted_order(order, shifted=shifted)
+    steps, save_every = check_saves(steps, save_every)
+    training = checked_training(
+        rule, loss, params, batches, schedule, steps, shifted=shifted, products=order > 0
+    )
+    return warned(_memoryless(identified(training), steps, save_every, order), order)
+
+
+@eqx.filter_jit
+def _memoryless(training: Training, steps: int, save_every: int, order: int) -> Trajectory:
+    rule, theta = training.rule, training.theta
+    G = exact_terms(rule, training.objective, order, flow=False)
+
+    def step(n: StepNumber, place: Place) -> tuple[Place, Watched]:
+        series = G(n)(place.theta)
+        update = value(series, rule.h)
+        watched = Watched(jnp.zeros_like(rule.h), size_of_correction(update, series[0]))
+        return place.moved(-rule.h * update, lambda theta: theta), watched
+
+    (thetas, lost), watched = record(step, at_start(theta), steps, save_every, Place.seen)
+    return Trajectory(
+        saved_times(rule.h, steps, save_every),
+        jax.vmap(training.unraveled)(thetas),
+        all_finite(thetas),
+        watched.step_error,
+        watched.validity if order > 0 else jnp.full_like(lost, jnp.nan),
+        lost,
+    )

@@ -1,0 +1,184 @@
+"""The modified equation in one sweep: steps of a solver that cross many steps of the optimizer.
+
+Full batch: in closed form the field depends on n only through the mean lags of Remark 3.2, smooth in n. With
+n = t/h - 1/2 in them, the middle of the interval for the whole of it, the field is smooth in t, and the
+solution moves by less than a tenth of the theorem's own error.
+
+At order 2 the first steps, where the lags bend, are taken interval by interval, and the mean lag after them
+is one whose average over the interval of step n is that of step n, which leaves O(h^3) with a small constant.
+
+Cyclic mini-batches: interval by interval until the memory has settled, then along one field for all phases of
+an epoch, which meets the settled flow at the ends of epochs up to O(h^2).
+
+One adaptive solve then crosses thousands of optimizer steps at once, at a cost that hardly depends on h: only
+through the tolerance, which follows the theorem's own error down.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from implicit_adam.fields.expansion import field_of, modified_field
+from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form, has_closed_form
+from implicit_adam.fields.full_batch.lag_moments import smooth_lag_moments
+from implicit_adam.fields.full_batch.second_order import closed_second
+from implicit_adam.fields.mini_batch.settled_epoch import epoch_velocity, settling_steps
+from implicit_adam.inputs import Training
+from implicit_adam.loops import forward_only, loop
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.runs.travel import allowed_error, rms, travel_controller
+from implicit_adam.types import Field, Scalar, StepNumber, Vector, Velocity
+
+Saved = Float[Array, "saves p"]
+IntervalStep = Callable[[StepNumber, Vector], tuple[Vector, Scalar]]
+
+# How many steps order 2 takes one by one: there the lags are far from linear in n.
+EARLY = 32
+
+# The tolerance of the solve relative to the way gone: at most this, and at least so many roundings.
+LOOSEST, TIGHTEST = 1e-9, 10
+# How far below the theorem's own error it is.
+MARGIN = 1e-2
+
+
+def check_smooth(training: Training, saved: np.ndarray, order: int) -> None:
+    """Full batch needs a closed form for every n; mini-batches the cyclic schedule and a fading memory."""
+    rule, m = training.rule, training.objective.m
+    if order > (2 if m == 1 else 1):
+        msg = (
+            f"smooth=True is of order 2 at most in full batch and 1 in mini-batches, got order = {order}; "
+            "leave smooth out"
+        )
+        raise ValueError(msg)
+    if m == 1 and not (isinstance(rule, AbstractRule) and has_closed_form(rule)):
+        msg = (
+            "smooth=True in full batch needs a rule whose memory is bias-corrected, such as ia.Adam; "
+            f"got {type(rule).__name__}"
+        )
+        raise ValueError(msg)
+    if m > 1:
+        check_has_limit(rule)
+        if training.schedule is not None:
+            msg = "smooth=True in mini-batches needs the cyclic schedule; leave schedule out"
+            raise ValueError(msg)
+        if (saved % m).any():
+            msg = (
+                "smooth=True meets the flow at the ends of epochs: the saved steps (save_every, save_at) "
+                f"must be multiples of m = {m}, got {saved[1]}, .."
+            )
+            raise ValueError(msg)
+
+
+def smooth_solution(
+    training: Training,
+    saved: Int[Array, " saves"],
+    order: int,
+    step: IntervalStep,
+    solver: diffrax.AbstractSolver | None,
+    controller: diffrax.AbstractStepSizeController | None,
+) -> tuple[Saved, Float[Array, " saves"]]:
+    """The points after the saved numbers of steps, 0 first, and the error allowed to each solver step."""
+    rule, theta = training.rule, training.theta
+    late = _late_field(training)
+    tolerance = _tolerance(late(0)(theta), late(1)(theta), order)
+    # One's own controller counts time as it is, the default one in steps of the optimizer.
+    unit = jnp.ones_like(rule.h) if controller is not None else rule.h
+    if controller is None:
+        controller = travel_controller(tolerance, theta, rule.h * late(0)(theta))
+    times = saved.astype(theta.dtype) * rule.h
+    allowed = jax.vmap(partial(allowed_error, controller))
+    if training.objective.m == 1 and order < 2:
+        field = modified_field(rule, closed_form(rule, training.objective), order)
+        points = _solve(lambda t, y: field(t / rule.h - 1 / 2)(y), theta, times, unit, solver, controller)
+        return points, allowed(points)
+
+    first, field = _settled(training, saved[-1], order, tolerance)
+    point, early = _interval_by_interval(step, theta, first, saved)
+    # Times before the start of the solve are met at its start, and taken from the other part.
+    start = jnp.asarray(first, times.dtype) * rule.h
+    late = _solve(
+        lambda t, y: field((start + t) / rule.h - 1 / 2)(y),
+        point,
+        jnp.maximum(times - start, 0),
+        unit,
+        solver,
+        controller,
+    )
+    points = jnp.where((times <= start)[:, None], early, late)
+    return points, allowed(points)
+
+
+def _late_field(training: Training) -> Callable[[int], Velocity]:
+    """The field of order 0 or 1 once the memory has settled."""
+    rule, objective = training.rule, training.objective
+    if objective.m > 1:
+        return partial(epoch_velocity, rule, objective)
+    return lambda order: modified_field(rule, closed_form(rule, objective), order)(jnp.inf)
+
+
+def _tolerance(plain: Vector, corrected: Vector, order: int) -> Scalar:
+    """A hundredth of what the theorem leaves out: one more power of the correction's share in the field."""
+    size = rms(plain)
+    share = rms(corrected - plain) / jnp.where(size > 0, size, jnp.ones_like(size))
+    share = jnp.where(jnp.isfinite(share) & (size > 0), share, jnp.ones_like(share))
+    wanted = jnp.minimum(MARGIN * share ** (order + 1), LOOSEST)
+    return jnp.maximum(wanted, TIGHTEST * jnp.finfo(plain.dtype).eps)
+
+
+def _settled(
+    training: Training, steps: StepNumber, order: int, tolerance: Scalar
+) -> tuple[StepNumber, Field]:
+    """How many of the steps are taken interval by interval, and the field from there on."""
+    rule, objective = training.rule, training.objective
+    if objective.m == 1:
+        terms = closed_second(rule, objective, flow=True, moments=smooth_lag_moments)
+        return jnp.minimum(EARLY, steps), field_of(rule, terms)
+    velocity = epoch_velocity(rule, objective, order)
+    return jnp.minimum(settling_steps(rule, objective.m, tolerance), steps), lambda n: velocity
+
+
+def _interval_by_interval(
+    step: IntervalStep, theta: Vector, first: StepNumber, saved: Int[Array, " saves"]
+) -> tuple[Vector, Saved]:
+    """The point after `first` steps, and the saved ones before."""
+    points = jnp.zeros((len(saved), theta.size), theta.dtype).at[0].set(theta)
+
+    def advance(n: StepNumber, carry: tuple[Vector, Saved]) -> tuple[Vector, Saved]:
+        point, points = carry
+        point, _ = step(n, point)
+        # Overwritten until the step that is to be kept.
+        return point, points.at[jnp.searchsorted(saved, n + 1)].set(point, mode="drop")
+
+    return loop(0, first, advance, (theta, points))
+
+
+def _solve(
+    velocity: Callable[[Any, Vector], Vector],
+    start: Vector,
+    times: Float[Array, " saves"],
+    unit: Scalar,
+    solver: diffrax.AbstractSolver | None,
+    controller: diffrax.AbstractStepSizeController,
+) -> Saved:
+    times = times / unit
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: unit * velocity(unit * t, y)),
+        diffrax.Tsit5() if solver is None else solver,
+        jnp.zeros_like(times[0]),
+        times[-1],
+        None,
+        start,
+        saveat=diffrax.SaveAt(ts=times),
+        stepsize_controller=controller,
+        adjoint=diffrax.ForwardMode(),
+        max_steps=2**16,
+        throw=False,
+    )
+    solved = solution.result == diffrax.RESULTS.successful
+    return jnp.where(solved, forward_only(jnp.asarray(solution.ys)), jnp.full_like(start, jnp.nan)[None])

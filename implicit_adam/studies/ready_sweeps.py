@@ -1,0 +1,145 @@
+"""Ready functions for `ia.sweep`: the order of the theorem, the bias, and observables, at one point each.
+
+Every builder takes `build(**hyperparameters) -> rule` and a problem and returns `fn(**point)` of the
+hyperparameters by name, so that any of them can be swept.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from implicit_adam.bias.bias import bias
+from implicit_adam.checks import check_horizon, check_kind, check_orders, check_step_counts
+from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form
+from implicit_adam.fields.vector_field import HIGHEST_ORDER
+from implicit_adam.inputs import checked_training
+from implicit_adam.losses.problems import Problem
+from implicit_adam.measures.convergence import supremum
+from implicit_adam.measures.observed import observe
+from implicit_adam.objective import ravel
+from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
+from implicit_adam.types import Scalar, StepNumber
+
+Build = Callable[..., Any]
+Point = Callable[..., Any]
+
+
+def order_at(
+    build: Build,
+    problem: Problem,
+    *,
+    horizon: float,
+    step_counts: Sequence[int],
+    orders: Sequence[int] = (0, 1),
+) -> Point:
+    """The convergence study at a point: errors against the optimizer and local slopes of every order.
+
+    `error_q` (K,) is the sup over the run at each step count, `local_slope_q` (K-1,), `slope_q` the last of
+    these: near q + 1 once the asymptotic regime is reached, which it is not where `validity` or `remembered`,
+    (K,) as in `convergence`, are above a tenth. The rule's own h is replaced by horizon / steps.
+    """
+    counts = jnp.asarray(check_step_counts(step_counts))
+    check_horizon(horizon)
+    orders = check_orders(orders, HIGHEST_ORDER)
+
+    def at(**point: Any) -> dict[str, Any]:
+        training = checked_training(build(**point), problem.loss, problem.params, problem.batches)
+
+        def measured(steps: StepNumber) -> tuple[tuple[Scalar, ...], Scalar, Scalar]:
+            h = horizon / jnp.asarray(steps, training.theta.dtype)
+            run = training._replace(rule=training.rule.with_step_size(h))
+            found = supremum(run, steps, orders)
+            return found.two_norm, found.watched.validity, found.remembered
+
+        # One after the other, or the short runs of a sweep would wait for the long ones.
+        errors, validity, remembered = jax.lax.map(measured, counts)
+        ratio = jnp.log(counts[1:].astype(float) / counts[:-1].astype(float))
+        result = {"validity": validity, "remembered": remembered}
+        for q, error in zip(orders, errors, strict=True):
+            slopes = jnp.log(error[:-1] / error[1:]) / ratio.astype(error.dtype)
+            result |= {f"error_{q}": error, f"local_slope_{q}": slopes, f"slope_{q}": slopes[-1]}
+        return result
+
+    return at
+
+
+def bias_at(build: Build, problem: Problem) -> Point:
+    """Sign and size of eq. (4) at the start, full batch and n to infinity.
+
+    With D = Hess E . F, the gradient of the perturbed one-norm for Adam, `factor` is the mean of the braces
+    of (4) weighted with D^2: <bias, D> / <D, D> in units of h/2; positive penalises the norm. `alignment` is
+    the cosine of the two and `size` the 2-norm of the bias.
+    """
+
+    def at(**point: Any) -> dict[str, Scalar]:
+        rule = build(**point)
+        check_kind("the bias sweep", rule, AbstractRule)
+        check_has_limit(rule)
+        loss = problem.mean_loss
+        training = checked_training(rule, loss, problem.params)
+        theta, objective = training.theta, training.objective
+        F = closed_form(training.rule, objective)(jnp.inf).update(theta)
+        D = objective.linearize(theta)[1](F[None])[0]
+        b = ravel(bias(training.rule, loss, problem.params))
+        along, size = jnp.vdot(b, D), jnp.linalg.norm(b)
+        norm = jnp.linalg.norm(D)
+        return {
+            "factor": along / norm**2 / (training.rule.h / 2),
+            "alignment": along / (norm * size),
+            "size": size,
+        }
+
+    return at
+
+
+def observables_at(
+    build: Build,
+    problem: Problem,
+    names: Sequence[str],
+    *,
+    horizon: float,
+    every: int = 1,
+    records: int = 0,
+) -> Point:
+    """A run to time T at a point: the last, largest and mean value of each observable, and its record.
+
+    Where `seed` is swept, `problem.start(seed)` gives the parameters, else they are the problem's own. Steps
+    are T / h, rounded, so that h can be swept too: hand `cost=run_length(..)` to `sweep`.
+    """
+    check_horizon(horizon)
+
+    def at(*, seed: Any = None, **point: Any) -> dict[str, Any]:
+        rule: AbstractOptimizer = build(**point)
+        params = problem.params
+        if seed is not None:
+            if problem.start is None:
+                msg = f"the problem {problem.name} has one start only; leave seed out"
+                raise ValueError(msg)
+            params = problem.start(seed)
+        steps = jnp.round(horizon / rule.h).astype(int)
+        seen = observe(
+            rule, problem.loss, params, steps, names, every=every, records=records, batches=problem.batches
+        )
+        result = {}
+        for name in names:
+            result |= {
+                f"last_{name}": seen.last[name],
+                f"largest_{name}": seen.largest[name],
+                f"mean_{name}": seen.mean[name],
+            }
+            if records:
+                result[f"record_{name}"] = seen.record[name]
+        return result
+
+    return at
+
+
+def run_length(default_h: float) -> Callable[..., float]:
+    """The relative length of a run: 1 / h."""
+
+    def cost(*, h: float = default_h, **_: Any) -> float:
+        return 1 / float(h)
+
+    return cost

@@ -1,0 +1,275 @@
+"""Theorem 3.1, checked: the order of the plain, the corrected and the higher flows on real input."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from implicit_adam.checks import check_batches
+from implicit_adam.fields.mini_batch.history_sum import window
+from implicit_adam.losses.problems import Problem, build_problem
+from implicit_adam.measures.convergence import Convergence, convergence
+from implicit_adam.objective import ravel
+from implicit_adam.rules import RULES, AbstractOptimizer, AbstractRule, Optax
+
+STEP_COUNTS = (48, 96, 192, 384, 768)
+# Beyond order 1 an evaluation in mini-batches runs the optimizer again over all the steps it remembers: fewer
+# steps, and a shorter time on fewer digits.
+HIGH_ORDER_STEP_COUNTS = (32, 64, 128, 256)
+HIGH_ORDER_SAMPLES = 100
+SCHEDULES = ("cyclic", "shuffled")
+PACKAGES = ("jax", "numpy", "optax", "diffrax", "equinox")
+OUTSIDE = "outside the theorem"
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """What to check. None leaves a value to the default named beside it.
+
+    An optimizer is a name in `RULES` or one of the keys of `transformations`.
+    """
+
+    problems: tuple[str, ...] = ("bilinear", "digits")
+    optimizers: tuple[str, ...] = ("adam", "rmsprop")
+    eps_placements: tuple[str, ...] = ("inside", "outside")
+    # The theorem's regime needs h times memory small; with .9 and .999 it begins at far smaller h.
+    beta: float = 0.5
+    rho: float = 0.7
+    # None: 1e-3 inside the root and its square root outside, so that both floor the denominator alike.
+    eps: float | None = None
+    # None: the problem's own.
+    horizon: float | None = None
+    # None: STEP_COUNTS or, beyond order 1, HIGH_ORDER_STEP_COUNTS.
+    step_counts: tuple[int, ...] | None = None
+    orders: tuple[int, ...] = (0, 1)
+    # None: Tsit5, one step an interval.
+    solver: diffrax.AbstractSolver | None = None
+    # The order of the mini-batches: one of SCHEDULES. It means nothing to a problem of one loss.
+    schedule: str = "cyclic"
+    seed: int = 0
+    dtype: str = "float64"
+    # Optax transformations of learning rate 1, and how many past steps their fields look back (None: all).
+    transformations: Mapping[str, optax.GradientTransformation] = field(default_factory=dict)
+    window: int | None = None
+
+    @property
+    def high_order(self) -> bool:
+        """Whether a flow beyond the paper's is asked for."""
+        return max(self.orders) > 1
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The numbers of steps of every case."""
+        if self.step_counts is not None:
+            return self.step_counts
+        return HIGH_ORDER_STEP_COUNTS if self.high_order else STEP_COUNTS
+
+
+class Case(NamedTuple):
+    """One optimizer on one problem, before it is run."""
+
+    problem: Problem
+    optimizer: str
+    placement: str | None
+    rule: AbstractOptimizer
+    horizon: float
+
+    @property
+    def label(self) -> str:
+        """E.g. `Adam, eps inside`."""
+        name = self.optimizer if isinstance(self.rule, Optax) else type(self.rule).__name__
+        return name if self.placement is None else f"{name}, eps {self.placement}"
+
+
+class Outcome(NamedTuple):
+    """A case with its measured orders and what they say of the theorem, per order of the flow."""
+
+    case: Case
+    study: Convergence
+    verdict: dict[int, str]
+
+
+def cases(config: VerifyConfig) -> Iterator[Case]:
+    """Every problem with every optimizer and, where it has an eps, every placement of it."""
+    for name in config.problems:
+        problem = _problem(config, name)
+        for optimizer in config.optimizers:
+            for placement in _placements(config, optimizer):
+                rule = _rule(config, problem, optimizer, placement)
+                horizon = _horizon(config, problem, rule) if config.horizon is None else config.horizon
+                yield Case(problem, optimizer, placement, rule, horizon)
+
+
+def run(config: VerifyConfig, callback: Callable[[Case, int], None] | None = None) -> Iterator[Outcome]:
+    """The outcome of each case, as it comes; `callback(case, steps)` after each finished run."""
+    for case in cases(config):
+        problem, done = case.problem, 0
+
+        def advance(steps: int, _: int, case: Case = case) -> None:
+            nonlocal done
+            if callback is not None:
+                callback(case, steps - done)
+            done = steps
+
+        study = convergence(
+            case.rule,
+            problem.loss,
+            problem.params,
+            horizon=case.horizon,
+            step_counts=config.counts,
+            orders=config.orders,
+            batches=problem.batches,
+            schedule=_schedule(config, problem),
+            solver=config.solver,
+            callback=advance,
+        )
+        yield Outcome(case, study, {order: verdict(case.rule, study, order) for order in config.orders})
+
+
+def _schedule(config: VerifyConfig, problem: Problem) -> np.ndarray | None:
+    """None for cyclic; else every epoch in an order of its own, drawn by the seed."""
+    m = check_batches(problem.batches)
+    if config.schedule == "cyclic" or m == 1:
+        return None
+    epochs = -(-max(config.counts) // m)
+    rng = np.random.default_rng(config.seed)
+    return rng.permuted(np.tile(np.arange(m), (epochs, 1)), axis=1).ravel()
+
+
+def verdict(rule: AbstractOptimizer, study: Convergence, order: int) -> str:
+    """What a study says of `error = O(h^(order+1))`, see `asymptotics`.
+
+    A memory that never fades (Adagrad) spans the whole run: h times memory does not go to zero with h, and
+    the theorem promises nothing.
+    """
+    return OUTSIDE if never_fades(rule) else study.verdict[order]
+
+
+def never_fades(rule: AbstractOptimizer) -> bool:
+    """Whether a kernel holds old gradients for ever."""
+    return isinstance(rule, AbstractRule) and not np.isfinite(window(rule.kernels(0)))
+
+
+def hyperparameters(optimizer: str) -> tuple[str, ...]:
+    """The names of an optimizer's own hyperparameters, without the step size."""
+    rule = RULES.get(optimizer, Optax)
+    return tuple(x.name for x in fields(rule) if x.name not in ("h", "tx", "window"))
+
+
+def hyperparameter_values(case: Case) -> dict[str, float | bool]:
+    """The same with their values."""
+    values = {name: getattr(case.rule, name) for name in hyperparameters(case.optimizer)}
+    return {name: value if isinstance(value, bool) else float(value) for name, value in values.items()}
+
+
+def as_json(config: VerifyConfig, outcomes: list[Outcome]) -> dict[str, Any]:
+    """The steps, the seed and everything measured, as plain numbers and strings (NaN as null)."""
+    return {
+        "versions": {package: version(package) for package in PACKAGES},
+        "solver": "Tsit5" if config.solver is None else type(config.solver).__name__,
+        "dtype": config.dtype,
+        "window": config.window,
+        "step_counts": list(config.counts),
+        "schedule": config.schedule,
+        "seed": config.seed,
+        "cases": [_outcome_as_json(outcome) for outcome in outcomes],
+    }
+
+
+def _horizon(config: VerifyConfig, problem: Problem, rule: AbstractOptimizer) -> float:
+    if _moves_by_gradients(rule, problem):
+        chosen = problem.gradient_horizon
+    else:
+        chosen = problem.short_horizon if config.high_order else problem.horizon
+    return problem.horizon if chosen is None else chosen
+
+
+def _moves_by_gradients(rule: AbstractOptimizer, problem: Problem) -> bool:
+    """Whether a thousand times the gradient makes about so much of the update, too, and not the same."""
+    tx = rule.transformation()
+
+    def first_update(size: float) -> jax.Array:
+        gradient = jax.tree.map(lambda x: jnp.full_like(x, size * problem.gradient), problem.params)
+        with jax.numpy_dtype_promotion("standard"):
+            return ravel(tx.update(gradient, tx.init(problem.params), problem.params)[0])
+
+    none, once, thousandfold = (first_update(size) for size in (0.0, 1.0, 1000.0))
+    return bool(jnp.linalg.norm(thousandfold - none) > 30 * jnp.linalg.norm(once - none))
+
+
+def _placements(config: VerifyConfig, optimizer: str) -> tuple[str | None, ...]:
+    return config.eps_placements if "eps_in_sqrt" in hyperparameters(optimizer) else (None,)
+
+
+def _rule(config: VerifyConfig, problem: Problem, optimizer: str, placement: str | None) -> AbstractOptimizer:
+    """With h = 1, which the study replaces."""
+    if optimizer in config.transformations:
+        return Optax(1.0, config.transformations[optimizer], config.window)
+    own, inside = dict(RULES[optimizer].study), placement != "outside"
+    if "eps" in own:
+        own["eps"] *= problem.gradient
+    values = {
+        "beta": config.beta,
+        "rho": config.rho,
+        "eps": 1e-3 if inside else 1e-3**0.5,
+        "eps_in_sqrt": inside,
+        **own,
+    }
+    if config.eps is not None:
+        values["eps"] = config.eps
+    chosen = {name: values[name] for name in hyperparameters(optimizer) if name in values}
+    build: Any = RULES[optimizer]
+    return build(1.0, **chosen)
+
+
+def _problem(config: VerifyConfig, name: str) -> Problem:
+    problem = build_problem(
+        name, seed=config.seed, **({"samples": HIGH_ORDER_SAMPLES} if config.high_order else {})
+    )
+    cast = jax.tree.map(lambda x: x.astype(config.dtype), (problem.params, problem.batches))
+    return problem._replace(params=cast[0], batches=cast[1])
+
+
+def _outcome_as_json(outcome: Outcome) -> dict[str, Any]:
+    case, study = outcome.case, outcome.study
+    return {
+        "problem": case.problem.name,
+        "optimizer": case.optimizer,
+        "hyperparameters": hyperparameter_values(case),
+        "horizon": case.horizon,
+        "h": study.h.tolist(),
+        "steps": study.steps.tolist(),
+        "rounding_floor": study.rounding_floor.tolist(),
+        "travelled": [_number(x) for x in study.travelled],
+        "validity": [_number(x) for x in study.validity],
+        "remembered": [_number(x) for x in study.remembered],
+        "roughness": [_number(x) for x in study.roughness],
+        "orders": {str(order): _order_as_json(outcome, order) for order in study.error},
+    }
+
+
+def _order_as_json(outcome: Outcome, order: int) -> dict[str, Any]:
+    study = outcome.study
+    return {
+        "error": [_number(x) for x in study.error[order]],
+        "max_norm_error": [_number(x) for x in study.max_norm_error[order]],
+        "local_slope": [_number(x) for x in study.local_slope[order]],
+        "slope": _number(study.slope[order]),
+        "limiting_slope": _number(study.limiting_slope[order]),
+        "slope_stderr": _number(study.slope_stderr[order]),
+        "constant": _number(study.constant[order]),
+        "asymptotic": bool(study.asymptotic[order]),
+        "verdict": outcome.verdict[order],
+        "why": study.why[order],
+    }
+
+
+def _number(x: float) -> float | None:
+    return float(x) if math.isfinite(x) else None
