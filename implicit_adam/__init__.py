@@ -18,7 +18,9 @@ from implicit_adam.fields import limiting_field as limiting_field
 from implicit_adam.fields import optax_vector_field as optax_vector_field
 from implicit_adam.fields import vector_field as vector_field
 from implicit_adam.fields.carried import carried_field
-from implicit_adam.losses import modified_losses, penalties, problems
+from implicit_adam.losses import modified_losses as modified_losses
+from implicit_adam.losses import penalties as penalties
+from implicit_adam.losses import problems as problems
 from implicit_adam.losses.accumulated_loss import accumulated_loss as accumulated_loss
 from implicit_adam.measures.convergence import Convergence as Convergence
 from implicit_adam.measures.convergence import convergence as convergence

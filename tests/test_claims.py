@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 import pytest
+
+from implicit_adam.losses.problems import digits
 from implicit_adam.paper import (
     along_a_run,
     figure1,
@@ -13,8 +15,6 @@ from implicit_adam.paper import (
     three_regimes,
     valley,
 )
-
-from implicit_adam.losses.problems import digits
 from implicit_adam.paper.claims import (
     DID_NOT_HOLD,
     HELD,

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from implicit_adam.paper.training.full_batch import FullBatchConfig, run
 
 import implicit_adam as ia
 from implicit_adam.datasets import channel_statistics, cifar, normalised
 from implicit_adam.networks import choices, network
 from implicit_adam.networks.passes import cross_entropy
 from implicit_adam.paper.training import epoch
+from implicit_adam.paper.training.full_batch import FullBatchConfig, run
 from tests import cifar_files
 
 ADAM = ia.Adam(1e-2, 0.9, 0.99, 1e-6, eps_in_sqrt=True)

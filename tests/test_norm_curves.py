@@ -4,15 +4,15 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
+
 from implicit_adam.paper import (
     figure6,
     figures45,
     hills,
 )
-from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
-from scipy.stats import spearmanr
-
 from implicit_adam.paper.claims import DID_NOT_HOLD, HELD, UNDECIDED
+from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.paper.trends import judged, trend
 from implicit_adam.plotting.paper import PICTURES
 from tests.verdicts import verdicts

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from implicit_adam.paper import (
-    reach,
-)
 
 import implicit_adam as ia
 from implicit_adam.inputs import checked_training
+from implicit_adam.paper import (
+    reach,
+)
 from implicit_adam.paper.claims import DID_NOT_HOLD, HELD
 from tests import losses
 from tests.verdicts import nothing, verdicts

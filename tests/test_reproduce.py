@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from implicit_adam.paper.training.network_runs import NetworkConfig, train_networks
 
 from implicit_adam.bias.regimes import REGIMES, regime_of_losses
 from implicit_adam.cli import main
@@ -16,6 +15,7 @@ from implicit_adam.networks.passes import cross_entropy
 from implicit_adam.paper.claims import Claim
 from implicit_adam.paper.reproduce import ITEMS
 from implicit_adam.paper.training import cifar_runs
+from implicit_adam.paper.training.network_runs import NetworkConfig, train_networks
 from tests import cifar_files
 
 

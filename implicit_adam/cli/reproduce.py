@@ -16,13 +16,13 @@ from implicit_adam.checks import check_writable
 from implicit_adam.cli.arguments import add_format, folder, integers, require
 from implicit_adam.cli.report import Done, cores, report, written_by
 from implicit_adam.datasets import CIFAR
-from implicit_adam.paper.training.cifar_runs import CifarConfig
-from implicit_adam.paper.training.network_runs import NetworkConfig
 from implicit_adam.networks import MODELS, choices
 from implicit_adam.networks.normalisation import NORMALISATIONS
 from implicit_adam.networks.select import ACTIVATIONS, DTYPES
 from implicit_adam.paper.claims import Item, named_arrays
 from implicit_adam.paper.reproduce import ITEMS, PAPER_SETTINGS, PaperSetting, on_cifar
+from implicit_adam.paper.training.cifar_runs import CifarConfig
+from implicit_adam.paper.training.network_runs import NetworkConfig
 from implicit_adam.plotting.paper import PICTURES
 
 REPRODUCE = """\

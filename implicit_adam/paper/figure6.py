@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from implicit_adam.paper.training.cifar_runs import CifarConfig
-from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.paper.claims import Advance, Claim, Item, decided
 from implicit_adam.paper.figures45 import CAVEAT, QUICK, SUBJECT, stable
 from implicit_adam.paper.hills import has_hill, height, smoothed
+from implicit_adam.paper.training.cifar_runs import CifarConfig
+from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.paper.trends import Measurement, trend_claim
 
 _LEFT = NetworkConfig(beta=(0.9, 0.95, 0.97, 0.99), rho=(0.999,), blocks=3, seeds=(0, 1, 2))

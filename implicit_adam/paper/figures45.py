@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from implicit_adam.bias.regimes import REGIMES
-from implicit_adam.paper.training.cifar_runs import CifarConfig
-from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.paper.claims import Advance, Claim, Item
 from implicit_adam.paper.hills import height, smoothed
+from implicit_adam.paper.training.cifar_runs import CifarConfig
+from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.paper.trends import Measurement, in_words, trend, trend_claim
 
 

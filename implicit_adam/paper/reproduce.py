@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import NamedTuple
 
-from implicit_adam.paper.training.cifar_runs import CifarConfig
-from implicit_adam.paper.training.network_runs import NetworkConfig
 from implicit_adam.paper.along_a_run import ALONG
 from implicit_adam.paper.claims import Item
 from implicit_adam.paper.figure1 import FIGURE1
@@ -17,6 +15,8 @@ from implicit_adam.paper.special_cases import EXAMPLE21, GD, MOMENTUM
 from implicit_adam.paper.table1 import TABLE1
 from implicit_adam.paper.theorem import THEOREM
 from implicit_adam.paper.three_regimes import THREE_REGIMES
+from implicit_adam.paper.training.cifar_runs import CifarConfig
+from implicit_adam.paper.training.network_runs import NetworkConfig
 from implicit_adam.paper.valley import FIGURE2, FIGURE3
 
 ITEMS: dict[str, Item] = {

@@ -12,11 +12,11 @@ import numpy as np
 
 from implicit_adam.checks import check_count, check_rule
 from implicit_adam.datasets import ImageData, channel_statistics
-from implicit_adam.paper.training.epoch import Setup, epoch_step, names, start, tested
-from implicit_adam.paper.training.resumable import Logs, described, resumable
 from implicit_adam.networks import choices, network
 from implicit_adam.networks.base import PARAMETER_DTYPE
 from implicit_adam.networks.passes import Examples
+from implicit_adam.paper.training.epoch import Setup, epoch_step, names, start, tested
+from implicit_adam.paper.training.resumable import Logs, described, resumable
 from implicit_adam.rules import AbstractOptimizer
 from implicit_adam.rules.optax_rule import as_optimizer
 
