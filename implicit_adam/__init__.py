@@ -17,7 +17,7 @@ from implicit_adam.bias.with_bias import with_bias as with_bias
 from implicit_adam.fields import limiting_field as limiting_field
 from implicit_adam.fields import optax_vector_field as optax_vector_field
 from implicit_adam.fields import vector_field as vector_field
-from implicit_adam.fields.carried import carried_field
+from implicit_adam.fields.carried.carried_field import carried_field as carried_field
 from implicit_adam.losses import modified_losses as modified_losses
 from implicit_adam.losses import penalties as penalties
 from implicit_adam.losses import problems as problems
