@@ -31,7 +31,7 @@ def million_steps() -> Measure:
     """Bilinear, beta .9, rho .999, eps 1e-6, h 1e-6, T 1."""
     problem, steps, h = bilinear(), 10**6, jnp.asarray(1e-6)
     loop = _end(ia.iterate, problem, steps)
-    smooth = _end(ia.flow, problem, steps, smooth=True)
+    smooth = _end(ia.smooth_flow, problem, steps)
     piecewise = _end(ia.flow, problem, steps)
     timings = alternate(
         {"optax loop": lambda: loop(h), "smooth flow": lambda: smooth(h)}, inner={"smooth flow": 200}
@@ -52,9 +52,9 @@ def digits_steps() -> Measure:
     problem, steps, h = digits(batches=1), 10**5, jnp.asarray(1e-5)
     loop = _end(ia.iterate, problem, steps)
     loose = {"solver": diffrax.Bosh3(), "stepsize_controller": diffrax.PIDController(rtol=1e-4, atol=1e-4)}
-    smooth = _end(ia.flow, problem, steps, smooth=True, shifted=True, **loose)
-    tight = _end(ia.flow, problem, steps, smooth=True)
-    plain = _end(ia.flow, problem, steps, smooth=True, order=0)
+    smooth = _end(ia.smooth_flow, problem, steps, shifted=True, **loose)
+    tight = _end(ia.smooth_flow, problem, steps)
+    plain = _end(ia.smooth_flow, problem, steps, order=0)
     timings = alternate(
         {"optax loop": lambda: loop(h), "smooth flow": lambda: smooth(h)},
         repeats=1,
@@ -92,7 +92,7 @@ def python_loop() -> Measure:
     """The same steps called one by one, as in a training script."""
     steps = 10**5
     h = jnp.asarray(1e-6)
-    smooth = _end(ia.flow, bilinear(), steps, smooth=True)
+    smooth = _end(ia.smooth_flow, bilinear(), steps)
     timings = alternate(
         {"loop in Python over a jitted step": _python_loop(steps), "smooth flow": lambda: smooth(h)},
         repeats=1,

@@ -70,7 +70,7 @@ def in_h() -> Curve:
         runs = {
             "optax loop": _end(ia.iterate, steps),
             "piecewise flow": _end(ia.flow, steps),
-            "smooth flow": _end(ia.flow, steps, smooth=True),
+            "smooth flow": _end(ia.smooth_flow, steps),
         }
         h = jnp.asarray(1 / steps)
         timings = alternate(

@@ -49,6 +49,7 @@ from implicit_adam.runs.carried_flow import carried_flow as carried_flow
 from implicit_adam.runs.flow import flow as flow
 from implicit_adam.runs.iterate import iterate as iterate
 from implicit_adam.runs.memoryless import memoryless as memoryless
+from implicit_adam.runs.smooth_flow import smooth_flow as smooth_flow
 from implicit_adam.runs.trajectory import Trajectory as Trajectory
 from implicit_adam.runs.validity import OutsideRangeWarning as OutsideRangeWarning
 from implicit_adam.runs.validity import RoundingWarning as RoundingWarning
@@ -107,6 +108,7 @@ __all__ = [
     "problems",
     "regimes",
     "sharpness",
+    "smooth_flow",
     "stability_threshold",
     "sweep",
     "training_regime",

@@ -318,13 +318,6 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
-def check_flag(name: str, value: Any) -> None:
-    """True or False: any other word or number would count as true."""
-    if not isinstance(value, bool):
-        msg = f"{name} must be True or False, got {value!r}"
-        raise ValueError(msg)  # noqa: TRY004
-
-
 def check_transformation(name: str, tx: Any) -> None:
     """An optax transformation, told by its two functions."""
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.expansion import field_of
+from implicit_adam.fields.terms import field_of
 from implicit_adam.fields.vector_field import exact_terms, raveled_field
 from implicit_adam.inputs import checked_training
 from implicit_adam.losses.problems import bilinear, quadratic

@@ -356,16 +356,12 @@ CALLS = {
         lambda: ia.Adam(0.1, eps_in_sqrt="outside"),
         "eps_in_sqrt, must be True or False",
     ),
-    "word for a flag of a flow": (
-        lambda: ia.flow(RULE, quadratic, START, 4, smooth="no"),
-        "smooth must be True or False",
-    ),
     "word for shifted gradients": (
         lambda: ia.flow(RULE, quadratic, START, 4, shifted="no"),
         "shifted must be True or False",
     ),
     "one step to save at": (
-        lambda: ia.flow(RULE, quadratic, START, 4, smooth=True, save_at=5),
+        lambda: ia.smooth_flow(RULE, quadratic, START, 4, save_at=5),
         "save_at must be",
     ),
     "rule as a transformation": (lambda: ia.Optax(0.1, RULE), "optax transformation.*no wrapping"),

@@ -38,7 +38,7 @@ def slopes(rule, loss, params, steps):
 RUNS = {
     "iterate": lambda *args: ia.iterate(*args).params,
     "flow": lambda *args: ia.flow(*args).params,
-    "smooth flow": lambda *args: ia.flow(*args, smooth=True).params,
+    "smooth flow": lambda *args: ia.smooth_flow(*args).params,
     "memoryless": lambda *args: ia.memoryless(*args).params,
     "convergence": slopes,
 }

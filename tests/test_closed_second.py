@@ -7,9 +7,8 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.fields.any_order.fixed_point import history_terms
-from implicit_adam.fields.any_order.replay import replay
+from implicit_adam.fields.full_batch.closed_form import closed_form_terms
 from implicit_adam.fields.full_batch.lag_moments import lag_moments, smooth_lag_moments
-from implicit_adam.fields.full_batch.second_order import closed_second
 from implicit_adam.fields.vector_field import exact_terms
 from implicit_adam.losses.problems import bilinear
 from implicit_adam.objective import raveled
@@ -27,8 +26,8 @@ def test_closed_sums_are_the_literal_history(name):
     @jax.jit
     def both(n):
         return [
-            (closed_second(rule, objective, flow=flow)(n)(losses.START),
-             history_terms(replay(rule, objective), objective, 2, flow=flow)(n)(losses.START),
+            (closed_form_terms(rule, objective, 2, flow=flow)(n)(losses.START),
+             history_terms(rule, objective, 2, flow=flow)(n)(losses.START),
              exact_terms(rule, objective, 1, flow=flow)(n)(losses.START))
             for flow in (True, False)
         ]  # fmt: skip
@@ -44,8 +43,8 @@ def test_closed_sums_are_the_literal_history(name):
 @pytest.mark.parametrize("name", ["adam", "heavy-ball", "nadam", "lion", "rmsprop-eps-outside", "ademamix"])
 def test_the_limit_at_order_2_is_the_literal_history_of_a_late_step(name):
     rule, objective = CASES[name](0.1), raveled(losses.full_quartic, losses.START)
-    late = jax.jit(history_terms(replay(rule, objective), objective, 2, flow=True)(jnp.asarray(250)))
-    limit = closed_second(rule, objective, flow=True)(jnp.inf)(losses.START)
+    late = jax.jit(history_terms(rule, objective, 2, flow=True)(jnp.asarray(250)))
+    limit = closed_form_terms(rule, objective, 2, flow=True)(jnp.inf)(losses.START)
     for x, y in zip(limit, late(losses.START), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-10 * float(jnp.max(jnp.abs(y))))
 
@@ -109,7 +108,7 @@ def test_the_smooth_flow_of_order_2_moves_it_by_far_less_than_its_own_error(rule
     problem = bilinear()
     arguments = (rule, problem.loss, problem.params, steps)
     piecewise, smooth = (
-        ia.flow(*arguments, order=2, smooth=x, save_every=steps // 10) for x in (False, True)
+        run(*arguments, order=2, save_every=steps // 10) for run in (ia.flow, ia.smooth_flow)
     )
     distance = lambda a, b: float(jnp.max(jnp.linalg.norm(a.params - b.params, axis=-1)))
     own = distance(piecewise, ia.iterate(*arguments, save_every=steps // 10))

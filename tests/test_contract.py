@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.full_batch.closed_form import closed_form, has_closed_form
-from implicit_adam.fields.mini_batch.any_schedule import minibatch
+from implicit_adam.fields.full_batch.closed_form import closed_form_terms, has_closed_form
+from implicit_adam.fields.mini_batch.any_schedule import mini_batch_terms
 from implicit_adam.objective import raveled
 from implicit_adam.rules import RULES
 from implicit_adam.rules.kernels import masses
@@ -122,9 +122,9 @@ def test_the_full_batch_field_of_an_early_step_is_that_derivative_too(build):
 @pytest.mark.parametrize("n", [0, 1, 7, 200])
 def test_the_closed_form_is_the_mini_batch_field_with_one_batch(build, n):
     objective = raveled(losses.full_loss, losses.START)
-    for present in (0.0, 1 / 2):
-        exact = closed_form(build(0.1), objective)(n).derivative(losses.START, present)
-        summed = minibatch(build(0.1), objective)(jnp.asarray(n)).derivative(losses.START, present)
+    for flow in (False, True):
+        exact = closed_form_terms(build(0.1), objective, 1, flow=flow)(n)(losses.START)
+        summed = mini_batch_terms(build(0.1), objective, 1, flow=flow)(jnp.asarray(n))(losses.START)
         for x, y in zip(exact, summed, strict=True):
             close(x, y, 1e-12)
 

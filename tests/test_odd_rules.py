@@ -111,8 +111,8 @@ def test_a_rule_that_never_settles_has_no_limit(rule):
     for call in (
         lambda: ia.limiting_field(rule(H), losses.full_loss),
         lambda: ia.bias(rule(H), losses.full_loss, losses.START),
-        lambda: ia.flow(
-            rule(0.1), losses.batch_loss, losses.START, 6, batches=losses.batches(), smooth=True, save_every=3
+        lambda: ia.smooth_flow(
+            rule(0.1), losses.batch_loss, losses.START, 6, batches=losses.batches(), save_every=3
         ),
     ):
         with pytest.raises(ValueError, match="no limit"):

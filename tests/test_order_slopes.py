@@ -11,7 +11,7 @@ from implicit_adam.fields.series import value
 from implicit_adam.fields.vector_field import exact_terms
 from implicit_adam.inputs import checked_training
 from implicit_adam.measures.convergence import supremum
-from implicit_adam.runs.flow import interval_step
+from implicit_adam.runs.interval import interval_step
 from tests import losses
 from tests.registry import CASES
 

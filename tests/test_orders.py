@@ -10,7 +10,6 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.fields.any_order.fixed_point import history_terms
-from implicit_adam.fields.any_order.replay import replay
 from implicit_adam.fields.vector_field import exact_terms
 from implicit_adam.objective import raveled
 from tests import losses
@@ -37,8 +36,7 @@ def test_kernels_and_the_optax_twin_agree_at_order_3_and_extend_the_lower_orders
     objective = raveled(losses.quartic, losses.START, RANDOM["batches"], SCHEDULE)
     rule, twin = CASES[name](0.1), ia.Optax(0.1, CASES[name](1.0).transformation())
     third, by_optax = (
-        jax.jit(history_terms(replay(x, objective), objective, 3, flow=True)(jnp.asarray(8)))(losses.START)
-        for x in (rule, twin)
+        jax.jit(history_terms(x, objective, 3, flow=True)(jnp.asarray(8)))(losses.START) for x in (rule, twin)
     )
     for x, y in zip(third, by_optax, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-10)
@@ -119,15 +117,15 @@ REFUSED = {
         lambda: ia.vector_field(CASES["adam"](0.1), losses.full_loss, order=2, shifted=True), r"O\(h\^2\)"
     ),
     "smooth": (
-        lambda: ia.flow(CASES["adam"](0.1), losses.full_loss, losses.START, 4, order=3, smooth=True),
-        "leave smooth out",
+        lambda: ia.smooth_flow(CASES["adam"](0.1), losses.full_loss, losses.START, 4, order=3),
+        "use ia.flow",
     ),
     "smooth in mini-batches": (
-        lambda: ia.flow(
+        lambda: ia.smooth_flow(
             CASES["adam"](0.1), losses.batch_loss, losses.START, 6,
-            order=2, smooth=True, batches=losses.batches(),
+            order=2, batches=losses.batches(),
         ),
-        "leave smooth out",
+        "use ia.flow",
     ),
 }  # fmt: skip
 

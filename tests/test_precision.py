@@ -260,8 +260,8 @@ def refused(words, f, *args, **kwargs):
         raise AssertionError(words)
 
 adam = ia.Adam(1e-3, 0.9, 0.99, 0.1, eps_in_sqrt=True)
-refused("steps = 3000000000 is beyond", ia.flow, adam, loss, start, 3 * 10**9, smooth=True)
-refused("save_at = 3000000000 is", ia.flow, adam, loss, start, 9, smooth=True, save_at=[3 * 10**9])
+refused("steps = 3000000000 is beyond", ia.smooth_flow, adam, loss, start, 3 * 10**9)
+refused("save_at = 3000000000 is", ia.smooth_flow, adam, loss, start, 9, save_at=[3 * 10**9])
 for n in (2**31 + 3, np.int64(2**31 + 3), np.uint32(2**31 + 3)):
     refused("is beyond", ia.vector_field(adam, loss), n, start)
 refused("too close to 1", ia.Adam, 1e-3, 0.9, 0.9999999)

@@ -15,15 +15,15 @@ MINIBATCHES = {"batches": losses.batches()}
 CONTROLLER = diffrax.PIDController(rtol=1e-6, atol=1e-6)
 
 
-def end(rule, loss, **kwargs):
-    return lambda theta: jnp.sum(ia.flow(rule, loss, theta, 3, **kwargs).params[-1])
+def end(rule, loss, run=ia.flow, **kwargs):
+    return lambda theta: jnp.sum(run(rule, loss, theta, 3, **kwargs).params[-1])
 
 
 FORWARD_ONLY = {
     "flow on mini-batches": end(RULE, losses.batch_loss, **MINIBATCHES),
     "flow without bias correction": end(UNCORRECTED, losses.full_loss),
     "flow with a controller": end(RULE, losses.full_loss, stepsize_controller=CONTROLLER),
-    "smooth flow": end(RULE, losses.full_loss, smooth=True),
+    "smooth flow": end(RULE, losses.full_loss, run=ia.smooth_flow),
     "observe": lambda theta: ia.observe(RULE, losses.full_loss, theta, 3, "loss").last["loss"],
     "field at a traced step": lambda theta: jnp.sum(
         jax.jit(ia.vector_field(RULE, losses.batch_loss, **MINIBATCHES))(jnp.asarray(3), theta)

@@ -42,9 +42,9 @@ RUNS = {
     "iterate": (end(ia.iterate), MINI),
     **{f"flow of order {q}": (end(ia.flow, order=q), MINI) for q in (0, 1, 2)},
     "flow, implicit": (end(ia.flow, solver=diffrax.Kvaerno5()), FULL),
-    **{f"smooth, order {q}": (end(ia.flow, order=q, smooth=True, save_every=STEPS), FULL) for q in (0, 1, 2)},
-    "smooth, implicit": (end(ia.flow, smooth=True, solver=diffrax.Kvaerno5()), FULL),
-    "smooth in mini-batches": (end(ia.flow, smooth=True, save_every=3), MINI),
+    **{f"smooth, order {q}": (end(ia.smooth_flow, order=q, save_every=STEPS), FULL) for q in (0, 1, 2)},
+    "smooth, implicit": (end(ia.smooth_flow, solver=diffrax.Kvaerno5()), FULL),
+    "smooth in mini-batches": (end(ia.smooth_flow, save_every=3), MINI),
     "memoryless": (end(ia.memoryless), MINI),
     "flow, shifted": (end(ia.flow, shifted=True), MINI),
     "flow of an optax rule, shifted": (

@@ -50,7 +50,7 @@ def test_every_kind_of_solver_and_order_measures_its_own_correction(kwargs):
 
 
 def test_a_smooth_flow_measures_some_of_its_saves():
-    run = ia.flow(RULE, losses.full_loss, losses.START, 60, smooth=True, save_every=6)
+    run = ia.smooth_flow(RULE, losses.full_loss, losses.START, 60, save_every=6)
     at = {i: by_fields(RULE, losses.full_loss, 6 * i - 1, run.params[i]) for i in (2, 4, 6, 8, 10)}
     expected = [0.0, *(at[i + i % 2] for i in range(1, 11))]
     np.testing.assert_allclose(run.validity, expected, rtol=1e-9)
@@ -74,7 +74,7 @@ def test_what_corrects_nothing_has_no_validity():
     for run in (
         ia.iterate(RULE, losses.full_loss, losses.START, 3),
         ia.flow(RULE, losses.full_loss, losses.START, 3, order=0),
-        ia.flow(RULE, losses.full_loss, losses.START, 3, order=0, smooth=True),
+        ia.smooth_flow(RULE, losses.full_loss, losses.START, 3, order=0),
         ia.memoryless(RULE, losses.full_loss, losses.START, 3, order=0),
     ):
         assert bool(jnp.all(jnp.isnan(run.validity)))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from implicit_adam.checks import check_positive, check_positive_in
-from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form
+from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms
 from implicit_adam.inputs import checked_training
 from implicit_adam.objective import Objective, ravel
 from implicit_adam.rules.base import AbstractRule
@@ -77,11 +77,8 @@ def bias(rule: AbstractRule, loss: Loss, params: Params) -> Params:
     check_has_limit(rule)
     training = checked_training(rule, loss, params)
     rule, theta = training.rule, training.theta
-    expansion, R = (
-        closed_form(rule, training.objective)(jnp.inf),
-        late_denominator(rule, training.objective, theta),
-    )
-    _, DF = expansion.derivative(theta, 1 / 2)
+    R = late_denominator(rule, training.objective, theta)
+    _, DF = closed_form_terms(rule, training.objective, 1, flow=True)(jnp.inf)(theta)
     return training.unraveled(R * rule.h * DF)
 
 

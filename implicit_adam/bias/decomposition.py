@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from implicit_adam.checks import check_step_number
-from implicit_adam.fields.expansion import modified_field
-from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form
+from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms
 from implicit_adam.fields.vector_field import raveled_field
 from implicit_adam.inputs import checked_training
 from implicit_adam.reprs import norms
@@ -54,10 +53,9 @@ def decompose(
     rule, theta, objective = training.rule, training.theta, training.objective
     whole = objective.full_batch()
 
-    expansions = closed_form(rule, whole)
-    F, memory = expansions(jnp.inf).derivative(theta, 0.0)
-    _, both = expansions(jnp.inf).derivative(theta, 1 / 2)
-    limit = modified_field(rule, expansions, order=1)(jnp.inf)(theta)
+    F, memory = closed_form_terms(rule, whole, 1, flow=False)(jnp.inf)(theta)
+    _, both = closed_form_terms(rule, whole, 1, flow=True)(jnp.inf)(theta)
+    limit = -(F + rule.h * both)
     full_batch = raveled_field(rule, whole, order=1)(n)(theta)
     field = raveled_field(rule, objective, order=1)(n)(theta)
 

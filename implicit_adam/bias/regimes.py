@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from implicit_adam.checks import check_batches, check_kind, check_loss
-from implicit_adam.fields.full_batch.closed_form import closed_form
+from implicit_adam.fields.full_batch.closed_form import closed_form_terms
 from implicit_adam.inputs import checked_training
 from implicit_adam.objective import mean_loss
 from implicit_adam.reprs import fields_of, named
@@ -96,7 +96,7 @@ def regimes(rule: Adam | RMSProp, loss: Loss, params: Params) -> Regimes:
     share_of_rho = g**2 / (g**2 + rule.eps) if rule.eps_in_sqrt else jnp.abs(g) / (jnp.abs(g) + rule.eps)
     brace = cb - cr * share_of_rho
 
-    F, DF = closed_form(rule, training.objective)(jnp.inf).derivative(theta, 1 / 2)
+    F, DF = closed_form_terms(rule, training.objective, 1, flow=True)(jnp.inf)(theta)
     _, products = training.objective.linearize(theta)
     (norm_gradient,) = products(F[None])
     # The bias is (h/2) brace * grad of the norm; h/2 does not turn it.

@@ -9,9 +9,8 @@ from jaxtyping import Array, Int
 
 from implicit_adam.checks import check_finite, check_order, check_rule, check_step_number
 from implicit_adam.fields.any_order.fixed_point import history_terms
-from implicit_adam.fields.any_order.replay import replay
-from implicit_adam.fields.expansion import Terms
 from implicit_adam.fields.series import Series, value
+from implicit_adam.fields.terms import Terms
 from implicit_adam.fields.vector_field import HIGHEST_ORDER, exact_terms
 from implicit_adam.inputs import checked_training
 from implicit_adam.objective import Objective
@@ -36,7 +35,7 @@ def added_bias(rule: AbstractOptimizer, objective: Objective, strength: Scalar, 
         return lambda n: lambda theta: ()
     own = exact_terms(rule, objective, order, flow=True)
     before = added_bias(rule, objective, strength, order - 1)
-    biased = history_terms(replay(rule, objective), objective, order, flow=True, added=before)
+    biased = history_terms(rule, objective, order, flow=True, added=before)
 
     def at(n: StepNumber) -> Callable[[Vector], Series]:
         def added(theta: Vector) -> Series:

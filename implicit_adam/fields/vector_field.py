@@ -16,12 +16,10 @@ from implicit_adam.checks import (
     is_traced,
 )
 from implicit_adam.fields.any_order.fixed_point import history_terms
-from implicit_adam.fields.any_order.replay import replay
-from implicit_adam.fields.expansion import Terms, field_of, first_terms
-from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form, has_closed_form
-from implicit_adam.fields.full_batch.second_order import closed_second
-from implicit_adam.fields.mini_batch.any_schedule import minibatch
+from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms, has_closed_form
+from implicit_adam.fields.mini_batch.any_schedule import mini_batch_terms
 from implicit_adam.fields.mini_batch.history_sum import window
+from implicit_adam.fields.terms import Terms, field_of
 from implicit_adam.inputs import checked_training
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
@@ -34,12 +32,11 @@ HIGHEST_ORDER = 3
 def exact_terms(optimizer: Any, objective: Objective, order: int, *, flow: bool) -> Terms:
     """The cheapest exact ones: in closed form, as a sum over the past, or by running it all again."""
     closed = objective.m == 1 and isinstance(optimizer, AbstractRule) and has_closed_form(optimizer)
-    if closed and order == 2:
-        return closed_second(optimizer, objective, flow=flow)
+    if closed and order <= 2:
+        return closed_form_terms(optimizer, objective, order, flow=flow)
     if isinstance(optimizer, Optax) or order > 1:
-        return history_terms(replay(optimizer, objective), objective, order, flow=flow)
-    expansions = closed_form if closed else minibatch
-    return first_terms(expansions(optimizer, objective), order, flow=flow)
+        return history_terms(optimizer, objective, order, flow=flow)
+    return mini_batch_terms(optimizer, objective, order, flow=flow)
 
 
 def raveled_field(optimizer: AbstractOptimizer, objective: Objective, order: int) -> Field:
@@ -150,11 +147,9 @@ def limiting_field(rule: AbstractRule, loss: Loss, *, order: int = 1) -> Callabl
 
 def limiting_terms(rule: AbstractRule, objective: Objective, order: int) -> Terms:
     """The coefficients of -f in full batch, n to infinity."""
-    if order < 2:
-        return first_terms(closed_form(rule, objective), order, flow=True)
-    if order == 2:
-        return closed_second(rule, objective, flow=True)
+    if order <= 2:
+        return closed_form_terms(rule, objective, order, flow=True)
     # As late as the start of the run is forgotten.
     late = jnp.ceil(window(rule.kernels(0), moment=order)).astype(int)
-    terms = history_terms(replay(rule, objective), objective, order, flow=True)
+    terms = history_terms(rule, objective, order, flow=True)
     return lambda _: terms(late)

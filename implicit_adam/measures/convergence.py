@@ -29,7 +29,7 @@ from implicit_adam.measures.slopes import local_slopes
 from implicit_adam.measures.watched import Watched, remembered, share, watched
 from implicit_adam.reprs import study
 from implicit_adam.rules.base import AbstractOptimizer
-from implicit_adam.runs.flow import interval_step
+from implicit_adam.runs.interval import interval_step
 from implicit_adam.runs.iterate import optimizer_step
 from implicit_adam.types import Batches, Loss, Params, Scalar, StepNumber
 

@@ -19,7 +19,7 @@ from implicit_adam.objective import Objective
 from implicit_adam.reprs import brief, table, tree
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.scheduled import Scheduled
-from implicit_adam.runs.flow import interval_step
+from implicit_adam.runs.interval import interval_step
 from implicit_adam.runs.iterate import optimizer_step
 from implicit_adam.runs.trajectory import all_finite
 from implicit_adam.types import Batches, Flag, Loss, Params, Scalar, StepNumber, Vector

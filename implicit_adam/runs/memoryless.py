@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import check_order, check_saves, check_shifted_order
+from implicit_adam.checks import check_saves
 from implicit_adam.fields.series import value
-from implicit_adam.fields.vector_field import HIGHEST_ORDER, exact_terms
-from implicit_adam.inputs import Training, checked_training, identified
+from implicit_adam.fields.vector_field import exact_terms
+from implicit_adam.inputs import Training
 from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.runs.checked_run import checked_run
 from implicit_adam.runs.trajectory import (
     Place,
     Trajectory,
@@ -45,13 +46,9 @@ def memoryless(
     in h. Its distance to `iterate` is O(h^(order+1)) over any fixed time, at one field evaluation a step.
     Arguments, result, warnings and errors as in `flow`; `validity` costs nothing.
     """
-    check_order(order, HIGHEST_ORDER)
-    check_shifted_order(order, shifted=shifted)
     steps, save_every = check_saves(steps, save_every)
-    training = checked_training(
-        rule, loss, params, batches, schedule, steps, shifted=shifted, products=order > 0
-    )
-    return warned(_memoryless(identified(training), steps, save_every, order), order)
+    training = checked_run(rule, loss, params, steps, batches, schedule, order=order, shifted=shifted)
+    return warned(_memoryless(training, steps, save_every, order), order)
 
 
 @eqx.filter_jit

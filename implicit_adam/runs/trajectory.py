@@ -28,7 +28,7 @@ class Trajectory(NamedTuple):
       correct nothing.
     - `rounding`: (saves,) how far (max norm) rounding each step to the parameters' dtype has moved the run so
       far. Where it is as large as the distance travelled, the steps are too small for the dtype. NaN where
-      a solver hides its own steps (`stepsize_controller`, `smooth`).
+      a solver hides its own steps (`stepsize_controller`, `smooth_flow`).
     - `memories`: the saved memories of a `carried_flow` that was asked for them, as in `carried_field`.
     """
 

@@ -24,7 +24,7 @@ from implicit_adam.objective import ravel, raveled
 from implicit_adam.rules.optax_checks import check_rate, check_runs, refusal, reservation
 from implicit_adam.rules.optax_probe import behaviour
 from implicit_adam.rules.optax_rule import Optax
-from implicit_adam.runs.flow import interval_step
+from implicit_adam.runs.interval import interval_step
 from implicit_adam.runs.iterate import optimizer_step
 from implicit_adam.types import Params, Scalar, StepNumber
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from implicit_adam.bias.bias import bias
 from implicit_adam.checks import check_horizon, check_kind, check_orders, check_step_counts
-from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form
+from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms
 from implicit_adam.fields.vector_field import HIGHEST_ORDER
 from implicit_adam.inputs import checked_training
 from implicit_adam.losses.problems import Problem
@@ -80,7 +80,7 @@ def bias_at(build: Build, problem: Problem) -> Point:
         loss = problem.mean_loss
         training = checked_training(rule, loss, problem.params)
         theta, objective = training.theta, training.objective
-        F = closed_form(training.rule, objective)(jnp.inf).update(theta)
+        F = closed_form_terms(training.rule, objective, 0, flow=True)(jnp.inf)(theta)[0]
         D = objective.linearize(theta)[1](F[None])[0]
         b = ravel(bias(training.rule, loss, problem.params))
         along, size = jnp.vdot(b, D), jnp.linalg.norm(b)

@@ -22,33 +22,35 @@ import jax
 import jax.numpy as jnp
 
 from implicit_adam.fields.any_order.map_to_flow import orbit
-from implicit_adam.fields.any_order.replay import Replay
-from implicit_adam.fields.expansion import Terms
+from implicit_adam.fields.any_order.replay import Replay, replay
 from implicit_adam.fields.series import Series, compose
+from implicit_adam.fields.terms import Terms
 from implicit_adam.loops import loop
 from implicit_adam.objective import Objective
+from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.types import StepNumber, Vector
 
 
 def history_terms(
-    replay: Replay, objective: Objective, order: int, *, flow: bool, added: Terms | None = None
+    optimizer: AbstractOptimizer, objective: Objective, order: int, *, flow: bool, added: Terms | None = None
 ) -> Terms:
-    """The coefficients of -f^(n), or of G^(n), up to the order (at most 3).
+    """Any optimizer, any number of losses, up to order 3.
 
     With `added`, n -> theta -> (K_1, K_2, ..), those of the optimizer whose every update carries
     h K_1^(n)(theta^(n)) + h^2 K_2^(n)(theta^(n)) + .. more.
     """
+    again = replay(optimizer, objective)
 
     def at(n: StepNumber) -> Callable[[Vector], Series]:
         def steps(theta: Vector) -> tuple[StepNumber, StepNumber]:
-            return replay.first(n, order, theta), n
+            return again.first(n, order, theta), n
 
         def frozen(theta: Vector) -> Vector:
-            return _run(replay, objective, steps(theta), (theta,), ())[0][0]
+            return _run(again, objective, steps(theta), (theta,), ())[0][0]
 
         def terms(theta: Vector) -> Series:
             def run(points: Series, totals: Series) -> tuple[Series, Series]:
-                return _run(replay, objective, steps(theta), (theta, *points), totals, added)
+                return _run(again, objective, steps(theta), (theta, *points), totals, added)
 
             looking = orbit(frozen, theta, order, flow=flow)
             points, totals, P = (), (), ()

@@ -12,12 +12,16 @@ For Adam this is Remark 3.2, and with n = infinity eq. (3)-(4). As n grows the m
 settle, so the limit exists for others too (heavy ball, RMSProp without bias correction).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from implicit_adam.checks import check_rule
-from implicit_adam.fields.expansion import Expansion, Expansions
+from implicit_adam.fields.full_batch.lag_moments import LagMoments, lag_moments
+from implicit_adam.fields.full_batch.second_order import second_order_terms
+from implicit_adam.fields.series import Series
+from implicit_adam.fields.terms import Terms
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.contract import frozen_update_is_steady, settles
@@ -48,10 +52,20 @@ def has_closed_form(rule: AbstractRule) -> bool:
     return frozen_update_is_steady(rule)
 
 
-def closed_form(rule: AbstractRule, objective: Objective) -> Expansions:
-    """One loss; n is exact for rules with a closed form, and `jnp.inf` gives the limit for every rule."""
+def closed_form_terms(
+    rule: AbstractRule,
+    objective: Objective,
+    order: int,
+    *,
+    flow: bool,
+    moments: Callable[[AbstractRule, StepNumber], LagMoments] = lag_moments,
+) -> Terms:
+    """One loss, up to order 2: at n where a rule has a closed form, at `jnp.inf` the limit of every rule."""
+    if order == 2:
+        return second_order_terms(rule, objective, flow=flow, moments=moments)
+    c = 1 / 2 if flow else 0.0
 
-    def at(n: StepNumber) -> Expansion:
+    def at(n: StepNumber) -> Callable[[Vector], Series]:
         kernels = rule.kernels(n)
         masses = [mass(kernel, n) for kernel in kernels]
         lags = [lag_moment(kernel, n) for kernel in kernels]
@@ -59,21 +73,21 @@ def closed_form(rule: AbstractRule, objective: Objective) -> Expansions:
         def remembered(g: Vector) -> tuple[Vector, ...]:
             return tuple(mass * psi for mass, psi in zip(masses, rule.features(g), strict=True))
 
-        def update(theta: Vector) -> Vector:
+        def leading(theta: Vector) -> Series:
             (g,) = objective.gradients(theta)
-            return rule.readout(remembered(g), theta, n)
+            return (rule.readout(remembered(g), theta, n),)
 
-        def derivative(theta: Vector, present: float) -> tuple[Vector, Vector]:
+        def corrected(theta: Vector) -> Series:
             (g,), hessian_products = objective.linearize(theta)
             s = remembered(g)
             F = rule.readout(s, theta, n)
             (D,) = hessian_products(F[None])
             _, psi_dot = jax.jvp(rule.features, (g,), (D,))
             s_dot = tuple(
-                (lag + present * mass) * dot for lag, mass, dot in zip(lags, masses, psi_dot, strict=True)
+                (lag + c * mass) * dot for lag, mass, dot in zip(lags, masses, psi_dot, strict=True)
             )
-            return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, present * F))
+            return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, c * F))
 
-        return Expansion(update, derivative)
+        return (leading, corrected)[order]
 
     return at

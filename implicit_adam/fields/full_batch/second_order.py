@@ -30,15 +30,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from implicit_adam.fields.expansion import Terms
 from implicit_adam.fields.full_batch.lag_moments import LagMoments, lag_moments
 from implicit_adam.fields.series import Series, compose
+from implicit_adam.fields.terms import Terms
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.types import StepNumber, Vector
 
 
-def closed_second(
+def second_order_terms(
     rule: AbstractRule,
     objective: Objective,
     *,

@@ -14,24 +14,28 @@ memory still holds (`past`), or, under the cyclic schedule where full-batch upda
 step, a few rows (`periodic`).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.fields.expansion import Expansion, Expansions
 from implicit_adam.fields.full_batch.closed_form import has_closed_form
 from implicit_adam.fields.mini_batch.cyclic_schedule import few_rows
 from implicit_adam.fields.mini_batch.history_sum import Features, every_step, matmul, memory_of
+from implicit_adam.fields.series import Series
+from implicit_adam.fields.terms import Terms
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.types import StepNumber, Vector
 
 
-def minibatch(rule: AbstractRule, objective: Objective) -> Expansions:
-    """Any number of losses, any schedule."""
+def mini_batch_terms(rule: AbstractRule, objective: Objective, order: int, *, flow: bool) -> Terms:
+    """Any number of losses, any schedule, up to order 1."""
     memory = memory_of(rule, objective)
     periodic = objective.schedule is None and has_closed_form(rule)
+    c = 1 / 2 if flow else 0.0
 
-    def at(n: StepNumber) -> Expansion:
+    def at(n: StepNumber) -> Callable[[Vector], Series]:
         w = memory.weights(n)
         add_past = few_rows(memory, n, objective.m) if periodic else every_step(memory, n)
 
@@ -40,22 +44,22 @@ def minibatch(rule: AbstractRule, objective: Objective) -> Expansions:
             s = tuple(matmul(w_i, psi_i) for w_i, psi_i in zip(w, psi, strict=True))
             return s, rule.readout(s, theta, n)
 
-        def update(theta: Vector) -> Vector:
-            return frozen(jnp.stack(rule.features(objective.gradients(theta))), theta)[1]
+        def leading(theta: Vector) -> Series:
+            return (frozen(jnp.stack(rule.features(objective.gradients(theta))), theta)[1],)
 
-        def derivative(theta: Vector, present: float) -> tuple[Vector, Vector]:
+        def corrected(theta: Vector) -> Series:
             G, hessian_products = objective.linearize(theta)
             psi = jnp.stack(rule.features(G))
             s, F = frozen(psi, theta)
-            a = add_past(psi, theta, present * w[..., None] * F[None, None])
+            a = add_past(psi, theta, c * w[..., None] * F[None, None])
             every_batch = jnp.ones(objective.m, G.dtype)
             # One feature after the other, and sums over the batches as products: both far faster on a CPU.
             s_dot = tuple(
                 matmul(every_batch, jax.jvp(rule.features, (G,), (hessian_products(a_i),))[1][i])
                 for i, a_i in enumerate(a)
             )
-            return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, present * F))
+            return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, c * F))
 
-        return Expansion(update, derivative)
+        return (leading, corrected)[order]
 
     return at

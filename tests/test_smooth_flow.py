@@ -29,7 +29,7 @@ def sup(a, b):
 @pytest.mark.parametrize(("rule", "steps", "kwargs"), SETTINGS.values(), ids=SETTINGS.keys())
 def test_it_moves_the_flow_by_less_than_a_tenth_of_the_flows_own_error(rule, steps, kwargs):
     arguments = (rule, BILINEAR.loss, BILINEAR.params, steps)
-    smooth = ia.flow(*arguments, smooth=True, save_every=steps // 10, **kwargs)
+    smooth = ia.smooth_flow(*arguments, save_every=steps // 10, **kwargs)
     piecewise = ia.flow(*arguments, save_every=steps // 10)
     optimizer = ia.iterate(*arguments, save_every=steps // 10)
     assert 0 < sup(smooth, piecewise) < sup(piecewise, optimizer) / 10
@@ -45,7 +45,7 @@ def test_it_does_so_for_a_million_steps_too(steps, order):
     """Down to what the additions of so many steps round off, about eps sqrt(n) ||theta||."""
     rule = ia.Adam(1 / steps, 0.5, 0.7, 1e-2, eps_in_sqrt=True)
     arguments = (rule, BILINEAR.loss, BILINEAR.params, steps)
-    smooth = ia.flow(*arguments, order=order, smooth=True, save_every=steps // 5)
+    smooth = ia.smooth_flow(*arguments, order=order, save_every=steps // 5)
     piecewise = ia.flow(*arguments, order=order, save_every=steps // 5)
     optimizer = ia.iterate(*arguments, save_every=steps // 5)
     size = float(jnp.max(jnp.linalg.norm(optimizer.params, axis=-1)))
@@ -57,15 +57,13 @@ def test_a_start_at_rest_stays_there_at_zero_and_elsewhere():
     for point in (0.0, 3.0):
         loss = lambda theta, point=point: jnp.sum((theta - point) ** 2)
         start = jnp.full(3, point)
-        run = ia.flow(ia.Adam(1e-3, eps=1e-2, eps_in_sqrt=True), loss, start, 100, smooth=True)
+        run = ia.smooth_flow(ia.Adam(1e-3, eps=1e-2, eps_in_sqrt=True), loss, start, 100)
         np.testing.assert_array_equal(run.params, jnp.broadcast_to(start, run.params.shape))
         assert bool(run.finite)
 
 
 def test_what_it_reports_differentiates_at_the_start_too():
-    run = lambda h: ia.flow(
-        ia.Adam(h, eps=1e-2, eps_in_sqrt=True), losses.full_loss, losses.START, 50, smooth=True
-    )
+    run = lambda h: ia.smooth_flow(ia.Adam(h, eps=1e-2, eps_in_sqrt=True), losses.full_loss, losses.START, 50)
     assert bool(jnp.isfinite(jax.jacfwd(lambda h: run(h).step_error)(1e-3)).all())
 
 
@@ -74,9 +72,7 @@ def test_it_gives_up_after_65536_steps_of_the_solver():
     loss = lambda theta: jnp.sum((theta - 1) ** 2) / 2
 
     def finite(steps):
-        run = ia.flow(
-            ia.GradientDescent(0.1), loss, losses.START, steps, order=0, smooth=True, save_every=steps
-        )
+        run = ia.smooth_flow(ia.GradientDescent(0.1), loss, losses.START, steps, order=0, save_every=steps)
         return bool(run.finite)
 
     assert finite(400_000)
@@ -87,8 +83,7 @@ def test_it_holds_on_real_data():
     problem = digits(batches=1, samples=300)
     arguments = (ia.Adam(1e-4, 0.9, 0.95, 1e-4, eps_in_sqrt=True), problem.loss, problem.params, 200)
     ends = [
-        ia.flow(*arguments, batches=problem.batches, save_every=200, smooth=smooth).params
-        for smooth in (True, False)
+        run(*arguments, batches=problem.batches, save_every=200).params for run in (ia.smooth_flow, ia.flow)
     ]
     end = ia.iterate(*arguments, batches=problem.batches, save_every=200).params
     distance = lambda a, b: max(
@@ -108,12 +103,11 @@ def test_its_cost_does_not_depend_on_h():
     counts = []
     for steps in (1_000, 1_000_000):
         evaluations.clear()
-        run = ia.flow(
+        run = ia.smooth_flow(
             ia.Adam(1 / steps, 0.9, 0.95, 1e-2, eps_in_sqrt=True),
             loss,
             BILINEAR.params,
             steps,
-            smooth=True,
             save_every=steps,
         )
         jax.block_until_ready(run.params)
@@ -125,9 +119,7 @@ def test_its_cost_does_not_depend_on_h():
 def test_its_tolerance_is_the_users_and_is_reported():
     arguments = (ia.Adam(1e-3, 0.9, 0.95, 1e-2, eps_in_sqrt=True), BILINEAR.loss, BILINEAR.params, 500)
     tight, loose = (
-        ia.flow(
-            *arguments, smooth=True, save_every=100, stepsize_controller=diffrax.PIDController(rtol=x, atol=x)
-        )
+        ia.smooth_flow(*arguments, save_every=100, stepsize_controller=diffrax.PIDController(rtol=x, atol=x))
         for x in (1e-12, 1e-4)
     )
     assert 1e-12 < sup(tight, loose) < 1e-2
@@ -139,14 +131,14 @@ def test_its_tolerance_is_the_users_and_is_reported():
 def test_it_differentiates_vmaps_and_stays_in_float32():
     def end(h):
         rule = ia.Adam(h, 0.9, 0.95, 1e-2, eps_in_sqrt=True)
-        return ia.flow(rule, BILINEAR.loss, BILINEAR.params, 100, smooth=True, save_every=100).params[-1]
+        return ia.smooth_flow(rule, BILINEAR.loss, BILINEAR.params, 100, save_every=100).params[-1]
 
     difference = (end(1e-3 + 1e-7) - end(1e-3 - 1e-7)) / 2e-7
     np.testing.assert_allclose(jax.jacfwd(end)(1e-3), difference, rtol=1e-4)
     hs = jnp.asarray([1e-3, 2e-3])
     np.testing.assert_allclose(jax.vmap(end)(hs), [end(h) for h in hs], rtol=1e-7)
     start = BILINEAR.params.astype(jnp.float32)
-    narrow = ia.flow(ia.Adam(1e-3, 0.9, 0.95, 1e-2, eps_in_sqrt=True), BILINEAR.loss, start, 100, smooth=True)
+    narrow = ia.smooth_flow(ia.Adam(1e-3, 0.9, 0.95, 1e-2, eps_in_sqrt=True), BILINEAR.loss, start, 100)
     assert narrow.params.dtype == jnp.float32
     assert float(jnp.max(jnp.abs(narrow.params[-1].astype(float) - end(1e-3)))) < 1e-4
 
@@ -156,13 +148,13 @@ def test_it_differentiates_vmaps_and_stays_in_float32():
 )
 def test_a_field_that_is_not_in_closed_form_is_refused(rule):
     with pytest.raises(ValueError, match="bias-corrected"):
-        ia.flow(rule, losses.full_loss, losses.START, 4, smooth=True)
+        ia.smooth_flow(rule, losses.full_loss, losses.START, 4)
 
 
 def test_narrow_parameters_are_solved_for_in_float32():
     rule = ia.Adam(0.01, 0.5, 0.6, 0.1, eps_in_sqrt=True)
     run = {
-        dtype: ia.flow(rule, lambda x: jnp.sum(jnp.sin(x) ** 2), losses.START.astype(dtype), 40, smooth=True)
+        dtype: ia.smooth_flow(rule, lambda x: jnp.sum(jnp.sin(x) ** 2), losses.START.astype(dtype), 40)
         for dtype in (jnp.float16, jnp.float64)
     }
     narrow, wide = (run[dtype].params[-1] for dtype in (jnp.float16, jnp.float64))
@@ -184,8 +176,8 @@ def test_it_saves_at_chosen_steps():
             (9, 48, 60, 63, 240),
         ),
     ):
-        chosen = ia.flow(*arguments, smooth=True, save_at=at, **kwargs)
-        every = ia.flow(*arguments, smooth=True, save_every=len(kwargs) * 2 + 1, **kwargs)
+        chosen = ia.smooth_flow(*arguments, save_at=at, **kwargs)
+        every = ia.smooth_flow(*arguments, save_every=len(kwargs) * 2 + 1, **kwargs)
         index = np.array([0, *at]) // (len(kwargs) * 2 + 1)
         np.testing.assert_allclose(chosen.t, every.t[index], rtol=1e-14)
         np.testing.assert_allclose(chosen.params, every.params[index], rtol=1e-7)
@@ -196,9 +188,7 @@ def test_it_saves_at_chosen_steps():
 def test_bad_choices_of_steps_are_refused(at):
     arguments = (ia.Adam(1e-3, 0.9, 0.95, 1e-2, eps_in_sqrt=True), BILINEAR.loss, BILINEAR.params, 500)
     with pytest.raises(ValueError, match="save_at must be"):
-        ia.flow(*arguments, smooth=True, save_at=at)
-    with pytest.raises(ValueError, match="smooth=True"):
-        ia.flow(*arguments, save_at=(5,))
+        ia.smooth_flow(*arguments, save_at=at)
 
 
 MINI_BATCHES = {
@@ -216,7 +206,7 @@ def test_in_mini_batches_it_keeps_the_order_of_the_flow(build):
     def distance(steps, order):
         arguments = (build(0.6 / steps), losses.batch_loss, losses.START, steps)
         kwargs = {"batches": losses.batches(), "save_every": steps // 8}
-        smooth = ia.flow(*arguments, order=order, smooth=True, **kwargs)
+        smooth = ia.smooth_flow(*arguments, order=order, **kwargs)
         return sup(smooth, ia.iterate(*arguments, **kwargs))
 
     for order in (0, 1):
@@ -227,14 +217,14 @@ def test_in_mini_batches_it_keeps_the_order_of_the_flow(build):
 def test_in_mini_batches_it_begins_as_the_piecewise_flow_and_stays_near_it():
     arguments = (ia.Adam(1e-3, 0.5, 0.7, 0.05, eps_in_sqrt=True), losses.batch_loss, losses.START, 600)
     kwargs = {"batches": losses.batches(), "save_every": 30}
-    piecewise, smooth = (ia.flow(*arguments, smooth=x, **kwargs) for x in (False, True))
+    piecewise, smooth = (run(*arguments, **kwargs) for run in (ia.flow, ia.smooth_flow))
     # 0.7^60 < 1e-9: the memory has settled after 60 steps.
     np.testing.assert_allclose(smooth.params[:3], piecewise.params[:3], rtol=1e-12)
     assert 1e-9 < sup(smooth, piecewise) < sup(piecewise, ia.iterate(*arguments, **kwargs)) / 5
     np.testing.assert_array_equal(smooth.t, piecewise.t)
     short = {**kwargs, "save_every": 15}
     np.testing.assert_allclose(
-        ia.flow(*arguments[:3], 30, smooth=True, **short).params,
+        ia.smooth_flow(*arguments[:3], 30, **short).params,
         ia.flow(*arguments[:3], 30, **short).params,
         rtol=1e-12,
     )
@@ -251,12 +241,12 @@ def test_in_mini_batches_it_begins_as_the_piecewise_flow_and_stays_near_it():
 )
 def test_mini_batches_without_a_settled_epoch_are_refused(rule, kwargs, words):
     with pytest.raises(ValueError, match=words):
-        ia.flow(rule, losses.batch_loss, losses.START, 6, batches=losses.batches(), smooth=True, **kwargs)
+        ia.smooth_flow(rule, losses.batch_loss, losses.START, 6, batches=losses.batches(), **kwargs)
 
 
 def test_divergence_is_a_flag():
     explosive = lambda t: -jnp.sum(t**4)
     loose = diffrax.PIDController(rtol=1e-3, atol=1e-3, dtmin=1e-9, force_dtmin=False)
-    kwargs = {"order": 0, "smooth": True, "stepsize_controller": loose}
-    run = ia.flow(ia.GradientDescent(0.1), explosive, losses.START, 400, **kwargs)
+    kwargs = {"order": 0, "stepsize_controller": loose}
+    run = ia.smooth_flow(ia.GradientDescent(0.1), explosive, losses.START, 400, **kwargs)
     assert not bool(run.finite)

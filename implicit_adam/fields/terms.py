@@ -1,0 +1,35 @@
+"""The modified equation as a series in the step size: the form in which every method returns it.
+
+    -f^(n) = F^(n) + h DF^(n)[v_0, .., v_n] + h^2 (..) + ..,      v_k = sum_{l=k}^{n-1} F^(l) + c F^(n)
+
+F^(n) is the update of step n with all gradients taken at one point. The sum in v_k is the *memory*
+correction; alone (c = 0) it gives the series of the map without memory, G^(n). The half step, c = 1/2, is
+the *discreteness* correction that turns the map into a flow.
+
+Every method is a function `method(rule, objective, order, *, flow) -> Terms`:
+
+- `full_batch.closed_form`: one loss and an update that, frozen at a point, is the same at every step;
+- `mini_batch.any_schedule`: any number of losses, in any order, to order 1;
+- `any_order.fixed_point`: any optimizer and any order, by running the optimizer again.
+
+`vector_field.exact_terms` takes the cheapest of them.
+"""
+
+from collections.abc import Callable
+
+from implicit_adam.fields.series import Series, value
+from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.types import Field, StepNumber, Vector, Velocity
+
+# n -> theta -> the coefficients (x_0, .., x_order) of the series.
+Terms = Callable[[StepNumber], Callable[[Vector], Series]]
+
+
+def field_of(optimizer: AbstractOptimizer, terms: Terms) -> Field:
+    """f^(n) = -(F^(n) + h DF^(n)[v] + ..)."""
+
+    def at(n: StepNumber) -> Velocity:
+        terms_n = terms(n)
+        return lambda theta: -value(terms_n(theta), optimizer.h)
+
+    return at

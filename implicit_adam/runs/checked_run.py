@@ -1,0 +1,27 @@
+"""What every run of a modified equation does first."""
+
+from typing import Any
+
+from implicit_adam.checks import check_order, check_shifted_order
+from implicit_adam.fields.vector_field import HIGHEST_ORDER
+from implicit_adam.inputs import Training, checked_training, identified
+
+
+def checked_run(
+    rule: Any,
+    loss: Any,
+    params: Any,
+    steps: int,
+    batches: Any,
+    schedule: Any,
+    *,
+    order: int,
+    shifted: bool,
+) -> Training:
+    """The checked inputs of a run up to an order, with the digest that its compiled program is kept by."""
+    check_order(order, HIGHEST_ORDER)
+    check_shifted_order(order, shifted=shifted)
+    training = checked_training(
+        rule, loss, params, batches, schedule, steps, shifted=shifted, products=order > 0
+    )
+    return identified(training)
