@@ -5,11 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.checks import check_positive, check_positive_in
+from implicit_adam.checks import check_positive
 from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms
 from implicit_adam.inputs import checked_training
 from implicit_adam.objective import Objective, ravel
 from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.hyperparameters import check_positive_in
 from implicit_adam.rules.kernels import mass
 from implicit_adam.rules.linear import denominator
 from implicit_adam.types import Loss, Params, Scalar, Vector

@@ -6,8 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import NON_NEGATIVE, POSITIVE
-from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.hyperparameters import NON_NEGATIVE, POSITIVE, scalar
 from implicit_adam.rules.kernels import present, total
 from implicit_adam.rules.opt_state import held
 from implicit_adam.types import Scalar

@@ -17,55 +17,15 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, DTypeLike, Float
 
-from implicit_adam.checks import (
-    ALLOWED,
-    POSITIVE,
-    Interval,
-    check_close_to_one,
-    check_hyperparameter,
-    check_positive_in,
-    is_traced,
-    nan_outside,
-)
 from implicit_adam.reprs import call
 from implicit_adam.rules.contract import check_contract
+from implicit_adam.rules.hyperparameters import ALLOWED, cast, check_hyperparameter
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.rules.names import check_arguments
 from implicit_adam.types import Scalar, StepNumber, Vector
-
-
-def scalar(x: Any) -> Array:
-    """Make a hyperparameter an array leaf, so that sweeping it never recompiles.
-
-    Its own typed function, since a bare `jnp.asarray` as converter switches jaxtyping's check off.
-    """
-    if callable(x):
-        msg = (
-            f"a hyperparameter must be a number, got the function {x!r}; for a learning-rate schedule wrap "
-            "the rule: ia.Scheduled(ia.Adam(1.0), schedule)"
-        )
-        raise ValueError(msg)  # noqa: TRY004
-    array = None if isinstance(x, str | None) else jnp.asarray(x)
-    if array is None or array.dtype == bool or not jnp.isrealobj(array):
-        msg = f"a hyperparameter must be a real number, got {x!r}"
-        raise ValueError(msg)
-    array = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
-    if isinstance(x, float | np.floating):
-        check_close_to_one("a hyperparameter", x, array.dtype)
-    return array
-
-
-def flag(x: Any) -> bool:
-    """Make sure that a switch is True or False: any other value would count as one of them."""
-    if not isinstance(x, bool | np.bool_):
-        msg = f"a switch of a rule, such as eps_in_sqrt, must be True or False, got {x!r}"
-        raise ValueError(msg)  # noqa: TRY004
-    return bool(x)
 
 
 class AbstractOptimizer(eqx.Module):
@@ -104,29 +64,17 @@ class AbstractOptimizer(eqx.Module):
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, AbstractOptimizer):
-                cast = value.astype(dtype)
+                converted = value.astype(dtype)
             elif ALLOWED in field.metadata or field.name == "eps":
-                cast = _cast(type(self).__name__, field.name, value, field.metadata.get(ALLOWED), dtype)
+                converted = cast(type(self).__name__, field.name, value, field.metadata.get(ALLOWED), dtype)
             else:
                 continue
-            rule = eqx.tree_at(lambda rule, name=field.name: getattr(rule, name), rule, cast)
+            rule = eqx.tree_at(lambda rule, name=field.name: getattr(rule, name), rule, converted)
         return rule
 
     def with_step_size(self, h: Scalar) -> "AbstractOptimizer":
         """The same optimizer with another step size."""
         return eqx.tree_at(lambda rule: rule.h, self, h)
-
-
-def _cast(owner: str, name: str, value: Array, allowed: Interval | None, dtype: DTypeLike) -> Array:
-    if allowed in (None, POSITIVE[ALLOWED]):
-        check_positive_in(dtype, owner, name, value)
-    if allowed is None:
-        return value.astype(dtype)
-    if is_traced(value):
-        return nan_outside(value.astype(dtype), allowed)
-    check_hyperparameter(owner, name, np.asarray(value).astype(dtype), allowed)
-    check_close_to_one(f"{owner}: {name}", value, dtype)
-    return value.astype(dtype)
 
 
 def _check_hyperparameters(rule: AbstractOptimizer) -> None:

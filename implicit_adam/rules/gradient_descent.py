@@ -5,8 +5,8 @@ from typing import final
 import equinox as eqx
 import optax
 
-from implicit_adam.checks import POSITIVE
-from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.hyperparameters import POSITIVE, scalar
 from implicit_adam.rules.kernels import present
 from implicit_adam.types import Scalar
 

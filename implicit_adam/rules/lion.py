@@ -7,8 +7,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import DECAY, NON_NEGATIVE, POSITIVE, POSITIVE_DECAY
-from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.hyperparameters import DECAY, NON_NEGATIVE, POSITIVE, POSITIVE_DECAY, scalar
 from implicit_adam.rules.kernels import average, present
 from implicit_adam.rules.opt_state import held
 from implicit_adam.types import Scalar

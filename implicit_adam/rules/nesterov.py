@@ -5,8 +5,8 @@ from typing import final
 import equinox as eqx
 import optax
 
-from implicit_adam.checks import DECAY, POSITIVE
-from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.hyperparameters import DECAY, POSITIVE, scalar
 from implicit_adam.rules.kernels import accumulation, present
 from implicit_adam.rules.opt_state import held
 from implicit_adam.types import Scalar

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import DTypeLike
 
-from implicit_adam.checks import POSITIVE, check_rule, is_traced
+from implicit_adam.checks import check_rule, is_traced
 from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.hyperparameters import POSITIVE
 from implicit_adam.types import Scalar, StepNumber
 
 # An h as small as a learning rate, and factors that never leave ten times that.

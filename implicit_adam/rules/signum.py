@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import DECAY, POSITIVE
-from implicit_adam.rules.base import AbstractRule, scalar
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.hyperparameters import DECAY, POSITIVE, scalar
 from implicit_adam.rules.kernels import average
 from implicit_adam.rules.opt_state import held
 from implicit_adam.types import Scalar

@@ -1,0 +1,131 @@
+"""Hyperparameters of a rule: array leaves with an interval of allowed values, so that no sweep recompiles.
+
+    class MyRule(AbstractRule):
+        h: Array = eqx.field(converter=scalar, metadata=POSITIVE)
+        beta: Array = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
+
+A value out of range raises `ValueError` on construction, unless it is traced: then it becomes NaN, which the
+result shows.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, DTypeLike
+
+from implicit_adam.checks import is_traced
+
+ALLOWED = "allowed"
+
+# By how much of 1 - x the rounding of a number x close to 1 may move it: a memory's length is 1 / (1 - x).
+CLOSE_TO_ONE = 0.01
+
+
+class Interval(NamedTuple):
+    """The values that a hyperparameter may take: from 0, itself allowed or not, to a number that is not."""
+
+    words: str
+    with_zero: bool
+    end: float
+
+    def contains(self, x: Any) -> Any:
+        """Whether x is one of them; a traced x gives a traced answer."""
+        return ((x >= 0) if self.with_zero else (x > 0)) & (x < self.end)
+
+
+POSITIVE = {ALLOWED: Interval("a finite number > 0", with_zero=False, end=math.inf)}
+NON_NEGATIVE = {ALLOWED: Interval("a finite number >= 0", with_zero=True, end=math.inf)}
+DECAY = {ALLOWED: Interval("a number in [0, 1)", with_zero=True, end=1.0)}
+POSITIVE_DECAY = {ALLOWED: Interval("a number in (0, 1)", with_zero=False, end=1.0)}
+
+
+def scalar(x: Any) -> Array:
+    """Make a hyperparameter an array leaf, so that sweeping it never recompiles.
+
+    Its own typed function, since a bare `jnp.asarray` as converter switches jaxtyping's check off.
+    """
+    if callable(x):
+        msg = (
+            f"a hyperparameter must be a number, got the function {x!r}; for a learning-rate schedule wrap "
+            "the rule: ia.Scheduled(ia.Adam(1.0), schedule)"
+        )
+        raise ValueError(msg)  # noqa: TRY004
+    array = None if isinstance(x, str | None) else jnp.asarray(x)
+    if array is None or array.dtype == bool or not jnp.isrealobj(array):
+        msg = f"a hyperparameter must be a real number, got {x!r}"
+        raise ValueError(msg)
+    array = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+    if isinstance(x, float | np.floating):
+        check_close_to_one("a hyperparameter", x, array.dtype)
+    return array
+
+
+def flag(x: Any) -> bool:
+    """Make sure that a switch is True or False: any other value would count as one of them."""
+    if not isinstance(x, bool | np.bool_):
+        msg = f"a switch of a rule, such as eps_in_sqrt, must be True or False, got {x!r}"
+        raise ValueError(msg)  # noqa: TRY004
+    return bool(x)
+
+
+def check_hyperparameter(owner: str, name: str, value: Array | np.ndarray, allowed: Interval) -> None:
+    """A hyperparameter is one real number inside its interval."""
+    if jnp.shape(value) != ():
+        msg = (
+            f"{owner}: {name} must be a scalar, got shape {jnp.shape(value)}; for many values build the "
+            f"rule under vmap: jax.vmap(lambda {name}: {owner}(.., {name}=.., ..))(values)"
+        )
+        raise ValueError(msg)
+    if not is_traced(value) and not allowed.contains(float(value)):
+        hint = ""
+        if float(value) == 0 and not allowed.contains(0.0):
+            hint = f" (a value below the smallest {value.dtype} number becomes 0)"
+        if float(value) == 1:
+            hint = f" (a {value.dtype} number this close to 1 becomes 1)"
+        msg = f"{owner}: {name} = {float(value):g} is not allowed; it must be {allowed.words}{hint}"
+        raise ValueError(msg)
+
+
+def check_close_to_one(owner: str, value: Any, dtype: DTypeLike) -> None:
+    """A decay is felt through 1 - x, which rounding x to a narrower dtype may change altogether."""
+    given, rounded = float(value), float(np.asarray(value).astype(dtype))
+    if 0.5 < given < 1 and abs(rounded - given) > CLOSE_TO_ONE * (1 - given):
+        msg = (
+            f"{owner} = {given!r} is too close to 1 for {jnp.dtype(dtype)}, which holds {rounded!r} in its "
+            f"place and so makes 1 - x {1 - rounded:g} instead of {1 - given:g}; use float64: "
+            "jax.config.update('jax_enable_x64', True), with float64 parameters"
+        )
+        raise ValueError(msg)
+
+
+def nan_outside(value: Array, allowed: Interval) -> Array:
+    """A traced hyperparameter cannot be refused: outside its interval it becomes NaN, as the result."""
+    return jnp.where(allowed.contains(value), value, jnp.full_like(value, jnp.nan))
+
+
+def check_positive_in(dtype: DTypeLike, owner: str, name: str, value: Array) -> None:
+    """A small constant that keeps a denominator away from zero must not vanish in the dtype."""
+    if is_traced(value):
+        return
+    tiny = float(jnp.finfo(dtype).tiny)
+    if float(np.asarray(value, np.float64)) < tiny:
+        msg = (
+            f"{owner}: {name} = {float(value):g} underflows in the parameters' dtype {jnp.dtype(dtype)}, "
+            f"whose smallest normal number is {tiny:g}; use a larger {name} or float64 parameters"
+        )
+        raise ValueError(msg)
+
+
+def cast(owner: str, name: str, value: Array, allowed: Interval | None, dtype: DTypeLike) -> Array:
+    """The value in the dtype that is computed in, refused where its meaning changes there."""
+    if allowed in (None, POSITIVE[ALLOWED]):
+        check_positive_in(dtype, owner, name, value)
+    if allowed is None:
+        return value.astype(dtype)
+    if is_traced(value):
+        return nan_outside(value.astype(dtype), allowed)
+    check_hyperparameter(owner, name, np.asarray(value).astype(dtype), allowed)
+    check_close_to_one(f"{owner}: {name}", value, dtype)
+    return value.astype(dtype)
