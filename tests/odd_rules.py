@@ -1,39 +1,12 @@
 """Legal rules that no optimizer of the library resembles: other orders, two memories, a readout of n."""
 
-from typing import NamedTuple
-
 import equinox as eqx
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array
 
 from implicit_adam.rules import AbstractRule
-from implicit_adam.rules.base import scalar
+from implicit_adam.rules.hyperparameters import scalar
 from implicit_adam.rules.kernels import average, present
-
-
-class Sums(NamedTuple):
-    count: Array
-    exponentials: list
-
-
-def twin(rule):
-    """The rule as an optax transformation that keeps every exponential of every kernel, step by step."""
-
-    def init(params):
-        sizes = [kernel.decay.size for kernel in rule.kernels(0)]
-        return Sums(jnp.zeros((), int), [jnp.zeros((size, *params.shape)) for size in sizes])
-
-    def update(g, state, params=None):
-        n, kernels = state.count, rule.kernels(state.count)
-        S = [
-            kernel.decay[:, None] * S + psi[None]
-            for kernel, S, psi in zip(kernels, state.exponentials, rule.features(g), strict=True)
-        ]
-        s = tuple(kernel.scale @ x for kernel, x in zip(kernels, S, strict=True))
-        return -rule.h * rule.readout(s, params, n), Sums(n + 1, S)
-
-    return optax.GradientTransformation(init, update)
 
 
 class OddRule(AbstractRule):
@@ -50,9 +23,6 @@ class OddRule(AbstractRule):
     def readout(self, s, theta, n):
         M, R2 = s
         return M / jnp.sqrt(R2 + 0.1)
-
-    def transformation(self):
-        return twin(self)
 
 
 class SquareFirst(OddRule):

@@ -15,6 +15,7 @@ from implicit_adam.objective import raveled
 from implicit_adam.rules import RULES
 from implicit_adam.rules.kernels import masses
 from implicit_adam.rules.linear import remembered
+from implicit_adam.rules.twin import feature_sums, twin
 from tests import losses
 from tests.oracles import frozen_update_and_derivative, pick
 from tests.registry import CASES, NO_ASYMPTOTIC_REGIME, NO_LIMIT
@@ -50,6 +51,41 @@ def test_the_twin_makes_the_iterates_of_the_features_kernels_and_readout(build):
             update, state = rule.transformation().update(gradients[-1], state, theta)
         close(-rule.h * rule.readout(s, theta, n), update, 1e-13)
         theta = optax.apply_updates(theta, update)
+
+
+@every_rule
+def test_the_derived_twin_makes_the_iterates_of_the_rules_own(build):
+    """On a pytree, with the memories that it says it holds."""
+    rule = build(0.05)
+    gradients = jax.random.normal(jax.random.key(1), (6, 3))
+    params = [losses.as_tree(losses.START)] * 2
+    transformations = rule.transformation(), twin(rule)
+    states = [tx.init(params[0]) for tx in transformations]
+    for g in gradients:
+        for i, tx in enumerate(transformations):
+            with jax.numpy_dtype_promotion("standard"):
+                update, states[i] = tx.update(losses.as_tree(g), states[i], params[i])
+            params[i] = optax.apply_updates(params[i], update)
+        close(losses.from_tree(params[1]), losses.from_tree(params[0]), 1e-13)
+    n, held = 5 - jnp.arange(6.0), feature_sums(rule, states[1])
+    for kernel, psi, row in zip(rule.kernels(5), rule.features(gradients), held, strict=True):
+        for decay, A in zip(kernel.decay, row, strict=True):
+            close(A, decay**n @ psi, 1e-12)
+
+
+def test_the_derived_twin_asks_for_the_parameters_where_it_needs_them():
+    decays, none = twin(ia.AdamW(0.1, weight_decay=0.3)), twin(ia.Adam(0.1))
+    assert none.update(losses.START, none.init(losses.START))[0].shape == (3,)
+    with pytest.raises(ValueError, match="depends on the parameters"):
+        decays.update(losses.START, decays.init(losses.START))
+
+
+def test_the_derived_twin_keeps_narrow_parameters_and_remembers_in_float32():
+    rule, theta = ia.Signum(0.1, eps=1.0), losses.START.astype(jnp.bfloat16)
+    with jax.numpy_dtype_promotion("standard"):
+        update, state = rule.transformation().update(theta, rule.transformation().init(theta), theta)
+    assert update.dtype == jnp.bfloat16
+    assert state.feature_sums[0][0].dtype == jnp.float32
 
 
 @every_rule

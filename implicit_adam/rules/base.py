@@ -25,6 +25,7 @@ from implicit_adam.rules.contract import check_contract
 from implicit_adam.rules.hyperparameters import ALLOWED, cast, check_hyperparameter
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.rules.names import check_arguments
+from implicit_adam.rules.twin import feature_sums, twin
 from implicit_adam.types import Scalar, StepNumber, Vector
 
 
@@ -125,13 +126,14 @@ class AbstractRule(AbstractOptimizer):
     def readout(self, s: tuple[Vector, ...], theta: Vector, n: StepNumber) -> Vector:
         """F^(n) from the remembered features and the present point, elementwise."""
 
+    def transformation(self) -> optax.GradientTransformation:
+        """The optax optimizer that makes the same iterates, derived from the three above (`rules.twin`)."""
+        return twin(self)
+
     def sums(self, opt_state: Any) -> Sums:
         """The memories in a state of `transformation()`, for each feature and each exponential of its kernel:
 
         the flat vector sum_k decay^(n-k) psi(g_k), or None where that is the present gradient alone, which no
-        state keeps. To be given by a rule that wants its preconditioner read from a state; see `Adam`.
+        state keeps. A rule with a transformation of its own says here what its state holds; see `Adam`.
         """
-        msg = (
-            f"{type(self).__name__} does not say what its optax state holds: give it a method sums(opt_state)"
-        )
-        raise ValueError(msg)
+        return feature_sums(self, opt_state)

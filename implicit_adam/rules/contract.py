@@ -39,6 +39,11 @@ def frozen_update_is_steady(rule: Any) -> bool:
     return _is_steady(_kind(rule))
 
 
+def reads_the_point(rule: Any) -> bool:
+    """Whether the readout depends on the parameters, as with a decay of the weights."""
+    return _reads_the_point(_kind(rule))
+
+
 def settles(rule: Any) -> bool:
     """Whether the update frozen at a point approaches a limit as fast as the memory fades.
 
@@ -111,6 +116,11 @@ def _is_steady(kind: Kind) -> bool:
     return known and not _depends(_of_kernels(kind, "masses")) and not _depends(_readout(kind))
 
 
+@lru_cache(maxsize=512)
+def _reads_the_point(kind: Kind) -> bool:
+    return _depends(_readout(kind), argument=-2)
+
+
 def _method(kind: Kind, name: str) -> Callable[..., Any]:
     return lambda leaves, *args: getattr(jax.tree.unflatten(kind.structure, leaves), name)(*args)
 
@@ -156,9 +166,9 @@ def _program(f: Callable[..., Any], *args: Any) -> Any:
         return jax.make_jaxpr(f)(*args)
 
 
-def _depends(program: Any) -> bool:
-    """Whether a result depends on the last argument."""
-    reached = {id(program.jaxpr.invars[-1])}
+def _depends(program: Any, argument: int = -1) -> bool:
+    """Whether a result depends on an argument, the last if not said."""
+    reached = {id(program.jaxpr.invars[argument])}
     for operation in program.jaxpr.eqns:
         if any(id(x) in reached for x in operation.invars):
             reached.update(id(x) for x in operation.outvars)

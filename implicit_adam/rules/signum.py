@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from typing import ClassVar, final
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import optax
 
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.hyperparameters import DECAY, POSITIVE, scalar
 from implicit_adam.rules.kernels import average
-from implicit_adam.rules.opt_state import held
 from implicit_adam.types import Scalar
 
 
@@ -37,10 +34,3 @@ class Signum(AbstractRule):
 
     def readout(self, s, theta, n):
         return jnp.tanh(s[0] / self.eps)
-
-    def transformation(self):
-        smooth_sign = optax.stateless(lambda m, _: jax.tree.map(lambda x: jnp.tanh(x / self.eps), m))
-        return optax.chain(optax.ema(self.beta, debias=False), smooth_sign, optax.scale(-self.h))
-
-    def sums(self, opt_state):
-        return ((held(opt_state, "ema") / (1 - self.beta),),)

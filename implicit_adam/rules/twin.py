@@ -1,0 +1,93 @@
+"""The optax transformation of a rule, from its features, kernels and readout alone.
+
+Every exponential of every kernel is one sum of features, as large as the parameters,
+
+    A_e <- decay_e A_e + psi_i(g),        s_i = sum_e scale_e(n) A_e,        update = -h readout(s, theta, n)
+
+from A_e = 0. A rule for which optax has a function of its own returns that instead, so that its states are
+those of a run with optax.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Int
+
+from implicit_adam.rules.contract import reads_the_point
+from implicit_adam.types import Params, Vector, working_dtype
+
+
+class TwinState(NamedTuple):
+    """The number of steps taken; A_e of every exponential of every kernel, pytrees like the parameters."""
+
+    # The name by which optax's own states count.
+    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
+    feature_sums: tuple[tuple[Params, ...], ...]
+
+
+def twin(rule: Any) -> optax.GradientTransformation:
+    """`init(params)` and `update(gradient, state, params)`, whose params a readout may not need."""
+
+    def init(params: Params) -> TwinState:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, working_dtype(x.dtype)), params)
+        sums = tuple((zeros,) * kernel.decay.size for kernel in rule.kernels(0))
+        return TwinState(jnp.zeros((), jnp.int32), sums)
+
+    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, TwinState]:
+        if params is None and reads_the_point(rule):
+            msg = f"the update of {type(rule).__name__} depends on the parameters: pass params to update"
+            raise ValueError(msg)
+        points = updates if params is None else params
+        leaves, structure = jax.tree.flatten(updates)
+        moved = [
+            _of_leaf(rule, state.count, g, theta, sums)
+            for g, theta, sums in zip(leaves, jax.tree.leaves(points), _by_leaf(state), strict=True)
+        ]
+        sums = jax.tree.map(lambda *leaves: structure.unflatten(leaves), *(sums for _, sums in moved))
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return structure.unflatten([update for update, _ in moved]), TwinState(count, sums)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _by_leaf(state: TwinState) -> list[Any]:
+    """For each leaf of the parameters its A_e of every kernel."""
+    columns = [[jax.tree.leaves(A) for A in row] for row in state.feature_sums]
+    count = len(columns[0][0])
+    return [tuple(tuple(A[i] for A in row) for row in columns) for i in range(count)]
+
+
+def _of_leaf(rule: Any, n: Any, g: Array, theta: Array, sums: Any) -> tuple[Array, Any]:
+    """-h F^(n) and the next sums of one array, flat as features and readout take it."""
+    dtype = working_dtype(g.dtype)
+    rule, shape = rule.astype(dtype), g.shape
+    kernels, psi = rule.kernels(n), rule.features(g.ravel().astype(dtype))
+
+    def next_sum(decay: Array, A: Array, psi: Vector) -> Vector:
+        return decay * A.ravel() + psi
+
+    sums = tuple(
+        tuple(next_sum(kernel.decay[e], A, psi_i) for e, A in enumerate(row))
+        for kernel, row, psi_i in zip(kernels, sums, psi, strict=True)
+    )
+    s = tuple(
+        sum((kernel.scale[e] * A for e, A in enumerate(row)), start=jnp.zeros_like(row[0]))
+        for kernel, row in zip(kernels, sums, strict=True)
+    )
+    update = -rule.h * rule.readout(s, theta.ravel().astype(dtype), n)
+    return update.reshape(shape).astype(g.dtype), jax.tree.map(lambda A: A.reshape(shape), sums)
+
+
+def feature_sums(rule: Any, opt_state: Any) -> tuple[tuple[Vector, ...], ...]:
+    """The flat A_e in a state of `twin`, wherever in a larger state it is."""
+    found = optax.tree_utils.tree_get_all_with_path(opt_state, "feature_sums")
+    if len(found) != 1:
+        msg = (
+            f"opt_state holds {len(found)} states of {type(rule).__name__}'s transformation, one is needed; a "
+            "rule with a transformation() of its own says what its state holds in a method sums(opt_state)"
+        )
+        raise ValueError(msg)
+    return tuple(tuple(ravel_pytree(A)[0] for A in row) for row in found[0][1])
