@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+from implicit_adam import rules as rules
 from implicit_adam.bias.bias import bias as bias
 from implicit_adam.bias.bias import perturbed_one_norm as perturbed_one_norm
 from implicit_adam.bias.decomposition import Decomposition as Decomposition
@@ -107,6 +108,7 @@ __all__ = [
     "preconditioned_sharpness",
     "problems",
     "regimes",
+    "rules",
     "sharpness",
     "smooth_flow",
     "stability_threshold",

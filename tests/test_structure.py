@@ -107,7 +107,7 @@ def test_tab_completion_shows_what_is_public_and_nothing_else():
     assert shown == {*implicit_adam.__all__, "datasets", "networks", "plotting"}
     for name in shown:
         assert getattr(implicit_adam, name) is not None
-    for module in ("modified_losses", "penalties", "problems", "plotting", "networks", "datasets"):
+    for module in ("modified_losses", "penalties", "problems", "plotting", "networks", "datasets", "rules"):
         room = getattr(implicit_adam, module)
         assert dir(room) == sorted(room.__all__), module
         for name in dir(room):

@@ -8,20 +8,37 @@ from pathlib import Path
 
 import numpy as np
 
+from implicit_adam.rules import rule_named
 
-def names(known: Collection[str], *, prefix: str | None = None) -> Callable[[str], tuple[str, ...]]:
-    """A comma-separated list of known names, or of anything that starts with the prefix."""
+
+def names(
+    known: Collection[str], *, accepts: Callable[[str], bool] = lambda part: False
+) -> Callable[[str], tuple[str, ...]]:
+    """A comma-separated list of known names, or of others that `accepts` takes (or refuses: `ValueError`)."""
 
     def parse(text: str) -> tuple[str, ...]:
         # Commas inside parentheses belong to a name's own arguments.
         parts = tuple(dict.fromkeys(part.strip() for part in re.split(r",(?![^(]*\))", text)))
         for part in parts:
-            if part not in known and not (prefix and part.startswith(prefix)):
+            if part not in known and not _accepted(part, accepts):
                 msg = f"unknown name {part!r}; known are {', '.join(known)}"
                 raise argparse.ArgumentTypeError(msg)
         return parts
 
     return parse
+
+
+def _accepted(part: str, accepts: Callable[[str], bool]) -> bool:
+    try:
+        return accepts(part)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def rule_name(text: str) -> str:
+    """The name of a rule of the library, or `module:Class`."""
+    _accepted(text, lambda text: rule_named(text) is not None)
+    return text
 
 
 def folder(text: str) -> Path:

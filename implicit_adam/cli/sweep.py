@@ -15,12 +15,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from implicit_adam.checks import check_count, check_horizon, check_writable
-from implicit_adam.cli.arguments import add_format, axis, folder, integers, names, require, setting
+from implicit_adam.cli.arguments import add_format, axis, folder, integers, names, require, rule_name, setting
 from implicit_adam.fields.vector_field import HIGHEST_ORDER
 from implicit_adam.losses.problems import PROBLEMS
 from implicit_adam.measures.observed import OBSERVABLES
 from implicit_adam.plotting import plot_sweep
-from implicit_adam.rules import RULES
+from implicit_adam.rules import RULES, rule_named
 from implicit_adam.studies import ready_sweeps as sweeps
 from implicit_adam.sweeps import SweepResult, sweep
 from implicit_adam.sweeps.lanes import device_mesh
@@ -66,7 +66,13 @@ def add_sweep(commands: Any) -> None:
     add = command.add_argument
     studies = ["bias", "order", *OBSERVABLES]
     add("--problem", choices=sorted(PROBLEMS), default="bilinear", help="the loss (default: bilinear)")
-    add("--optimizer", choices=sorted(RULES), default="adam", help="the rule (default: adam)")
+    add(
+        "--optimizer",
+        type=rule_name,
+        default="adam",
+        metavar="NAME",
+        help=f"{', '.join(RULES)}, or a rule of your own as module:Class (default: adam)",
+    )
     add(
         "--observable",
         type=names(studies),
@@ -189,7 +195,9 @@ def _split(options: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str
             msg = f"--set {name}: given twice"
             raise ValueError(msg)
         given[name] = values
-    known = [field.name for field in fields(RULES[options.optimizer]) if field.type not in (bool, "bool")]
+    known = [
+        field.name for field in fields(rule_named(options.optimizer)) if field.type not in (bool, "bool")
+    ]
     for name in given:
         if name not in known:
             msg = f"{options.optimizer} has no hyperparameter {name}; it has {', '.join(known)}"
@@ -213,14 +221,14 @@ def _study(
     """fn for `sweep`, and the cost of its lanes; everything that can be wrong is said here."""
     placement: dict[str, Any] = {}
     if options.eps_placement is not None:
-        if "eps_in_sqrt" not in [field.name for field in fields(RULES[options.optimizer])]:
+        if "eps_in_sqrt" not in [field.name for field in fields(rule_named(options.optimizer))]:
             msg = f"--eps-placement has no effect on {options.optimizer}; leave it out"
             raise ValueError(msg)
         placement["eps_in_sqrt"] = options.eps_placement == "inside"
     constants = {name: value for name, value in fixed.items() if name != "seed"}
 
     def build(**point: Any) -> Any:
-        return RULES[options.optimizer](**constants, **point, **placement)
+        return rule_named(options.optimizer)(**constants, **point, **placement)
 
     swept = {name: values for name, values in axes.items() if name != "seed"}
     for pick in (np.argmin, np.argmax):

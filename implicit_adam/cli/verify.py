@@ -24,7 +24,7 @@ from implicit_adam.cli.optax_names import PREFIX, parse_optax
 from implicit_adam.fields.vector_field import HIGHEST_ORDER
 from implicit_adam.losses.problems import PROBLEMS, problem_options
 from implicit_adam.plotting import flow_name, plot_studies
-from implicit_adam.rules import RULES
+from implicit_adam.rules import RULES, rule_named
 from implicit_adam.studies import verify
 from implicit_adam.studies.verify import Case, Outcome, VerifyConfig
 
@@ -84,10 +84,11 @@ def add_verify(commands: Any) -> None:
     )
     add(
         "--optimizer",
-        type=names(RULES, prefix=PREFIX),
+        type=names(RULES, accepts=lambda name: name.startswith(PREFIX) or rule_named(name) is not None),
         default=default.optimizers,
         metavar="NAME[,NAME]",
-        help=f"{', '.join(RULES)}, or {PREFIX}NAME(argument=value) (default: {listed(default.optimizers)})",
+        help=f"{', '.join(RULES)}, {PREFIX}NAME(argument=value), or a rule of your own as module:Class "
+        f"(default: {listed(default.optimizers)})",
     )
     add(
         "--eps-placement",
@@ -178,7 +179,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _verify_config(options: argparse.Namespace) -> VerifyConfig:
     """Everything that can be wrong with the options is said here, before anything runs."""
-    known = set().union(*(verify.hyperparameters(name) for name in options.optimizer))
+    rules = [rule_named(name) for name in options.optimizer if not name.startswith(PREFIX)]
+    known = {name for rule in rules for name in verify.hyperparameters(rule)}
     for name, needs in (("beta", "beta"), ("rho", "rho"), ("eps", "eps"), ("eps_placement", "eps_in_sqrt")):
         if getattr(options, name) is not None and needs not in known:
             msg = f"--{name.replace('_', '-')} has no effect on {', '.join(options.optimizer)}; leave it out"

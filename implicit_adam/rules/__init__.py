@@ -1,4 +1,21 @@
-"""One optimizer a file. A class listed in `RULES` is picked up by fields, tests and command line."""
+"""Optimizers, one a file, and what a rule of one's own is made of.
+
+    class Mine(AbstractRule):
+        h: Array = eqx.field(converter=scalar, metadata=POSITIVE)
+        rho: Array = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
+
+        def features(self, g):
+            return g, jnp.abs(g)
+
+        def kernels(self, n):
+            return present(self.h), average(self.rho, n)
+
+        def readout(self, s, theta, n):
+            g, size = s
+            return g / (size + 0.1)
+
+See `AbstractRule` for the contract. A class listed in `RULES` has a name on the command line.
+"""
 
 from implicit_adam.rules.adagrad import Adagrad as Adagrad
 from implicit_adam.rules.adam import Adam as Adam
@@ -8,24 +25,59 @@ from implicit_adam.rules.base import AbstractOptimizer as AbstractOptimizer
 from implicit_adam.rules.base import AbstractRule as AbstractRule
 from implicit_adam.rules.gradient_descent import GradientDescent as GradientDescent
 from implicit_adam.rules.heavy_ball import HeavyBall as HeavyBall
+from implicit_adam.rules.hyperparameters import DECAY as DECAY
+from implicit_adam.rules.hyperparameters import NON_NEGATIVE as NON_NEGATIVE
+from implicit_adam.rules.hyperparameters import POSITIVE as POSITIVE
+from implicit_adam.rules.hyperparameters import POSITIVE_DECAY as POSITIVE_DECAY
+from implicit_adam.rules.hyperparameters import flag as flag
+from implicit_adam.rules.hyperparameters import scalar as scalar
+from implicit_adam.rules.kernels import Kernel as Kernel
+from implicit_adam.rules.kernels import accumulation as accumulation
+from implicit_adam.rules.kernels import average as average
+from implicit_adam.rules.kernels import present as present
+from implicit_adam.rules.kernels import total as total
 from implicit_adam.rules.lion import Lion as Lion
 from implicit_adam.rules.nadam import NAdam as NAdam
+from implicit_adam.rules.named import RULES as RULES
+from implicit_adam.rules.named import rule_named as rule_named
 from implicit_adam.rules.nesterov import Nesterov as Nesterov
 from implicit_adam.rules.optax_rule import Optax as Optax
 from implicit_adam.rules.rmsprop import RMSProp as RMSProp
 from implicit_adam.rules.scheduled import Scheduled as Scheduled
 from implicit_adam.rules.signum import Signum as Signum
 
-RULES: dict[str, type[AbstractRule]] = {
-    "adam": Adam,
-    "rmsprop": RMSProp,
-    "gradient-descent": GradientDescent,
-    "heavy-ball": HeavyBall,
-    "nesterov": Nesterov,
-    "adamw": AdamW,
-    "nadam": NAdam,
-    "lion": Lion,
-    "signum": Signum,
-    "adagrad": Adagrad,
-    "ademamix": AdEMAMix,
-}
+__all__ = [
+    "DECAY",
+    "NON_NEGATIVE",
+    "POSITIVE",
+    "POSITIVE_DECAY",
+    "RULES",
+    "AbstractOptimizer",
+    "AbstractRule",
+    "AdEMAMix",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "GradientDescent",
+    "HeavyBall",
+    "Kernel",
+    "Lion",
+    "NAdam",
+    "Nesterov",
+    "Optax",
+    "RMSProp",
+    "Scheduled",
+    "Signum",
+    "accumulation",
+    "average",
+    "flag",
+    "present",
+    "rule_named",
+    "scalar",
+    "total",
+]
+
+
+def __dir__() -> list[str]:
+    """What is public, for tab completion."""
+    return sorted(__all__)

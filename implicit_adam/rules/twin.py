@@ -86,8 +86,8 @@ def feature_sums(rule: Any, opt_state: Any) -> tuple[tuple[Vector, ...], ...]:
     found = optax.tree_utils.tree_get_all_with_path(opt_state, "feature_sums")
     if len(found) != 1:
         msg = (
-            f"opt_state holds {len(found)} states of {type(rule).__name__}'s transformation, one is needed; a "
-            "rule with a transformation() of its own says what its state holds in a method sums(opt_state)"
+            f"opt_state holds {len(found)} states of {type(rule).__name__}'s transformation, one is needed; "
+            "a rule with a transformation() of its own says what its state holds in a method sums(opt_state)"
         )
         raise ValueError(msg)
     return tuple(tuple(ravel_pytree(A)[0] for A in row) for row in found[0][1])

@@ -17,7 +17,7 @@ from implicit_adam.fields.mini_batch.history_sum import window
 from implicit_adam.losses.problems import Problem, build_problem
 from implicit_adam.measures.convergence import Convergence, convergence
 from implicit_adam.objective import ravel
-from implicit_adam.rules import RULES, AbstractOptimizer, AbstractRule, Optax
+from implicit_adam.rules import AbstractOptimizer, AbstractRule, Optax, rule_named
 
 STEP_COUNTS = (48, 96, 192, 384, 768)
 # Beyond order 1 an evaluation in mini-batches runs the optimizer again over all the steps it remembers: fewer
@@ -33,7 +33,7 @@ OUTSIDE = "outside the theorem"
 class VerifyConfig:
     """What to check. None leaves a value to the default named beside it.
 
-    An optimizer is a name in `RULES` or one of the keys of `transformations`.
+    An optimizer is a name that `rule_named` knows or one of the keys of `transformations`.
     """
 
     problems: tuple[str, ...] = ("bilinear", "digits")
@@ -157,15 +157,19 @@ def never_fades(rule: AbstractOptimizer) -> bool:
     return isinstance(rule, AbstractRule) and not np.isfinite(window(rule.kernels(0)))
 
 
-def hyperparameters(optimizer: str) -> tuple[str, ...]:
+def hyperparameters(kind: type[AbstractOptimizer]) -> tuple[str, ...]:
     """The names of an optimizer's own hyperparameters, without the step size."""
-    rule = RULES.get(optimizer, Optax)
-    return tuple(x.name for x in fields(rule) if x.name not in ("h", "tx", "window"))
+    return tuple(x.name for x in fields(kind) if x.name not in ("h", "tx", "window"))
+
+
+def kind_of(config: VerifyConfig, optimizer: str) -> type[AbstractOptimizer]:
+    """The class of an optimizer of the config."""
+    return Optax if optimizer in config.transformations else rule_named(optimizer)
 
 
 def hyperparameter_values(case: Case) -> dict[str, float | bool]:
     """The same with their values."""
-    values = {name: getattr(case.rule, name) for name in hyperparameters(case.optimizer)}
+    values = {name: getattr(case.rule, name) for name in hyperparameters(type(case.rule))}
     return {name: value if isinstance(value, bool) else float(value) for name, value in values.items()}
 
 
@@ -205,14 +209,15 @@ def _moves_by_gradients(rule: AbstractOptimizer, problem: Problem) -> bool:
 
 
 def _placements(config: VerifyConfig, optimizer: str) -> tuple[str | None, ...]:
-    return config.eps_placements if "eps_in_sqrt" in hyperparameters(optimizer) else (None,)
+    return config.eps_placements if "eps_in_sqrt" in hyperparameters(kind_of(config, optimizer)) else (None,)
 
 
 def _rule(config: VerifyConfig, problem: Problem, optimizer: str, placement: str | None) -> AbstractOptimizer:
     """With h = 1, which the study replaces."""
     if optimizer in config.transformations:
         return Optax(1.0, config.transformations[optimizer], config.window)
-    own, inside = dict(RULES[optimizer].study), placement != "outside"
+    kind: Any = rule_named(optimizer)
+    own, inside = dict(kind.study), placement != "outside"
     if "eps" in own:
         own["eps"] *= problem.gradient
     values = {
@@ -224,9 +229,8 @@ def _rule(config: VerifyConfig, problem: Problem, optimizer: str, placement: str
     }
     if config.eps is not None:
         values["eps"] = config.eps
-    chosen = {name: values[name] for name in hyperparameters(optimizer) if name in values}
-    build: Any = RULES[optimizer]
-    return build(1.0, **chosen)
+    chosen = {name: values[name] for name in hyperparameters(kind) if name in values}
+    return kind(1.0, **chosen)
 
 
 def _problem(config: VerifyConfig, name: str) -> Problem:
