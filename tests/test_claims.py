@@ -24,12 +24,10 @@ from implicit_adam.paper.claims import (
     named_arrays,
 )
 from implicit_adam.paper.reproduce import ITEMS
-from implicit_adam.plotting.paper import PICTURES
 from tests.verdicts import nothing, verdicts
 
 
-def test_every_item_has_a_picture_and_two_configs():
-    assert ITEMS.keys() == PICTURES.keys()
+def test_every_item_has_two_configs_of_one_kind():
     for item in ITEMS.values():
         assert type(item.config) is type(item.quick)
 
@@ -98,7 +96,7 @@ def test_adam_meets_the_valley_as_the_paper_says_and_its_flow_agrees(small_valle
 
 def test_the_flow_is_drawn_on_top_of_adams_trajectories(small_valley):
     config, found = small_valley
-    plane = PICTURES["figure2"](config, found).axes[0]
+    plane = ITEMS["figure2"].picture(config, found).axes[0]
     drawn = [(line.get_linestyle(), line.get_xydata()) for line in plane.get_lines()]
     adam, flow = ([xy for style, xy in drawn if style == kind] for kind in ("-", "--"))
     np.testing.assert_array_equal(adam, found[0].adam)

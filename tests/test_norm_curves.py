@@ -14,7 +14,6 @@ from implicit_adam.paper import (
 from implicit_adam.paper.claims import DID_NOT_HOLD, HELD, UNDECIDED
 from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.paper.trends import judged, trend
-from implicit_adam.plotting.paper import PICTURES
 from tests.verdicts import verdicts
 
 
@@ -97,7 +96,7 @@ def test_figure_6_is_drawn_as_its_shape_is_read_above_its_floor():
     config = figure6.Figure6Config()
     left = runs([4.0, 3, 2, 1], [0.9] * 4, beta=(0.9, 0.95, 0.97, 0.99), rho=(0.999,))
     right = runs([1.0, 2, 3, 4], [0.9] * 4, beta=(0.97,), rho=(0.97, 0.98, 0.99, 0.999))
-    ax = PICTURES["figure6"](config, figure6.Figure6(left, right)).axes[1]
+    ax = figure6.picture(config, figure6.Figure6(left, right)).axes[1]
     *curves, floor = ax.get_lines()
     for line, norm in zip(curves, right.norm[0], strict=True):
         np.testing.assert_allclose(line.get_ydata(), hills.smoothed(norm, config.fine).mean(axis=0))

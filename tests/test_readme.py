@@ -22,13 +22,16 @@ def run(program):
 
 def test_the_examples_run_in_a_newcomers_session_and_the_corrected_flow_is_closer():
     program = "\n".join(block for block in blocks() if "# float64" not in block)
-    compared, carried, plain_flow, corrected_flow, own, validity, orders, swept = run(program).splitlines()
+    compared, carried, plain_flow, corrected_flow, own, rule, validity, orders, swept = run(
+        program
+    ).splitlines()
     shares = [float(line.split()[1].rstrip("%")) for line in (carried, plain_flow, corrected_flow)]
     assert shares[0] < 0.1
     assert 50 < shares[1] < shares[2]
     corrected, plain = compared.split("<")
     assert 0 < 5 * float(corrected) < float(plain)
     assert 0 < float(own) < 1e-3
+    assert 0 < float(rule) < 1e-4
     assert 0 < float(validity.split()[0]) < 0.1
     plain, first, second = map(float, orders.split())
     assert 0 < 3 * second < first < plain / 3

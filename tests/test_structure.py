@@ -24,9 +24,8 @@ LAYERS = [
     {"bias"},
     {"losses"},
     {"measures"},
-    {"studies"},
+    {"studies", "plotting"},
     {"paper"},
-    {"plotting"},
     {"cli"},
     {"__init__", "__main__"},
 ]

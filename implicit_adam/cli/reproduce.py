@@ -23,7 +23,6 @@ from implicit_adam.paper.claims import Item, named_arrays
 from implicit_adam.paper.reproduce import ITEMS, PAPER_SETTINGS, PaperSetting, on_cifar
 from implicit_adam.paper.training.cifar_runs import CifarConfig
 from implicit_adam.paper.training.network_runs import NetworkConfig
-from implicit_adam.plotting.paper import PICTURES
 
 REPRODUCE = """\
 Run the figures, the table and the claims of "On the Implicit Bias of Adam" again and say of each claim
@@ -205,7 +204,7 @@ def _run(name: str, item: Item, config: Any, out: Path, picture: str) -> Done:
     claims = item.claims(config, found)
     arrays: Any = named_arrays(found)
     np.savez_compressed(out / f"{name}.npz", **arrays)
-    PICTURES[name](config, found).savefig(out / f"{name}.{picture}", dpi=150)
+    item.picture(config, found).savefig(out / f"{name}.{picture}", dpi=150)
     seconds = time.perf_counter() - started
     print(f"\n{item.title}  ({seconds:.0f} s)")
     for claim in claims:

@@ -19,6 +19,9 @@ from implicit_adam.bias.regimes import regimes
 from implicit_adam.losses.problems import digits
 from implicit_adam.objective import ravel
 from implicit_adam.paper.claims import Advance, Claim, Item, decided
+from implicit_adam.plotting.curves import plot_parts
+from implicit_adam.plotting.panels import NORM, panels, styled
+from implicit_adam.plotting.style import COLOURS, greek
 from implicit_adam.rules import Adam
 from implicit_adam.runs.iterate import iterate
 
@@ -161,6 +164,57 @@ def _claims_for(config: AlongConfig, found: Along, placement: str) -> tuple[Clai
     )
 
 
+@styled
+def picture(config: AlongConfig, found: Along) -> Any:
+    """A row for each placement of eps: the parts of the field; how young memories are forgotten; the sign of
+    the bias and the size of eps; the loss.
+    """
+    figure, rows = panels(len(config.placements), 4, 3.6, 2.8)
+    for i, (placement, row) in enumerate(zip(config.placements, rows, strict=True)):
+        _along(config, Along(found.n, *(values[i] for values in found[1:])), placement, row)
+    return figure
+
+
+def _along(config: AlongConfig, found: Along, placement: str, row: Any) -> None:
+    parts, young, signs, loss = row
+    later = found.n > 0
+    plot_parts(
+        found.n[later],
+        {
+            "memory": found.memory[later],
+            "discreteness": found.discreteness[later],
+            "transient": found.transient[later],
+        },
+        parts,
+    )
+    parts.set(
+        ylabel="norm / norm of the leading part", title=greek(f"eps {placement}: parts of the correction")
+    )
+    young.semilogy(found.n, found.transient_at_start, color=COLOURS[2])
+    young.axvline(config.memories / (1 - config.rho), color="0.6", linewidth=0.8, zorder=0)
+    young.annotate(
+        rf"$n = {config.memories}/(1-\rho)$",
+        (config.memories / (1 - config.rho), 1),
+        xytext=(4, -4),
+        textcoords="offset points",
+        va="top",
+    )
+    young.set(xlabel="step $n$", ylabel="norm / norm of what it changes")
+    young.set(title="the transient, at the start point")
+    size = "g_j^2" if placement == "inside" else "|g_j|"
+    signs.plot(found.n, found.alignment, color=COLOURS[0], label=r"cosine of bias and $\nabla$" + NORM)
+    signs.plot(found.n, found.negative, color=COLOURS[1], label="share of negative braces")
+    signs.plot(found.n, found.eps_small, color=COLOURS[2], label=rf"share of ${size} > 100\,\varepsilon$")
+    signs.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    # Room for the legend above what shares and cosines can be.
+    signs.set(
+        xlabel="step $n$", ylim=(-1.05, 1.95), yticks=(-1, -0.5, 0, 0.5, 1), title="the sign of the bias"
+    )
+    signs.legend(loc="upper right")
+    loss.semilogy(found.n, found.loss, color=COLOURS[1])
+    loss.set(xlabel="step $n$", ylabel="loss $E$", title="the run")
+
+
 ALONG = Item(
     "The bias along a run",
     "a small network on digits",
@@ -168,6 +222,7 @@ ALONG = Item(
     AlongConfig(rho=0.99, steps=800, every=20, samples=400),
     run,
     claims,
+    picture,
     "One small network from one start. Where the expansion's validity is not below about 0.1 the size of "
     "the correction is not to be trusted; its sign is what is counted here.",
 )

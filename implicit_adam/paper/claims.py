@@ -23,7 +23,8 @@ class Claim(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A figure, table or statement: `run(config, advance)` gives arrays, `claims(config, found)` judges them.
+    """A figure, table or statement: `run(config, advance)` gives arrays, `claims(config, found)` judges them,
+    `picture(config, found)` draws them, a matplotlib Figure.
 
     `subject` is what it is measured on, `quick` the config of a run that takes seconds, `caveat` what to keep
     in mind of the result.
@@ -35,6 +36,7 @@ class Item(NamedTuple):
     quick: Any
     run: Callable[[Any, Advance], Any]
     claims: Callable[[Any, Any], tuple[Claim, ...]]
+    picture: Callable[[Any, Any], Any]
     caveat: str = ""
 
 

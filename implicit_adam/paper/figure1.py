@@ -7,7 +7,7 @@ The bias of eq. (4) for p = 1 is (h/2) d/d theta of I(E'(theta)),
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ import numpy as np
 
 from implicit_adam.bias.bias import bias
 from implicit_adam.paper.claims import Advance, Claim, Item, decided
+from implicit_adam.plotting.panels import panels, styled
+from implicit_adam.plotting.style import shades
 from implicit_adam.rules import Adam
 
 
@@ -97,6 +99,28 @@ def claims(config: Figure1Config, found: Figure1) -> tuple[Claim, ...]:
     )
 
 
+@styled
+def picture(config: Figure1Config, found: Figure1) -> Any:
+    """The integrals of the braces over x in units of sqrt(eps), and how they begin."""
+    figure, ((ax, start),) = panels(1, 2, 3.8, 3.2)
+    root, first = config.eps**0.5, slice(len(found.x) // 10 + 1)
+    for rho, closed, quadrature, colour in zip(
+        found.rho, found.closed_form, found.quadrature, shades(len(found.rho)), strict=True
+    ):
+        ax.plot(found.x / root, closed / root, color=colour, label=rf"$\rho = {rho:g}$")
+        ax.plot(found.x[::10] / root, quadrature[::10] / root, ".", color=colour)
+        start.plot(found.x[first] / root, closed[first] / root, color=colour)
+        start.plot(found.x[first] / root, quadrature[first] / root, ".", color=colour)
+    for each in (ax, start):
+        each.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+        each.set(xlabel=r"gradient $x\,/\sqrt{\varepsilon}$")
+    ax.set_ylabel(r"$\int_0^x \{\ldots\}\,d\sqrt{\varepsilon + y^2}\;/\sqrt{\varepsilon}$")
+    ax.set_title(rf"$\beta = {config.beta:g}$; dots: quadrature of the bias")
+    start.set_title("a small gradient is always penalised")
+    ax.legend()
+    return figure
+
+
 FIGURE1 = Item(
     "Figure 1: what is penalised in one dimension",
     "one parameter",
@@ -104,5 +128,6 @@ FIGURE1 = Item(
     Figure1Config(),
     run,
     claims,
+    picture,
     "(4) is for eps inside the root.",
 )

@@ -1,7 +1,7 @@
 """Figure 6: the perturbed one-norm of the full-batch gradient over the epochs, for several beta and rho."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from implicit_adam.paper.hills import has_hill, height, smoothed
 from implicit_adam.paper.training.cifar_runs import CifarConfig
 from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.paper.trends import Measurement, trend_claim
+from implicit_adam.plotting.curves import plot_curves
+from implicit_adam.plotting.panels import NORM, panels, short, styled
 
 _LEFT = NetworkConfig(beta=(0.9, 0.95, 0.97, 0.99), rho=(0.999,), blocks=3, seeds=(0, 1, 2))
 _RIGHT = NetworkConfig(beta=(0.97,), rho=(0.97, 0.98, 0.99, 0.999), blocks=3, seeds=(0, 1, 2))
@@ -131,4 +133,35 @@ _QUICK = Figure6Config(
     left=replace(_LEFT, **QUICK, beta=(0.9, 0.97, 0.99)),
     right=replace(_RIGHT, **QUICK, rho=(0.97, 0.99, 0.999)),
 )
-FIGURE6 = Item("Figure 6: the norm over the epochs", SUBJECT, Figure6Config(), _QUICK, run, claims, CAVEAT)
+
+
+FLOOR = r"$p\sqrt{\varepsilon}$"
+
+
+@styled
+def picture(config: Figure6Config, found: Figure6) -> Any:
+    """The norm over the epochs, averaged as its shape is read, and the floor below which it cannot fall."""
+    figure, ((left, right),) = panels(1, 2, 3.9, 3.2)
+    by_beta, by_rho = found.left.norm[:, 0], found.right.norm[0]
+    fixed_rho, fixed_beta = found.left.rho[0], found.right.beta[0]
+    _norms(left, config, by_beta, "beta", found.left.beta, f"{short('rho')} = {fixed_rho:g}")
+    _norms(right, config, by_rho, "rho", found.right.rho, f"{short('beta')} = {fixed_beta:g}")
+    for ax, runs, network in ((left, found.left, config.left), (right, found.right, config.right)):
+        ax.axhline(int(runs.p) * network.eps**0.5, color="0.5", linestyle=":", linewidth=1, label=FLOOR)
+        ax.legend(loc="lower left")
+    return figure
+
+
+def _norms(
+    ax: Any, config: Figure6Config, norms: np.ndarray, name: str, values: np.ndarray, title: str
+) -> None:
+    curves = smoothed(norms, config.fine)
+    epochs = np.arange(curves.shape[-1]) + 1 + (norms.shape[-1] - curves.shape[-1]) / 2
+    labelled = {f"{short(name)} = {value:g}": curve for value, curve in zip(values, curves, strict=True)}
+    plot_curves(epochs, labelled, ax)
+    ax.set(xlabel="epoch", ylabel=NORM, title=title, yscale="log", xscale="log")
+
+
+FIGURE6 = Item(
+    "Figure 6: the norm over the epochs", SUBJECT, Figure6Config(), _QUICK, run, claims, picture, CAVEAT
+)

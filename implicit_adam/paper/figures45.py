@@ -6,7 +6,7 @@ are left out: a value of the hyperparameter at which any seed leaves it is left 
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from implicit_adam.paper.hills import height, smoothed
 from implicit_adam.paper.training.cifar_runs import CifarConfig
 from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.paper.trends import Measurement, in_words, trend, trend_claim
+from implicit_adam.plotting.curves import plot_trend
+from implicit_adam.plotting.panels import NORM, panels, short, styled
+from implicit_adam.plotting.style import symbol
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,30 @@ CAVEAT = (
 )
 _RHO = NetworkConfig(beta=(0.99,), rho=(0.97, 0.98, 0.99, 0.995, 0.998, 0.999))
 _BETA = NetworkConfig(beta=(0.9, 0.95, 0.97, 0.98, 0.99, 0.995), rho=(0.999,))
+
+
+@styled
+def picture(config: TrendConfig, found: Trends) -> Any:
+    """The height of the hills and the best accuracy against the hyperparameter."""
+    figure, ((heights, accuracies),) = panels(1, 2, 3.6, 3.0)
+    kept = stable(found.regime)
+    plot_trend(found.values, found.height, heights, kept=kept)
+    plot_trend(found.values, 100 * found.accuracy, accuracies, kept=kept)
+    heights.set(xlabel=symbol(config.varied), ylabel=f"{NORM} at the top of its hill")
+    accuracies.set(xlabel=symbol(config.varied), ylabel="best test accuracy (%)")
+    fixed, value = (
+        ("beta", config.network.beta[0]) if config.varied == "rho" else ("rho", config.network.rho[0])
+    )
+    seeds = len(config.network.seeds)
+    words = (
+        f"{short(fixed)} = {value:g}; mean of {seeds} seeds (grey)"
+        if seeds > 1
+        else f"{short(fixed)} = {value:g}"
+    )
+    figure.suptitle(words if kept.all() else f"{words}; hollow: not stable")
+    return figure
+
+
 FIGURE4, FIGURE5 = (
     Item(
         title,
@@ -133,6 +160,7 @@ FIGURE4, FIGURE5 = (
         TrendConfig(varied, sign, replace(network, **QUICK, **{varied: getattr(network, varied)[::2]})),
         run,
         claims,
+        picture,
         CAVEAT,
     )
     for title, varied, sign, network in (

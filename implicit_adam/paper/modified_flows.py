@@ -14,6 +14,8 @@ from jaxtyping import Array, Float
 from implicit_adam.measures.slopes import SETTLED, local_slopes
 from implicit_adam.paper.claims import Advance, Claim, decided
 from implicit_adam.paper.random_losses import random_data, random_loss
+from implicit_adam.plotting.panels import panels, styled
+from implicit_adam.plotting.style import COLOURS, MARKERS, log_ticks
 from implicit_adam.rules import AbstractRule
 from implicit_adam.runs.iterate import iterate
 from implicit_adam.types import Loss, Scalar, Vector
@@ -136,3 +138,24 @@ def order_claim(source: str, statement: str, identity: str = "") -> Callable[[An
 
 def _settled(slopes: np.ndarray) -> bool:
     return len(slopes) > 1 and bool(abs(slopes[-1] - slopes[-2]) <= SETTLED)
+
+
+@styled
+def picture(_: Any, found: Orders) -> Any:
+    """Errors of the modified and of the plain flow against h."""
+    figure, ((ax,),) = panels(1, 1, 4.2, 3.2)
+    for i, (name, order, errors, slopes) in enumerate(
+        (
+            ("plain flow", found.order - 1, found.plain, found.plain_slope),
+            ("flow of the modified loss", found.order, found.modified, found.modified_slope),
+        )
+    ):
+        label = f"{name}, slope {slopes[-1]:.2f} (line: {order})"
+        ax.loglog(found.h, errors, MARKERS[i], color=COLOURS[i], label=label)
+        ax.loglog(
+            found.h, errors[-1] * (found.h / found.h[-1]) ** order, color=COLOURS[i], linewidth=1, alpha=0.6
+        )
+    ax.set(xlabel=r"step size $h$", ylabel="largest distance to the iterates")
+    log_ticks(ax)
+    figure.legend(loc="outside upper center")
+    return figure

@@ -26,6 +26,8 @@ from implicit_adam.losses.problems import build_problem
 from implicit_adam.measures.convergence import supremum
 from implicit_adam.objective import Objective
 from implicit_adam.paper.claims import Advance, Claim, Item, decided
+from implicit_adam.plotting.panels import panels, styled
+from implicit_adam.plotting.style import COLOURS, MARKERS, flow_name
 from implicit_adam.rules import AbstractRule, Adam
 from implicit_adam.rules.kernels import at_lag
 from implicit_adam.runs.iterate import optimizer_step
@@ -192,6 +194,35 @@ def _from(h: float, accuracy: float) -> str:
     return f"{100 * accuracy:g}% {'never' if np.isnan(h) else f'up to h = {h:.2g}'}"
 
 
+@styled
+def picture(config: ReachConfig, found: Reach) -> Any:
+    """Errors relative to the distance travelled, a panel for each problem and pair of decays."""
+    figure, axes = panels(len(config.problems), len(config.decays), 3.6, 2.7)
+    for row, (name, _, eps), h, by_decays in zip(axes, config.problems, found.h, found.error, strict=True):
+        for ax, (beta, rho), errors in zip(row, config.decays, by_decays, strict=True):
+            for order, error in zip(config.orders, errors, strict=False):
+                ax.loglog(
+                    h, error, MARKERS[order] + "-", color=COLOURS[order], linewidth=1, label=flow_name(order)
+                )
+            ax.loglog(h, errors[-1], "x:", color="k", linewidth=1, label="unexpanded map of order 1")
+            for accuracy in config.accuracies:
+                ax.axhline(accuracy, color="0.7", linewidth=0.8, zorder=0)
+                words = f"{100 * accuracy:g}%"
+                ax.text(h[0], accuracy, words, color="0.5", ha="right", va="bottom", fontsize=7, clip_on=True)
+            shown = errors[np.isfinite(errors)]
+            ax.set(ylim=(max(shown.min() / 2, 1e-7), min(2 * shown.max(), 10)), xlabel=r"step size $h$")
+            ax.set_title(rf"{name}, $\varepsilon = {_scientific(eps)}$: $\beta = {beta:g}$, $\rho = {rho:g}$")
+        row[0].set_ylabel("largest error / distance travelled")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2 * len(config.decays))
+    return figure
+
+
+def _scientific(x: float) -> str:
+    exponent = round(float(np.log10(x)))
+    return f"10^{{{exponent}}}" if np.isclose(x, 10.0**exponent) else f"{x:g}"
+
+
 REACH = Item(
     "Beyond the paper: what order 2 buys",
     "the bilinear model, a small network on digits",
@@ -204,6 +235,7 @@ REACH = Item(
     ),
     run,
     claims,
+    picture,
     "Where a higher order is further from Adam than a lower one, the series in h diverges: h times memory "
     "is not small there against the width sqrt(eps) over which the update turns round when a gradient "
     "component passes zero. Errors of about the distance travelled and more are those of the numerical "

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from implicit_adam.losses import modified_losses
 from implicit_adam.objective import mean_loss
 from implicit_adam.paper.claims import Advance, Item
-from implicit_adam.paper.modified_flows import Orders, gradient_flow, order_claim, orders
+from implicit_adam.paper.modified_flows import Orders, gradient_flow, order_claim, orders, picture
 from implicit_adam.paper.random_losses import random_data, random_loss
 from implicit_adam.rules import GradientDescent
 from implicit_adam.runs.iterate import iterate
@@ -71,4 +71,5 @@ SGD = Item(
         "After one epoch the mean iterate over all shuffles is close to the flow of E + h/(4m) sum_k ||grad "
         "E_k||^2.",
     ),
+    picture,
 )

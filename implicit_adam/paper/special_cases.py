@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from implicit_adam.losses import modified_losses
 from implicit_adam.paper.claims import Advance, Item
-from implicit_adam.paper.modified_flows import Orders, Study, compared, order_claim
+from implicit_adam.paper.modified_flows import Orders, Study, compared, order_claim, picture
 from implicit_adam.rules import Adam, GradientDescent, HeavyBall
 from implicit_adam.types import Loss
 
@@ -98,6 +98,7 @@ GD = Item(
         "E + (h/4) ||grad E||^2 approximates the trajectory of full-batch GD one order of h better.",
         "the penalty equals (h/4) ||grad E||^2",
     ),
+    picture,
 )
 MOMENTUM = Item(
     "Heavy-ball momentum (Ghosh et al.)",
@@ -110,6 +111,7 @@ MOMENTUM = Item(
         "For n large, heavy ball follows eq. (1), its sign mended.",
         "without momentum its modified loss is that of gradient descent",
     ),
+    picture,
 )
 EXAMPLE21 = Item(
     "Example 2.1: Adam with a large eps",
@@ -123,4 +125,5 @@ EXAMPLE21 = Item(
         "into heavy ball's equation.",
         "the two modified losses agree",
     ),
+    picture,
 )

@@ -19,6 +19,8 @@ from implicit_adam.bias.regimes import cosine
 from implicit_adam.checks import check_count
 from implicit_adam.paper.claims import Advance, Claim, Item, decided
 from implicit_adam.paper.random_losses import Data, random_data, random_loss
+from implicit_adam.plotting.panels import panels, styled
+from implicit_adam.plotting.style import COLOURS, MARKERS, greek
 from implicit_adam.rules import Adam
 from implicit_adam.types import Scalar, Vector
 
@@ -160,6 +162,29 @@ def _cell(config: Table1Config, cell: Cell, one: np.ndarray, two: np.ndarray, pl
     )
 
 
+@styled
+def picture(config: Table1Config, found: Table1) -> Any:
+    """The two cosines of every loss, a panel for each placement of eps, a row for each cell."""
+    figure, (axes,) = panels(1, len(config.placements), 5.0, 2.6)
+    rows = np.arange(len(CELLS))[::-1]
+    for k, (ax, placement) in enumerate(zip(axes, config.placements, strict=True)):
+        kinds = (
+            (found.one_norm[k], r"$\nabla\|\nabla E\|_1$", 0.16),
+            (found.two_norm[k], r"$\nabla\|\nabla E\|_2^2$", -0.16),
+        )
+        for i, (cosines, label, offset) in enumerate(kinds):
+            y = np.broadcast_to((rows + offset)[:, None], cosines.shape)
+            looks = {"color": COLOURS[i], "alpha": 0.35, "markersize": 4, "linewidth": 0}
+            ax.plot(cosines.ravel(), y.ravel(), MARKERS[i], **looks)
+            ax.plot([], [], MARKERS[i], color=COLOURS[i], label=label if k == 0 else None)
+        ax.set_yticks(rows, labels=[greek(cell.words) for cell in CELLS] if k == 0 else [])
+        ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+        ax.set(xlim=(-1.05, 1.05), xlabel=f"cosine with the bias, {config.losses} random losses")
+        ax.set_title(greek(f"eps {placement} the root"))
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
 TABLE1 = Item(
-    "Table 1: the four cells", "random losses", Table1Config(), Table1Config(losses=20), run, claims
+    "Table 1: the four cells", "random losses", Table1Config(), Table1Config(losses=20), run, claims, picture
 )

@@ -1,11 +1,13 @@
 """Theorem 3.1: the order of the flows, in full batch and in cyclic and shuffled mini-batches."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from implicit_adam.measures.asymptotics import CONTRADICTED, DEFAULT_TOLERANCE, HOLDS, TOLERANCE
 from implicit_adam.measures.convergence import Convergence
 from implicit_adam.paper.claims import Advance, Claim, Item, decided
+from implicit_adam.plotting.convergence import plot_studies
+from implicit_adam.plotting.panels import styled
 from implicit_adam.studies.verify import (
     STEP_COUNTS,
     VerifyConfig,
@@ -107,6 +109,14 @@ _QUICK = TheoremConfig(
         for verification in (_BILINEAR, _CYCLIC, _SHUFFLED)
     )
 )
+
+
+@styled
+def picture(_: TheoremConfig, found: Theorem) -> Any:
+    """Errors against h, a row for full batch, cyclic and shuffled mini-batches."""
+    return plot_studies(studies(found))
+
+
 THEOREM = Item(
     "Theorem 3.1: the order of the corrected flow",
     "the bilinear model, a small network on digits",
@@ -114,6 +124,7 @@ THEOREM = Item(
     _QUICK,
     run,
     claims,
+    picture,
     "Mini-batches are four of 449 digits each, on a network of eight hidden units. By default eps is 1e-3 "
     "inside the root and its square root outside, and the solver is Tsit5, one step an interval.",
 )

@@ -12,6 +12,8 @@ import numpy as np
 from implicit_adam.bias.regimes import REGIMES, training_regime
 from implicit_adam.losses.problems import digits, digits_start
 from implicit_adam.paper.claims import Advance, Claim, Item, decided
+from implicit_adam.plotting.panels import panels, styled
+from implicit_adam.plotting.style import greek, shades
 from implicit_adam.rules import Adam
 from implicit_adam.runs.iterate import iterate
 
@@ -94,6 +96,24 @@ def _claims_for(config: RegimesConfig, placement: str, regime: np.ndarray) -> It
         )
 
 
+@styled
+def picture(config: RegimesConfig, found: ThreeRegimes) -> Any:
+    """The losses of one seed, a row for each placement of eps and a panel for each regime."""
+    figure, rows = panels(len(config.placements), len(REGIMES), 3.2, 2.8)
+    for row, placement, loss in zip(rows, config.placements, found.loss, strict=True):
+        _regimes(config, loss, placement, row)
+    return figure
+
+
+def _regimes(config: RegimesConfig, loss: np.ndarray, placement: str, row: Any) -> None:
+    for ax, name, cause, pairs, losses in zip(row, REGIMES, CAUSES, config.pairs, loss, strict=True):
+        for (beta, rho), curve, colour in zip(pairs, losses[:, 0], shades(len(pairs)), strict=True):
+            ax.semilogy(curve, color=colour, linewidth=0.9, label=rf"$\beta = {beta:g}$, $\rho = {rho:g}$")
+        ax.set(xlabel="step $n$", title=greek(f"expected: {name},\nas {cause}"))
+        ax.legend()
+    row[0].set_ylabel(greek(f"loss $E$, eps {placement}"))
+
+
 THREE_REGIMES = Item(
     "Three regimes of training",
     "a small network on digits",
@@ -101,6 +121,7 @@ THREE_REGIMES = Item(
     RegimesConfig(steps=500, samples=200, seeds=(0,)),
     run,
     claims,
+    picture,
     "One step size on one small network: which regime a pair is in depends on both, which the statement "
     "leaves open. The criterion is simple and knows no scale: a spike is a rise of the loss above its "
     "lowest value so far by a tenth of all that was gained.",

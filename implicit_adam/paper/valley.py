@@ -9,7 +9,7 @@ hyperbola theta_1 theta_2 = 3/4, the smaller the one-norm in the region it was l
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,9 @@ import numpy as np
 from implicit_adam.bias.regimes import regimes
 from implicit_adam.losses.problems import bilinear
 from implicit_adam.paper.claims import Advance, Claim, Item, decided, is_monotone
+from implicit_adam.plotting.panels import panels, short, styled
+from implicit_adam.plotting.plane import plot_level_sets, plot_path
+from implicit_adam.plotting.style import shades
 from implicit_adam.rules import Adam
 from implicit_adam.runs.flow import flow
 from implicit_adam.runs.iterate import iterate
@@ -249,6 +252,66 @@ FIGURE3_FAMILIES = (
         "Increasing the learning rate does the opposite if rho is larger than beta (Figure 3).",
     ),
 )
+
+
+@styled
+def picture(config: ValleyConfig, found: tuple[Family, ...]) -> Any:
+    """Trajectories over the level sets, and the one-norm that they meet on the way down, Adam and its
+    flow.
+    """
+    from matplotlib.lines import Line2D
+
+    figure, axes = panels(2, len(found), 3.5, 3.0)
+    for (plane, norms), varied, family in zip(axes.T, config.families, found, strict=True):
+        _level_sets(plane, (0.3, 0.6), (2.95, 3.65))
+        low, high = _around(family)
+        inset = plane.inset_axes((0.6, 0.06, 0.38, 0.4))
+        _level_sets(inset, low, high)
+        for i, colour in enumerate(shades(len(family.values))):
+            plot_path(family.adam[i], plane, label=f"{varied.values[i]:g}", colour=colour)
+            plot_path(family.flow[i], plane, dashed=True)
+            plot_path(family.adam[i], inset, colour=colour)
+            for sums, style in ((family.adam_sum, "-"), (family.flow_sum, "--")):
+                relative = 100 * (sums[i] / family.plain_sum[i] - 1)
+                norms.semilogx(family.levels, relative, style, color=colour, linewidth=1.3)
+        inset.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="", ylabel="")
+        inset.locator_params(nbins=2)
+        inset.tick_params(labelsize=6, labeltop=True, labelbottom=False, bottom=False, top=True, pad=1)
+        inset.spines[:].set_visible(True)
+        plane.indicate_inset_zoom(inset, edgecolor="0.3")
+        plane.plot(*CROSS, "x", color="k", markersize=7, markeredgewidth=1.8, zorder=5)
+        fixed = ", ".join(f"{short(name)} = {value:g}" for name, value in varied.fixed if name != "eps")
+        plane.set(title=f"several {short(varied.name)}; {fixed}")
+        plane.legend(title=short(varied.name), loc="upper left", fontsize=7)
+        norms.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+        norms.invert_xaxis()
+        norms.set(
+            xlabel=r"level $c = 4\theta_1\theta_2 - 3$ on the way down",
+            ylabel=r"$\|\nabla E\|_1$ relative to the plain flow's (%)",
+        )
+    lines = {"linewidth": 1.3, "color": "0.2"}
+    handles = [
+        Line2D([], [], label="Adam", **lines),
+        Line2D([], [], linestyle="--", label="its flow, as far as it is valid", **lines),
+        Line2D([], [], color="k", marker="x", linewidth=0, markeredgewidth=1.8, label="least one-norm"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    return figure
+
+
+def _level_sets(ax: Any, low: tuple[float, float], high: tuple[float, float]) -> None:
+    x, y = np.linspace(low[0], high[0], 200), np.linspace(low[1], high[1], 200)
+    # The signed root of the loss: its level sets are those of the loss, evenly spaced.
+    plot_level_sets(x, y, 4 * x[None] * y[:, None] - 3, ax, minimum=0.0)
+
+
+def _around(family: Family) -> tuple[tuple[float, float], tuple[float, float]]:
+    """A square around the meeting points."""
+    met = family.met[np.isfinite(family.met).all(axis=1)]
+    middle, half = (met.min(axis=0) + met.max(axis=0)) / 2, 0.75 * max(np.ptp(met, axis=0).max(), 0.02)
+    return tuple(middle - half), tuple(middle + half)
+
+
 FIGURE2, FIGURE3 = (
     Item(
         title,
@@ -257,6 +320,7 @@ FIGURE2, FIGURE3 = (
         ValleyConfig(families),
         run,
         claims,
+        picture,
         "eps stands inside the root, but for Remark 1.2.",
     )
     for title, families in (

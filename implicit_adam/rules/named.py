@@ -52,5 +52,5 @@ def rule_named(name: str) -> type[AbstractRule]:
         raise ValueError(msg) from error
     if not (isinstance(found, type) and issubclass(found, AbstractRule)):
         msg = f"{name} is no rule: it must be a class that inherits from implicit_adam.AbstractRule"
-        raise ValueError(msg)
+        raise ValueError(msg)  # noqa: TRY004
     return found
