@@ -95,6 +95,8 @@ def record(
         state, watched = step(n, state)
         return (state, jax.tree.map(jnp.maximum, largest, watched)), None
 
+    # Traced once for both its shapes and the loop.
+    step = jax.jit(step, inline=True)
     shapes = jax.eval_shape(step, jnp.zeros((), int), start)[1]
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
