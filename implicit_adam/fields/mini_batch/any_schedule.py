@@ -37,7 +37,6 @@ def mini_batch_terms(rule: AbstractRule, objective: Objective, order: int, *, fl
 
     def at(n: StepNumber) -> Callable[[Vector], Series]:
         w = memory.weights(n)
-        add_past = few_rows(memory, n, objective.m) if periodic else every_step(memory, n)
 
         def frozen(psi: Features, theta: Vector) -> tuple[tuple[Vector, ...], Vector]:
             """What is remembered, and F^(n)."""
@@ -60,6 +59,9 @@ def mini_batch_terms(rule: AbstractRule, objective: Objective, order: int, *, fl
             )
             return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, c * F))
 
-        return (leading, corrected)[order]
+        if order == 0:
+            return leading
+        add_past = few_rows(memory, n, objective.m) if periodic else every_step(memory, n)
+        return corrected
 
     return at
