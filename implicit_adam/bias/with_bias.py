@@ -89,8 +89,10 @@ def with_bias(
 
     For an ordinary training loop: `init(params)`, and `update(gradient, state, params)` with the gradient of
     the mini-batch of the step, in the order of `schedule` (default cyclic). `loss`, `batches` and `schedule`
-    are those of `vector_field`; at order 1 a step costs one evaluation of it more, at order q about n times
-    one of order q - 1. `state.validity` says how far the added bias is to be trusted (`WithBiasState`); where
+    are those of `vector_field`. At order 1 a step costs one evaluation of it more. At order 2 the optimizer
+    that carries the bias of order 1 is run again over all that it remembers, at 7 to 12 evaluations of order
+    1 for each of these steps (three mini-batches, full batch); order 3 does so with runs of order 2.
+    `state.validity` says how far the added bias is to be trusted (`WithBiasState`); where
     it passes 1, an `OutsideRangeWarning` says so, once, outside jit. Raises `ValueError` as it does.
     """
     check_order(order, HIGHEST_ORDER)
