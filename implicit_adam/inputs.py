@@ -20,6 +20,7 @@ from implicit_adam.programs.captured import digest, trace
 from implicit_adam.programs.products import check_products, may_hide
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.optax_checks import check_equation, check_runs
+from implicit_adam.rules.optax_rate import warn_of_a_rate_twice
 from implicit_adam.rules.optax_rule import Optax, as_optimizer
 from implicit_adam.rules.optax_rule import raveled as on_vectors
 from implicit_adam.types import Batches, Loss, Params, Schedule, Vector, working_dtype
@@ -86,6 +87,7 @@ def checked_training(
         check_products(loss, *first_arguments(params, batches))
     if isinstance(rule, Optax):
         check_runs(rule.tx, params)
+        warn_of_a_rate_twice(rule, params)
         if equation:
             check_equation(rule, params)
     rule = rule.astype(working_dtype(jax.tree.leaves(params)[0].dtype))

@@ -7,6 +7,7 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.cli import main
+from implicit_adam.losses.problems import quadratic
 from implicit_adam.measures.observed import Named
 from tests import losses
 
@@ -63,6 +64,30 @@ def test_the_distance_is_to_the_flow_of_its_order(name, order):
     arguments = (RULE, losses.batch_loss, losses.START, 15)
     gap = ia.iterate(*arguments, **KWARGS).params - ia.flow(*arguments, order=order, **KWARGS).params
     np.testing.assert_allclose(seen.largest[name], jnp.max(jnp.linalg.norm(gap, axis=1)), rtol=1e-10)
+
+
+def test_the_flow_that_is_followed_has_a_validity():
+    seen = ia.observe(RULE, losses.batch_loss, losses.START, 15, ("distance", "loss"), every=4, **KWARGS)
+    run = ia.flow(RULE, losses.batch_loss, losses.START, 15, **KWARGS)
+    np.testing.assert_allclose(seen.validity, jnp.max(run.validity), rtol=1e-10)
+    for names in ("loss", ("plain_distance", "loss")):
+        assert np.isnan(ia.observe(RULE, losses.batch_loss, losses.START, 5, names, **KWARGS).validity)
+
+
+@pytest.mark.parametrize(("curvature", "warns"), [(1.98, False), (2.02, True)])
+def test_a_distance_to_a_flow_outside_its_range_is_warned_of(curvature, warns):
+    # Gradient descent: h DF[v] = (h/2) H g.
+    problem = quadratic((curvature,))
+    arguments = ia.GradientDescent(1.0), problem.loss, problem.params, 2
+    if warns:
+        with pytest.warns(ia.OutsideRangeWarning, match=r"1\.01 times"):
+            seen = ia.observe(*arguments, "distance")
+    else:
+        seen = ia.observe(*arguments, "distance")
+    np.testing.assert_allclose(seen.validity, curvature / 2, rtol=1e-12)
+    ia.observe(*arguments, "plain_distance")
+    lanes = jax.vmap(lambda h: ia.observe(ia.GradientDescent(h), *arguments[1:], "distance").validity)
+    np.testing.assert_allclose(lanes(jnp.asarray([0.5, 1.0])), [curvature / 4, curvature / 2], rtol=1e-12)
 
 
 def test_sharpness_and_functions_of_ones_own():

@@ -35,29 +35,6 @@ def plain_loop(tx, h, steps):
     return params
 
 
-def test_a_window_knows_the_phase_of_gradient_accumulation():
-    """`gradient_step` and the count of Adam go on every second step; the whole history is checked itself."""
-    tx = accumulated(optax.adam(1.0, b1=0.1, b2=0.2, eps_root=0.1), 2)
-    found = behaviour(tx, losses.START)
-    assert found.clock.period == 2
-    assert sorted(found.clock.advance)[-3:] == [0, 1, 1]
-    whole, cut = (
-        ia.optax_vector_field(tx, losses.batch_loss, 0.1, batches=losses.batches(), window=window)
-        for window in (None, 19)
-    )
-    schedule = np.arange(6) % losses.M
-    F, DF = oracles.frozen_update_and_derivative(
-        tx, losses.batch_loss, losses.batches(), schedule, 5, losses.START
-    )
-    assert float(jnp.linalg.norm(DF)) > 0.1
-    np.testing.assert_allclose(whole(5, losses.START), -(F + 0.1 * DF), rtol=1e-10)
-    for n in (41, 42, 43):
-        at = jnp.asarray(n)
-        np.testing.assert_allclose(
-            jax.jit(cut)(at, losses.START), jax.jit(whole)(at, losses.START), rtol=1e-4, atol=1e-7
-        )
-
-
 @pytest.mark.parametrize(
     "tx",
     [
@@ -71,91 +48,6 @@ def test_a_window_knows_the_phase_of_gradient_accumulation():
 )
 def test_an_update_that_responds_seldom_or_late_is_not_taken_for_a_sign(tx):
     check(tx)
-
-
-def test_a_random_key_is_refused_with_a_window_and_serves_without():
-    tx = optax.noisy_sgd(1.0, key=3)
-    with pytest.raises(ValueError, match=r"rng_key is unknown.*leave out the window"):
-        check(tx, window=10)
-    field = ia.optax_vector_field(tx, losses.full_loss, 0.1)
-    F, DF = oracles.frozen_update_and_derivative(
-        tx, lambda t, _: losses.full_loss(t), jnp.zeros(1), [0] * 3, 2, losses.START
-    )
-    np.testing.assert_allclose(field(2, losses.START), -(F + 0.1 * DF), rtol=1e-10)
-
-
-def float_counter():
-    """A bias correction whose step number is a floating number."""
-
-    def init(params):
-        return jnp.zeros(()), jnp.zeros_like(params)
-
-    def update(g, state, _=None):
-        n, m = state[0] + 1, 0.5 * state[1] + 0.5 * g
-        return -m / (1 - 0.5**n) * (1 + 1 / n), (n, m)
-
-    return optax.GradientTransformation(init, update)
-
-
-@pytest.mark.parametrize(
-    "tx",
-    [
-        float_counter(),
-        optax.inject_hyperparams(optax.sgd)(optax.linear_schedule(1.0, 0.5, 90), momentum=0.5),
-        optax.optimistic_gradient_descent(1.0),
-    ],
-    ids=["float-counter", "injected-schedule", "first-step-flag"],
-)
-def test_what_else_follows_the_step_number_is_set_forward_with_a_window(tx):
-    cut, exact = (
-        ia.optax_vector_field(tx, losses.full_loss, 0.1, window=window)(60, losses.START)
-        for window in (40, None)
-    )
-    np.testing.assert_allclose(cut, exact, rtol=1e-8)
-
-
-def test_a_window_shorter_than_the_memory_is_refused_with_the_length_it_needs():
-    with pytest.raises(ValueError, match=r"decay 0.99 a step where 61%.*take 230 or more"):
-        check(optax.adam(1.0, b2=0.99), window=50)
-    check(optax.adam(1.0, b2=0.99), window=230)
-
-
-def root_mean_square_of_all():
-    """Divides by the root mean square of all gradients so far: a sum, however it is written."""
-
-    def init(params):
-        return jnp.zeros((), jnp.int32), jnp.full_like(params, 0.1)
-
-    def update(g, state, _=None):
-        n = state[0] + 1
-        mean = state[1] + (g**2 - state[1]) / n.astype(g.dtype)
-        return -g / jnp.sqrt(mean), (n, mean)
-
-    return optax.GradientTransformation(init, update)
-
-
-OUTSIDE = {
-    "a sum": (optax.adagrad(1.0), "does not fade.*sum_of_squares"),
-    "a maximum": (optax.amsgrad(1.0), "does not fade.*nu_max"),
-    "a cover": (optax.sm3(1.0), "does not fade"),
-    "a sign inside": (optax.yogi(1.0), "does not fade.*nu"),
-    "an average over a power of n": (optax.adafactor(1.0), r"grows with the step number.*v"),
-    "an average over all": (root_mean_square_of_all(), "grows with the step number"),
-    "a step size from gradients": (optax.contrib.dadapt_adamw(), "does not fade.*estim_lr"),
-}
-
-
-@pytest.mark.parametrize(("tx", "words"), OUTSIDE.values(), ids=OUTSIDE.keys())
-def test_a_memory_that_does_not_fade_is_said_to_be_outside_the_theorem(tx, words):
-    with pytest.warns(UserWarning, match=words):
-        check(tx)
-    with pytest.raises(ValueError, match="a window cuts a memory that fades"):
-        check(tx, window=1000)
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_a_memory_that_fades_as_slowly_as_a_millionth_a_step_fades(dtype):
-    check(optax.rmsprop(1.0, 1 - 1e-6), params=losses.START.astype(dtype))
 
 
 DIFFERENCES = {

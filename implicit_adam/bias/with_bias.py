@@ -1,5 +1,6 @@
 """An optimizer with its own implicit bias added to, or taken from, every step."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,46 +8,62 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from implicit_adam.checks import check_finite, check_order, check_rule, check_step_number
+from implicit_adam.checks import check_finite, check_order, check_rule, check_step_number, is_traced
 from implicit_adam.fields.any_order.fixed_point import history_terms
 from implicit_adam.fields.series import Series, value
 from implicit_adam.fields.terms import Terms
 from implicit_adam.fields.vector_field import HIGHEST_ORDER, exact_terms
-from implicit_adam.inputs import checked_training
-from implicit_adam.objective import Objective
+from implicit_adam.inputs import Training, checked_training
+from implicit_adam.objective import Objective, ravel
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.optax_rule import as_optimizer
+from implicit_adam.runs.validity import OutsideRangeWarning, size_of_correction
 from implicit_adam.types import Batches, Loss, Params, Scalar, StepNumber, Vector
 
 
 class WithBiasState(NamedTuple):
-    """The step number and the optimizer's own state."""
+    """The step number, the optimizer's own state, and how far to trust what was added so far.
+
+    - `validity`: the largest so far of ||h f_1 + ..|| / ||f_0|| and ||h K_1 + ..|| / ||f_0||, the sizes of
+      the optimizer's own correction and of what is added, over its leading flow. To be trusted below about
+      0.1; above 1 the series says nothing. Zero where nothing is added.
+    """
 
     n: Int[Array, ""]
     optimizer: Any
+    validity: Scalar
 
 
-def added_bias(rule: AbstractOptimizer, objective: Objective, strength: Scalar, order: int) -> Terms:
-    """n -> theta -> (K_1, .., K_order).
+def own_and_added(
+    rule: AbstractOptimizer, objective: Objective, strength: Scalar, order: int
+) -> Callable[[StepNumber], Callable[[Vector], tuple[Series, Series]]]:
+    """n -> theta -> the coefficients of -f up to the order >= 1, and (K_1, .., K_order).
 
-    With K_1 .. K_(q-1) in every update the flow has the terms wanted up to q - 1; K_q is what the q-th lacks.
+    With K_1 .. K_(q-1) in every update the flow has the terms wanted up to q - 1; K_q supplies what is
+    missing at order q.
     """
-    if order == 0:
-        return lambda n: lambda theta: ()
     own = exact_terms(rule, objective, order, flow=True)
     before = added_bias(rule, objective, strength, order - 1)
     biased = history_terms(rule, objective, order, flow=True, added=before)
 
-    def at(n: StepNumber) -> Callable[[Vector], Series]:
-        def added(theta: Vector) -> Series:
-            wanted = own(n)(theta)[-1]
+    def at(n: StepNumber) -> Callable[[Vector], tuple[Series, Series]]:
+        def terms(theta: Vector) -> tuple[Series, Series]:
+            series = own(n)(theta)
             # To first order nothing has been added before.
-            present = wanted if order == 1 else biased(n)(theta)[-1]
-            return (*before(n)(theta), (1 + strength) * wanted - present)
+            present = series[-1] if order == 1 else biased(n)(theta)[-1]
+            return series, (*before(n)(theta), (1 + strength) * series[-1] - present)
 
-        return added
+        return terms
 
     return at
+
+
+def added_bias(rule: AbstractOptimizer, objective: Objective, strength: Scalar, order: int) -> Terms:
+    """n -> theta -> (K_1, .., K_order)."""
+    if order == 0:
+        return lambda n: lambda theta: ()
+    both = own_and_added(rule, objective, strength, order)
+    return lambda n: lambda theta: both(n)(theta)[1]
 
 
 def with_bias(
@@ -71,17 +88,22 @@ def with_bias(
 
     For an ordinary training loop: `init(params)`, and `update(gradient, state, params)` with the gradient of
     the mini-batch of the step, in the order of `schedule` (default cyclic). `loss`, `batches` and `schedule`
-    are those of `vector_field`; at order 1 a step costs one evaluation of it more, at order q about n times
-    one of order q - 1. Raises `ValueError` as it does.
+    are those of `vector_field`. At order 1 a step costs one evaluation of it more. At order 2 the optimizer
+    that carries the bias of order 1 is run again over all that it remembers, at 7 to 12 evaluations of order
+    1 for each of these steps (three mini-batches, full batch); order 3 does so with runs of order 2.
+    `state.validity` says how far the added bias is to be trusted (`WithBiasState`); where
+    it passes 1, an `OutsideRangeWarning` says so, once, outside jit. Raises `ValueError` as it does.
     """
     check_order(order, HIGHEST_ORDER)
     optimizer = as_optimizer(rule)
     check_rule(optimizer, AbstractOptimizer)
     check_finite("strength", strength)
     transformation = optimizer.transformation()
+    warn = warning_once(order)
 
     def init(params: Params) -> WithBiasState:
-        return WithBiasState(jnp.zeros((), jnp.int32), transformation.init(params))
+        validity = jnp.zeros((), ravel(params).dtype)
+        return WithBiasState(jnp.zeros((), jnp.int32), transformation.init(params), validity)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if params is None:
@@ -89,12 +111,44 @@ def with_bias(
             raise ValueError(msg)
         training = checked_training(optimizer, loss, params, batches, schedule, products=order > 0)
         check_step_number(state.n, training.schedule)
-        h, theta = training.rule.h, training.theta
-        K = added_bias(training.rule, training.objective, jnp.asarray(strength, theta.dtype), order)
-        bias = training.unraveled(-h * value((jnp.zeros_like(theta), *K(state.n)(theta)), h))
         updates, own_state = transformation.update(updates, state.optimizer, params)
-        return optax.tree.add(updates, bias), WithBiasState(
-            jnp.asarray(optax.safe_increment(state.n)), own_state
-        )
+        validity = state.validity
+        if order > 0:
+            hK, size = _added(training, state.n, jnp.asarray(strength, training.theta.dtype), order)
+            updates = optax.tree.add(updates, training.unraveled(-hK))
+            validity = jnp.maximum(validity, size)
+            warn(validity)
+        n = jnp.asarray(optax.safe_increment(state.n))
+        return updates, WithBiasState(n, own_state, validity)
 
     return optax.GradientTransformation(init, update)
+
+
+def _added(training: Training, n: StepNumber, strength: Scalar, order: int) -> tuple[Vector, Scalar]:
+    """h K_1 + .. + h^order K_order of step n, and the validity of this step."""
+    h, theta = training.rule.h, training.theta
+    own, K = own_and_added(training.rule, training.objective, strength, order)(n)(theta)
+    f_0, nothing = own[0], jnp.zeros_like(theta)
+    hK = h * value((nothing, *K), h)
+    sizes = [size_of_correction(f_0 + x, f_0) for x in (value((nothing, *own[1:]), h), hK / h)]
+    return hK, jnp.where(jnp.any(hK != 0), jnp.maximum(*sizes), jnp.zeros_like(h))
+
+
+def warning_once(order: int) -> Callable[[Scalar], None]:
+    """A function that warns of the first validity above 1; it says nothing of a traced one."""
+    warned = False
+
+    def warn(validity: Scalar) -> None:
+        nonlocal warned
+        if warned or is_traced(validity) or not float(validity) > 1:
+            return
+        warned = True
+        msg = (
+            f"the bias of order {order} that with_bias adds is outside the range of its expansion: the "
+            f"correction is {float(validity):.3g} times the optimizer's leading flow (state.validity), where "
+            "it must stay well below 1, so that these steps do not follow the flow that they are meant to. "
+            "Use a smaller h, shorter memories (validity grows with h times memory) or a larger eps"
+        )
+        warnings.warn(msg, OutsideRangeWarning, stacklevel=3)
+
+    return warn

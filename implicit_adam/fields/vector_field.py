@@ -74,7 +74,8 @@ def vector_field(
 
     Order 2 costs 16/3 + 2r gradients in closed form (full batch, bias-corrected memory), whatever n is.
     Otherwise orders 2 and 3 run the optimizer again over the steps that it still remembers, order + 1 times,
-    in memory for O(order) vectors: per step about 10 gradients at order 2 and 50 to 90 at order 3.
+    in memory for O(order) vectors: 10 to 12 gradients at order 2 and 70 to 80 at order 3 for each of these
+    steps (counted for Adam), and once 7 or 8 for each mini-batch at order 2, 1 at order 3.
 
     Returns `field(n, params)`, a pytree like params in units of params per unit of time; n may be traced.
     Derivatives: forward mode (`jax.jvp`, `jax.jacfwd`) always; reverse mode (`jax.grad`) where the number

@@ -1,5 +1,6 @@
 """Observables along a run, streamed: their least, largest, mean and last values, and a strided record."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,9 +20,10 @@ from implicit_adam.objective import Objective
 from implicit_adam.reprs import brief, table, tree
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.scheduled import Scheduled
-from implicit_adam.runs.interval import interval_step
+from implicit_adam.runs.interval import interval_move
 from implicit_adam.runs.iterate import optimizer_step
 from implicit_adam.runs.trajectory import all_finite
+from implicit_adam.runs.validity import OutsideRangeWarning, size_of_correction
 from implicit_adam.types import Batches, Flag, Loss, Params, Scalar, StepNumber, Vector
 
 Count = Int[Array, ""]
@@ -36,7 +38,10 @@ class Observed(NamedTuple):
     - `n`: (records,) the steps of the record, -1 at its end where there were fewer looks than that.
     - `record`: (records,) the values there, NaN where there were fewer.
     - `params`: the last point.
-    - `finite`: whether all of this is finite; False marks a run that diverged.
+    - `finite`: whether all of this but `validity` is finite; False marks a run that diverged.
+    - `validity`: the largest size of the correction, ||h f_1|| / ||f_0||, over the steps of the flow that
+      "distance" is measured to: that flow is to be trusted below about 0.1 and says nothing above 1. NaN
+      where no flow of order 1 is followed.
     """
 
     least: dict[str, Scalar]
@@ -47,9 +52,13 @@ class Observed(NamedTuple):
     record: dict[str, Float[Array, " records"]]
     params: Params
     finite: Flag
+    validity: Scalar
 
     def __repr__(self) -> str:
-        head = f"Observed: finite={brief(self.finite)}, params={tree(self.params)}"
+        head = (
+            f"Observed: finite={brief(self.finite)}, validity={brief(self.validity)}, "
+            f"params={tree(self.params)}"
+        )
         kinds = ("least", "largest", "mean", "last")
         seen = {
             name: ", ".join(f"{kind} {brief(getattr(self, kind)[name])}" for kind in kinds)
@@ -80,7 +89,9 @@ def observe(
     - `every`: watch only every so many steps, for costly observables.
     - `records`: how many values to keep, evenly spread over the run.
 
-    Jit, vmap and differentiate it in forward mode. Raises `ValueError` for bad arguments and unknown names.
+    Where the correction of the flow of "distance" passes the flow itself (`validity` > 1), an
+    `OutsideRangeWarning` says so outside jit. Jit, vmap and differentiate it in forward mode. Raises
+    `ValueError` for bad arguments and unknown names.
     """
     every, records = check_count("every", every), check_count("records", records, 0)
     known = _traced_count(steps) if is_traced(steps) else _known_count(steps)
@@ -98,7 +109,21 @@ def observe(
     watch = _observables(observables, training)
     order = max((one.flow for one in known_ones if one.flow is not None), default=None)
     # Wide enough for products with `every`, whatever narrow integer came.
-    return _observed(training, jnp.asarray(steps).astype(int), watch, order, every, records)
+    seen = _observed(training, jnp.asarray(steps).astype(int), watch, order, every, records)
+    _warn_of_range(seen.validity)
+    return seen
+
+
+def _warn_of_range(validity: Scalar) -> None:
+    if is_traced(validity) or not float(validity) > 1:
+        return
+    msg = (
+        f'the flow that "distance" is measured to is outside the range of its expansion: its correction '
+        f"reached {float(validity):.3g} times the flow that it corrects (validity), where it must stay well "
+        'below 1; do not trust this distance. Use ia.carried_flow, "plain_distance", a smaller h, shorter '
+        "memories (validity grows with h times memory) or a larger eps"
+    )
+    warnings.warn(msg, OutsideRangeWarning, stacklevel=3)
 
 
 def _known_count(steps: Any) -> int:
@@ -155,16 +180,14 @@ def _observed(
 ) -> Observed:
     start, optimizer = optimizer_step(training.rule, training.objective)
     theta = training.theta
-    flow = None
-    if order is not None:
-        flow = interval_step(raveled_field(training.rule, training.objective, order), training.rule.h)
+    follow = _followed(training, order)
 
     def advance(n: StepNumber, carry: Any) -> Any:
-        state, point = carry
-        return optimizer(n, state), point if flow is None else flow(n, point)[0]
+        state, followed = carry
+        return optimizer(n, state), followed if follow is None else follow(n, followed)
 
     def look(carry: Any) -> dict[str, Scalar]:
-        return {name: f(carry[0][0], carry[1]) for name, f in watch.items()}
+        return {name: f(carry[0][0], carry[1].point) for name, f in watch.items()}
 
     looks = -(-steps // every) + 1
 
@@ -175,16 +198,44 @@ def _observed(
         run = loop((i - 1) * every, last, advance, run)
         return run, _updated(seen, look(run), last, looks)
 
-    run = (start(theta), theta)
+    run = (start(theta), _Followed(theta, jnp.zeros_like(training.rule.h)))
     first = look(run)
     seen = _updated(_first(first, records, looks, theta.dtype), first, jnp.zeros_like(looks), looks)
     run, seen = loop(1, looks, block, (run, seen))
     mean = {name: total / looks.astype(total.dtype) for name, total in seen.total.items()}
     summary = (seen.least, seen.largest, mean, seen.last)
-    point = run[0][0]
+    point, validity = run[0][0], run[1].validity if order else jnp.full_like(training.rule.h, jnp.nan)
     # A traced number of steps below one cannot be refused.
     finite = all_finite((summary, point)) & (steps >= 1)
-    return Observed(*summary, seen.n, seen.record, training.unraveled(point), finite)
+    return Observed(*summary, seen.n, seen.record, training.unraveled(point), finite, validity)
+
+
+class _Followed(NamedTuple):
+    """Where the flow is, and the largest size of its correction so far."""
+
+    point: Vector
+    validity: Scalar
+
+
+def _followed(training: Training, order: int | None) -> Callable[[StepNumber, _Followed], _Followed] | None:
+    """One interval of the flow of the order; None where there is none to follow."""
+    if order is None:
+        return None
+    rule, objective = training.rule, training.objective
+    move, leading = (
+        interval_move(raveled_field(rule, objective, order), rule.h),
+        raveled_field(rule, objective, 0),
+    )
+
+    def follow(n: StepNumber, followed: _Followed) -> _Followed:
+        by, _, velocity = move(n, followed.point)
+        validity = followed.validity
+        if order > 0:
+            plain = leading(n)(jax.lax.stop_gradient(followed.point))
+            validity = jnp.maximum(validity, size_of_correction(velocity, plain))
+        return _Followed(followed.point + by, validity)
+
+    return follow
 
 
 class _Seen(NamedTuple):

@@ -9,8 +9,10 @@ import jax
 import numpy as np
 import optax
 
-from implicit_adam.rules.optax_probe import STEPS, Behaviour, behaviour, updates_along
+from implicit_adam.rules.optax_clock import LONGEST
+from implicit_adam.rules.optax_probe import Behaviour, behaviour
 from implicit_adam.rules.optax_rule import Optax
+from implicit_adam.rules.optax_trial import STEPS, updates_along
 from implicit_adam.types import Params
 
 # A window that leaves more than this of an old gradient cuts the memory itself, not its tail.
@@ -137,7 +139,7 @@ def _refused_window(found: Behaviour | None, window: int) -> str | None:
         return (
             "with a window the memory is begun anew at a late step, where this transformation's "
             f"{', '.join(found.clock.unpredictable)} is unknown: it neither counts steps nor repeats itself "
-            f"within {STEPS // 3} of them (a random key? a flag set by gradients?); leave out the window"
+            f"within {LONGEST} of them (a random key? a flag set by gradients?); leave out the window"
         )
     if found.kept or found.growing:
         return "a window cuts a memory that fades, and this transformation's does not; leave out the window"

@@ -20,7 +20,8 @@ class Optax(AbstractOptimizer):
 
     - `h`: the step size, for a `tx` of learning rate 1, which must be a factor of its updates: then these are
       the iterates of the same optimizer with learning rate h. A bare transformation given where an optimizer
-      is expected counts as h = 1: its own learning rate is the step size, and time is counted in steps.
+      is expected counts as h = 1: its own learning rate is the step size, and time is counted in steps. Runs
+      and fields warn of a `tx` that still holds a small learning rate beside a small h (`optax_rate`).
     - `tx`: e.g. `optax.adabelief(1.0)` or a chain. Make it once: each new transformation is a new function to
       JAX and compiles anew, while `h` is traced.
     - `window`: how many past steps the vector field looks back; None, all of them. A window starts the memory

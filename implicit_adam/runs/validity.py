@@ -32,8 +32,11 @@ class RoundingWarning(UserWarning):
 def size_of_correction(corrected: Vector, leading: Vector) -> Scalar:
     """||f - f_0|| / ||f_0||, zero where both vanish; no derivative passes through it."""
     corrected, leading = jax.lax.stop_gradient((corrected, leading))
-    difference = jnp.linalg.norm(corrected - leading)
-    size = difference / jnp.linalg.norm(leading)
+    # In units of the largest entry: in float32 the square of 1e-23, late on in a run, is 0.
+    largest = jnp.maximum(jnp.max(jnp.abs(corrected)), jnp.max(jnp.abs(leading)))
+    unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    difference = jnp.linalg.norm((corrected - leading) / unit)
+    size = difference / jnp.linalg.norm(leading / unit)
     return jnp.where(difference == 0, jnp.zeros_like(size), size)
 
 

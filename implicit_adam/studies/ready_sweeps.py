@@ -105,6 +105,8 @@ def observables_at(
 ) -> Point:
     """A run to time T at a point: the last, largest and mean value of each observable, and its record.
 
+    With "distance", `validity` too: how far the flow of order 1 is to be trusted there, see `Observed`.
+
     Where `seed` is swept, `problem.start(seed)` gives the parameters, else they are the problem's own. Steps
     are T / h, rounded, so that h can be swept too: hand `cost=run_length(..)` to `sweep`.
     """
@@ -131,6 +133,9 @@ def observables_at(
             }
             if records:
                 result[f"record_{name}"] = seen.record[name]
+        if "distance" in names:
+            # How far the flow of order 1 that it is measured to is to be trusted.
+            result["validity"] = seen.validity
         return result
 
     return at

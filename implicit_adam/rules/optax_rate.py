@@ -1,0 +1,82 @@
+"""Is h a learning rate for a second time, beside the one that a transformation already holds?
+
+`ia.Optax(1e-3, optax.adam(1e-3))` takes steps of 1e-6. The learning rate is the constant that the updates
+are multiplied by last (`programs.last_factor`), read where nothing else makes updates small: gradients, an
+eps, a trust ratio and the distance travelled are data, which have no say.
+"""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from implicit_adam.checks import is_traced
+from implicit_adam.programs.captured import trace
+from implicit_adam.programs.last_factor import Data, last_factors
+from implicit_adam.rules.optax_rule import Optax
+from implicit_adam.rules.optax_state import is_number
+from implicit_adam.rules.scheduled import LOOKS, RATE, TIMES
+from implicit_adam.types import Params
+
+_KNOWN: dict[Any, float | None] = {}
+_MOST = 256
+
+
+def warn_of_a_rate_twice(rule: Optax, params: Params) -> None:
+    """Where h is a learning rate already and the updates never leave ten times that."""
+    if is_traced(rule.h) or float(rule.h) > RATE:
+        return
+    h, rate = float(rule.h), learning_rate(rule.tx, params)
+    if rate is None or not 0 < rate <= TIMES * h:
+        return
+    msg = (
+        f"the updates of this transformation are multiplied by {rate:g} (its learning rate?), and h = {h:g} "
+        f"multiplies them again: the steps are those of the learning rate {rate * h:.3g}. Make it with "
+        f"learning rate 1, as in ia.Optax({rate:g}, optax.adam(1.0)), or pass the transformation bare, whose "
+        "own learning rate is the step size"
+    )
+    warnings.warn(msg, stacklevel=4)
+
+
+def learning_rate(tx: optax.GradientTransformation, params: Params) -> float | None:
+    """The largest constant at the end of any update, at early and late steps; None where it is not known."""
+    leaves, structure = jax.tree.flatten(params)
+    key = (tx, structure, tuple((x.shape, jnp.dtype(x.dtype)) for x in leaves))
+    if key not in _KNOWN:
+        if len(_KNOWN) >= _MOST:
+            _KNOWN.pop(next(iter(_KNOWN)))
+        _KNOWN[key] = _largest_factor(tx, params)
+    return _KNOWN[key]
+
+
+def _largest_factor(tx: optax.GradientTransformation, params: Params) -> float | None:
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+
+    def zeros() -> Params:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+
+    with jax.numpy_dtype_promotion("standard"):
+        shapes = jax.eval_shape(lambda: tx.init(zeros()))
+        program, _ = trace(lambda g, state, params: tx.update(g, state, params)[0], like, shapes, like)
+        with jax.ensure_compile_time_eval():
+            state = [jnp.asarray(x) for x in jax.tree.leaves(tx.init(zeros()))]
+    if any(is_traced(x) for x in (*program.consts, *state)):
+        return None
+    data = [Data(1.0) for _ in jax.tree.leaves(like)]
+    factors = [
+        factor
+        for n in LOOKS
+        for factor in last_factors(program, [*data, *(_at(n, x) for x in state), *data])
+        if factor is not None
+    ]
+    return max(factors, default=None)
+
+
+def _at(n: int, x: Any) -> Any:
+    """What a state holds at step n: a counter counts, other numbers stay, arrays remember gradients."""
+    if not is_number(x):
+        return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else Data(1.0)
+    return np.asarray(n, x.dtype) if jnp.issubdtype(x.dtype, jnp.integer) else x
