@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from implicit_adam.checks import check_count, check_order, check_saves, check_steps
-from implicit_adam.fields.carried.carried_field import HIGHEST_CARRIED_ORDER, carrier_of, each_memory
+from implicit_adam.fields.carried.carried_field import HIGHEST_CARRIED_ORDER, carrier_of, shown
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity
 from implicit_adam.inputs import Training, checked_training, identified
 from implicit_adam.rules.base import AbstractOptimizer
@@ -73,7 +73,7 @@ def carried_flow(
         raise ValueError(msg)
     saved = np.arange(0, steps + 1, save_every) if save_at is None else check_steps(save_at, steps)
     early = tuple(n for n in saved.tolist() if n <= start)
-    training = identified(checked_training(rule, loss, params, batches, products=False))
+    training = identified(checked_training(rule, loss, params, batches, products=False, equation=False))
     late = jnp.asarray(saved[len(early) :])
     return _carried_flow(training, early, late, order, start, solver, stepsize_controller, memories=memories)
 
@@ -98,7 +98,7 @@ def _carried_flow(
         kept = jax.tree.map(lambda *x: jnp.concatenate(x), kept, solution)
     thetas, memory = kept
     points = jax.vmap(training.unraveled)(thetas)
-    remembered = each_memory(jax.vmap(training.unraveled), memory) if memories else None
+    remembered = shown(training, memory, saves=True) if memories else None
     unknown = jnp.full_like(times, jnp.nan)
     return Trajectory(times, points, all_finite(thetas), unknown, unknown, unknown, remembered)
 
@@ -144,7 +144,9 @@ def _solve(
             diffrax.PIDController(tolerance, 0, pcoeff=0.4, icoeff=0.3, factormax=2.0, dtmin=shortest)
         )
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, _: jax.tree.map(lambda x: x / h, velocity(jnp.asarray(t) / h, *y))),
+        diffrax.ODETerm(
+            lambda t, y, _: jax.tree.map(lambda x: x / h.astype(x.dtype), velocity(jnp.asarray(t) / h, *y))
+        ),
         solver,
         begin,
         times[-1],

@@ -9,6 +9,12 @@ import optax
 
 from implicit_adam.checks import check_count, check_order, check_rule
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_rule, carried_velocity
+from implicit_adam.fields.carried.optax_carrier import (
+    carried_optax,
+    memory_of_state,
+    recursions_of,
+    shown_state,
+)
 from implicit_adam.inputs import Training, checked_training
 from implicit_adam.objective import ravel
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
@@ -30,21 +36,25 @@ class CarriedField(eqx.Module):
     def __call__(self, t: Any, state: tuple[Params, Memory]) -> tuple[Params, Memory]:
         """(d params/dt, d memories/dt) at the time t = n h."""
         params, memories = state
-        training = checked_training(self.rule, self.loss, params, self.batches, products=False)
+        training = checked_training(
+            self.rule, self.loss, params, self.batches, products=False, equation=False
+        )
         h, theta = training.rule.h, training.theta
         velocity = carried_velocity(carrier_of(training), self.order)
-        per_step = velocity(jnp.asarray(t, theta.dtype) / h, theta, each_memory(ravel, memories))
-        theta_dot, memory_dot = jax.tree.map(lambda x: x / h, per_step)
-        return training.unraveled(theta_dot), each_memory(training.unraveled, memory_dot)
+        per_step = velocity(jnp.asarray(t, theta.dtype) / h, theta, hidden(training, memories))
+        theta_dot, memory_dot = jax.tree.map(lambda x: x / h.astype(x.dtype), per_step)
+        return training.unraveled(theta_dot), shown(training, memory_dot)
 
     def start(self, params: Params, steps: int = 0) -> tuple[Params, Memory]:
         """(params, memories) after the optimizer's first steps, at the time t = steps h."""
         steps = check_count("steps", steps, least=0)
-        training = checked_training(self.rule, self.loss, params, self.batches, products=False)
+        training = checked_training(
+            self.rule, self.loss, params, self.batches, products=False, equation=False
+        )
         carrier = carrier_of(training)
         state = (training.theta, carrier.start(training.theta))
         theta, memory = jax.lax.fori_loop(0, steps, lambda n, state: carrier.step(n, *state), state)
-        return training.unraveled(theta), each_memory(training.unraveled, memory)
+        return training.unraveled(theta), shown(training, memory)
 
 
 def carried_field(
@@ -86,13 +96,25 @@ def carried_field(
 
 def carrier_of(training: Training) -> Carrier:
     """The training's optimizer as a system of a point and a memory."""
-    if not isinstance(training.rule, AbstractRule):
-        msg = (
-            "carried memory needs a rule of features, kernels and readout such as ia.Adam(1e-3), got "
-            f"{type(training.rule).__name__}"
-        )
-        raise ValueError(msg)  # noqa: TRY004
-    return carried_rule(training.rule, training.objective)
+    rule, objective = training.rule, training.objective
+    if isinstance(rule, AbstractRule):
+        return carried_rule(rule, objective)
+    return carried_optax(rule, objective, recursions_of(rule, objective, training.theta))
+
+
+def shown(training: Training, memory: Memory, *, saves: bool = False) -> Any:
+    """The memory for the user: pytrees like params, or of a transformation one like its state."""
+    if isinstance(training.rule, AbstractRule):
+        return each_memory(jax.vmap(training.unraveled) if saves else training.unraveled, memory)
+    return shown_state(recursions_of(training.rule, training.objective, training.theta), memory)
+
+
+def hidden(training: Training, memories: Any) -> Memory:
+    """The memory that is shown as these pytrees."""
+    if isinstance(training.rule, AbstractRule):
+        return each_memory(ravel, memories)
+    theta = training.theta
+    return memory_of_state(recursions_of(training.rule, training.objective, theta), memories, theta)
 
 
 def each_memory(f: Any, memory: Memory) -> Memory:
