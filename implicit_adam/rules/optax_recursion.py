@@ -36,18 +36,22 @@ SWITCHING, JUMP, FEW = np.arange(1000.0, 1064.0), 0.3, 2
 ROUNDING = 1e3
 
 
-class Recursions(NamedTuple):
-    """A transformation `at` any time and, one entry a memory:
+class Kind(NamedTuple):
+    """Of a memory: d; its level, from 0 on; whether psi has no sign; whether psi depends on the gradient."""
 
-    - `decay`: d, in the memory's dtype; `level`: from 0 on;
-    - `nonnegative`: whether psi has no sign; `of_gradient`: whether psi depends on the gradient.
-    """
+    decay: float
+    level: int
+    nonnegative: bool
+    of_gradient: bool
+    dtype: Any
+
+
+class Recursions(NamedTuple):
+    """A transformation `at` any time; and, one entry a memory, its kind and its shape."""
 
     at: AnyTime
-    decay: tuple[Any, ...]
-    level: tuple[int, ...]
-    nonnegative: tuple[bool, ...]
-    of_gradient: tuple[bool, ...]
+    kinds: tuple[Kind, ...]
+    shapes: tuple[tuple[int, ...], ...]
 
 
 class _Seen(NamedTuple):
@@ -133,13 +137,10 @@ def _checked(at: AnyTime, theta: Vector) -> Recursions | str:
     of_gradient = depends[:, -1]
     for _ in level:
         of_gradient = of_gradient | (depends[:, :-1] @ of_gradient)
-    return Recursions(
-        at,
-        tuple(seen.decay[0].tolist()),
-        tuple(level),
-        tuple(np.all(seen.least >= 0, axis=0).tolist()),
-        tuple(of_gradient.tolist()),
-    )
+    nonnegative = np.all(seen.least >= 0, axis=0)
+    rows = zip(seen.decay[0], level, nonnegative, of_gradient, memories, strict=True)
+    kinds = tuple(Kind(float(d), l, bool(sign), bool(of), jnp.dtype(y.dtype)) for d, l, sign, of, y in rows)
+    return Recursions(at, kinds, tuple(y.shape for y in memories))
 
 
 def _wrong(seen: Any, jumps: np.ndarray, names: list[str], rounding: float) -> str | None:
@@ -160,9 +161,9 @@ def _wrong(seen: Any, jumps: np.ndarray, names: list[str], rounding: float) -> s
     which = ", ".join(name for name, is_wrong in zip(names, wrong, strict=True) if is_wrong)
     return (
         f"the memory {which} of this transformation does not fade by one and the same factor a step: a "
-        "maximum (amsgrad, adamax), a decay that changes with the step number or the state (adafactor, yogi), a "
-        "product of matrices? Only linear recursions y <- d y + (1-d) psi(g) are carried; ia.iterate runs it "
-        "as it is"
+        "maximum (amsgrad, adamax), a decay that changes with the step number or the state (adafactor, "
+        "yogi), a product of matrices? Only linear recursions y <- d y + (1-d) psi(g) are carried; "
+        "ia.iterate runs it as it is"
     )
 
 
@@ -175,7 +176,7 @@ def _program(at: AnyTime, level: list[int]) -> Callable[[Any, Vector], tuple[_Se
     """key, zeros -> what is seen at every state, and the relative jumps of updates from step to step."""
 
     def program(key: Any, zeros: Vector) -> tuple[_Seen, Any]:
-        def random(*number: int) -> Vector:
+        def random(*number: Any) -> Vector:
             k = key
             for i in number:
                 k = jax.random.fold_in(k, i)

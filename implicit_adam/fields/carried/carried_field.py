@@ -9,12 +9,8 @@ import optax
 
 from implicit_adam.checks import check_count, check_order, check_rule
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_rule, carried_velocity
-from implicit_adam.fields.carried.optax_carrier import (
-    carried_optax,
-    memory_of_state,
-    recursions_of,
-    shown_state,
-)
+from implicit_adam.fields.carried.optax_carrier import carried_optax
+from implicit_adam.fields.carried.optax_memory import packed_memories
 from implicit_adam.inputs import Training, checked_training
 from implicit_adam.objective import ravel
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
@@ -99,22 +95,22 @@ def carrier_of(training: Training) -> Carrier:
     rule, objective = training.rule, training.objective
     if isinstance(rule, AbstractRule):
         return carried_rule(rule, objective)
-    return carried_optax(rule, objective, recursions_of(rule, objective, training.theta))
+    return carried_optax(rule, objective, packed_memories(rule, objective, training.theta))
 
 
 def shown(training: Training, memory: Memory, *, saves: bool = False) -> Any:
     """The memory for the user: pytrees like params, or of a transformation one like its state."""
     if isinstance(training.rule, AbstractRule):
         return each_memory(jax.vmap(training.unraveled) if saves else training.unraveled, memory)
-    return shown_state(recursions_of(training.rule, training.objective, training.theta), memory)
+    packed = packed_memories(training.rule, training.objective, training.theta)
+    return (jax.vmap(packed.shown) if saves else packed.shown)(memory)
 
 
 def hidden(training: Training, memories: Any) -> Memory:
     """The memory that is shown as these pytrees."""
     if isinstance(training.rule, AbstractRule):
         return each_memory(ravel, memories)
-    theta = training.theta
-    return memory_of_state(recursions_of(training.rule, training.objective, theta), memories, theta)
+    return packed_memories(training.rule, training.objective, training.theta).hidden(memories)
 
 
 def each_memory(f: Any, memory: Memory) -> Memory:
