@@ -84,9 +84,29 @@ def carried_velocity(
 
     def velocity(tau: Scalar, theta: Vector, memory: Memory) -> tuple[Vector, Memory]:
         psi, change, hF = features_and_change(carrier, tau, theta, memory, order)
-        return -hF, carrier.rate(memory, psi, change)
+        rate = carrier.rate(memory, psi, change)
+        return (-hF if order == 0 else bent(carrier, tau, theta, memory, psi, change, hF) / 24 - hF), rate
 
     return velocity
+
+
+def bent(
+    carrier: Carrier,
+    tau: Scalar,
+    theta: Vector,
+    memory: Memory,
+    psi: Features,
+    change: Features,
+    hF: Vector,
+) -> Vector:
+    """h times the second difference of F from step to step, on the line that theta and psi follow."""
+    # A bias correction is not known before the first step.
+    middle = jnp.where(tau < 2, jnp.ones_like(tau), jnp.zeros_like(tau))
+
+    def at(v: Scalar) -> Vector:
+        return carrier.update(tau, theta + (1 / 2 - v) * hF, memory, psi, change, v)
+
+    return at(middle + 1) - 2 * at(middle) + at(middle - 1)
 
 
 def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
