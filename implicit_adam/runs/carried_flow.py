@@ -43,10 +43,8 @@ def carried_flow(
     """The solution of the equation with carried memory, `carried_field`, over as many steps of the optimizer.
 
     Stays within O(h^2) of `iterate` with the same arguments, however long the memories are and however small
-    eps is, at a cost that depends on the time constants h/(1-d) and the landscape but not on h. Where the
-    update itself changes fast at first (RMSProp without bias correction, heavy ball, Nesterov, Adagrad, and
-    AdamW on the bilinear model) slopes between .5 and 1.7 were measured. Past the edge of stability, where
-    iterates alternate, no smooth equation follows them.
+    eps is, at a cost that depends on the time constants h/(1-d) and the landscape but not on h. Past the edge
+    of stability, where iterates alternate, no smooth equation follows them.
 
     - `rule`, `loss`, `params`, `steps`, `batches`, `order`: as in `carried_field`.
     - `start`: how many steps the optimizer takes itself before the equation takes over. At first its memory

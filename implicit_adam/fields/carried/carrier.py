@@ -4,12 +4,18 @@ The fields of Theorem 3.1 expand the memory in its length, so that h times memor
 width sqrt(eps) over which the update turns. Here the memories are states (`fading`) and only the step is
 expanded. The update of the step from t - h/2 to t + h/2 is read from what the optimizer has at that step,
 
-    theta' = -F,      F = readout(A(t + h/2), theta(t - h/2), n = t/h - 1/2),
+    theta' = -F + (1/24) [F(t + h) - 2 F(t) + F(t - h)],
+    F = readout(A(t + h/2), theta(t - h/2), n = t/h - 1/2),
 
-which leaves an error of O(h^2) whatever the decays and eps are, h/(1-d) = O(1) included. How psi changes in
-a step comes from a second gradient, one step ago: psi(t) - psi(t-h), with theta(t-h) = theta + h F. An
-evaluation costs two gradients for any number of memories and no Hessian product. At order 0 all that changes
-within a step is left out (change = 0 and theta(t - h/2) = theta), at one gradient and with an error of O(h).
+which leaves an error of O(h^2) whatever the decays and eps are, h/(1-d) = O(1) included. The second
+difference makes the velocity F in the mean over a step, theta(t + h/2) - theta(t - h/2) = -h F(t). Where all
+changes with t it is of O(h^2); but a bias correction, a sum or a memory that still fills changes with n, and
+without it the first steps after the start would leave O(h).
+
+How psi changes in a step comes from a second gradient, one step ago: psi(t) - psi(t-h), with theta(t-h) =
+theta + h F. An evaluation costs two gradients for any number of memories and no Hessian product. At order 0
+all that changes within a step is left out (no change of psi, no second difference, theta(t - h/2) = theta),
+at one gradient and with an error of O(h).
 """
 
 from collections.abc import Callable
@@ -99,7 +105,7 @@ def bent(
     change: Features,
     hF: Vector,
 ) -> Vector:
-    """h times the second difference of F from step to step, on the line that theta and psi follow."""
+    """h times the second difference of F from step to step, theta and psi going on along their lines."""
     # A bias correction is not known before the first step.
     middle = jnp.where(tau < 2, jnp.ones_like(tau), jnp.zeros_like(tau))
 
