@@ -78,3 +78,21 @@ def test_without_memory_value_and_derivative_in_the_decay_are_those_of_a_settled
     np.testing.assert_allclose(jax.jacrev(value)(zero), 0.7 + 0.4 * 1.5, rtol=1e-15)
     assert float(rate(zero, S, psi, change)[0]) == 0
     np.testing.assert_allclose(settled(jnp.asarray(0.9), psi, change, v), 0.7 - 0.4 * (0.5 - 10), rtol=1e-12)
+
+
+@pytest.mark.parametrize("d", DECAYS[1:])
+@pytest.mark.parametrize("v", [0.5, 1.0, 2.5])
+def test_back_and_ahead_again_is_where_it_was(d, v):
+    d, (S, psi, change) = jnp.asarray(d), vectors(3.0, 0.7, -0.4)
+    before = ahead(d, S, psi, change, jnp.asarray(-v))
+    again = ahead(d, before, psi - v * change, change, jnp.asarray(v))
+    np.testing.assert_allclose(again, S, rtol=1e-11)
+
+
+def test_a_memory_near_one_keeps_its_digits_on_the_way_back():
+    d = np.float32(1 - 1e-4)
+    single, double = (
+        ahead(jnp.asarray(d, dtype), *vectors(0.0, 0.0, 1.0, dtype=dtype), jnp.asarray(-0.5, dtype))
+        for dtype in (jnp.float32, jnp.float64)
+    )
+    np.testing.assert_allclose(single, double, rtol=1e-5)

@@ -154,7 +154,7 @@ def mean_lag(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]
     # N = 0, an empty sum, has no mean; the lag 0 is as good as any.
     away = x_away / (1 - x_away) - N_finite * faded / jnp.where(N_finite > 0, 1 - faded, jnp.ones_like(x))
     u = -jnp.log(jnp.where(x > 0.5, x, jnp.ones_like(x)))
-    near = _inverse_expm1_regular(u) - N_finite * _inverse_expm1_regular(N_finite * u)
+    near = inverse_expm1_regular(u) - N_finite * inverse_expm1_regular(N_finite * u)
     x_below = jnp.where(x < 1, x, jnp.zeros_like(x))
     limit = jnp.where(x < 1, x_below / (1 - x_below), jnp.full_like(x, jnp.inf))
     return jnp.where(jnp.isfinite(N), jnp.where(x > 0.5, near, away), limit)
@@ -166,9 +166,14 @@ def mean_squared_lag(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "
     return variance + mean**2
 
 
-def _inverse_expm1_regular(u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """1/expm1(u) - 1/u, by its series (Bernoulli numbers) where the difference would cancel."""
+def inverse_expm1_regular(u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """B(u) = 1/expm1(u) - 1/u, by its series (Bernoulli numbers) where the difference would cancel.
+
+    For u < 0 it is B(u) = -1 - B(-u).
+    """
+    size = jnp.abs(u)
     series = -1 / 2 + u / 12 - u**3 / 720 + u**5 / 30240
-    large = jnp.where(u > 0.05, u, jnp.ones_like(u))
+    large = jnp.where(size > 0.05, size, jnp.ones_like(u))
     # exp(-u) in place of exp(u), which overflows, and whose derivative would be infinity by infinity.
-    return jnp.where(u > 0.05, -jnp.exp(-large) / jnp.expm1(-large) - 1 / large, series)
+    away = -jnp.exp(-large) / jnp.expm1(-large) - 1 / large
+    return jnp.where(size > 0.05, jnp.where(u > 0, away, -1 - away), series)

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from implicit_adam.checks import check_count, check_order, check_saves, check_steps
-from implicit_adam.fields.carried.carried_field import HIGHEST_CARRIED_ORDER, carrier_of, each_memory
+from implicit_adam.fields.carried.carried_field import HIGHEST_CARRIED_ORDER, carrier_of, shown
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity
 from implicit_adam.inputs import Training, checked_training, identified
 from implicit_adam.rules.base import AbstractOptimizer
@@ -43,10 +43,8 @@ def carried_flow(
     """The solution of the equation with carried memory, `carried_field`, over as many steps of the optimizer.
 
     Stays within O(h^2) of `iterate` with the same arguments, however long the memories are and however small
-    eps is, at a cost that depends on the time constants h/(1-d) and the landscape but not on h. Where the
-    update itself changes fast at first (RMSProp without bias correction, heavy ball, Nesterov, Adagrad, and
-    AdamW on the bilinear model) slopes between .5 and 1.7 were measured. Past the edge of stability, where
-    iterates alternate, no smooth equation follows them.
+    eps is, at a cost that depends on the time constants h/(1-d) and the landscape but not on h. Past the edge
+    of stability, where iterates alternate, no smooth equation follows them.
 
     - `rule`, `loss`, `params`, `steps`, `batches`, `order`: as in `carried_field`.
     - `start`: how many steps the optimizer takes itself before the equation takes over. At first its memory
@@ -73,7 +71,7 @@ def carried_flow(
         raise ValueError(msg)
     saved = np.arange(0, steps + 1, save_every) if save_at is None else check_steps(save_at, steps)
     early = tuple(n for n in saved.tolist() if n <= start)
-    training = identified(checked_training(rule, loss, params, batches, products=False))
+    training = identified(checked_training(rule, loss, params, batches, products=False, equation=False))
     late = jnp.asarray(saved[len(early) :])
     return _carried_flow(training, early, late, order, start, solver, stepsize_controller, memories=memories)
 
@@ -98,7 +96,7 @@ def _carried_flow(
         kept = jax.tree.map(lambda *x: jnp.concatenate(x), kept, solution)
     thetas, memory = kept
     points = jax.vmap(training.unraveled)(thetas)
-    remembered = each_memory(jax.vmap(training.unraveled), memory) if memories else None
+    remembered = shown(training, memory, saves=True) if memories else None
     unknown = jnp.full_like(times, jnp.nan)
     return Trajectory(times, points, all_finite(thetas), unknown, unknown, unknown, remembered)
 
@@ -144,7 +142,9 @@ def _solve(
             diffrax.PIDController(tolerance, 0, pcoeff=0.4, icoeff=0.3, factormax=2.0, dtmin=shortest)
         )
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, _: jax.tree.map(lambda x: x / h, velocity(jnp.asarray(t) / h, *y))),
+        diffrax.ODETerm(
+            lambda t, y, _: jax.tree.map(lambda x: x / h.astype(x.dtype), velocity(jnp.asarray(t) / h, *y))
+        ),
         solver,
         begin,
         times[-1],

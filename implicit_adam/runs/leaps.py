@@ -49,8 +49,7 @@ class Leaps(diffrax.AbstractSolver):
 
         leap = -k * carrier.update(tau, between, memory, psi, change, k / 2)
         new = theta + leap
-        new_psi = carrier.features(new, memory)
-        new_change = jax.tree.map(lambda a, b: (b - a) / k, psi, new_psi)
+        new_psi, new_change = carrier.arrive(tau, memory, psi, k, new, carrier.gradients(new))
         new_memory = carrier.ahead(memory, psi, new_change, k)
         new_moving = -carrier.update(tau + k, new, new_memory, new_psi, new_change, jnp.zeros_like(k))
 
@@ -61,8 +60,12 @@ class Leaps(diffrax.AbstractSolver):
         dense = {
             "y0": y0,
             "y1": (new, new_memory),
-            "k0": jax.tree.map(lambda x: k * x, (moving, carrier.rate(memory, psi, new_change))),
-            "k1": jax.tree.map(lambda x: k * x, (new_moving, carrier.rate(new_memory, new_psi, new_change))),
+            "k0": jax.tree.map(
+                lambda x: k.astype(x.dtype) * x, (moving, carrier.rate(memory, psi, new_change))
+            ),
+            "k1": jax.tree.map(
+                lambda x: k.astype(x.dtype) * x, (new_moving, carrier.rate(new_memory, new_psi, new_change))
+            ),
         }
         return (new, new_memory), error, dense, (new_psi, new_change, new_moving), diffrax.RESULTS.successful
 

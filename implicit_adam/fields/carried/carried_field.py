@@ -9,6 +9,8 @@ import optax
 
 from implicit_adam.checks import check_count, check_order, check_rule
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_rule, carried_velocity
+from implicit_adam.fields.carried.optax_carrier import carried_optax
+from implicit_adam.fields.carried.optax_memory import packed_memories
 from implicit_adam.inputs import Training, checked_training
 from implicit_adam.objective import ravel
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
@@ -30,21 +32,25 @@ class CarriedField(eqx.Module):
     def __call__(self, t: Any, state: tuple[Params, Memory]) -> tuple[Params, Memory]:
         """(d params/dt, d memories/dt) at the time t = n h."""
         params, memories = state
-        training = checked_training(self.rule, self.loss, params, self.batches, products=False)
+        training = checked_training(
+            self.rule, self.loss, params, self.batches, products=False, equation=False
+        )
         h, theta = training.rule.h, training.theta
         velocity = carried_velocity(carrier_of(training), self.order)
-        per_step = velocity(jnp.asarray(t, theta.dtype) / h, theta, each_memory(ravel, memories))
-        theta_dot, memory_dot = jax.tree.map(lambda x: x / h, per_step)
-        return training.unraveled(theta_dot), each_memory(training.unraveled, memory_dot)
+        per_step = velocity(jnp.asarray(t, theta.dtype) / h, theta, hidden(training, memories))
+        theta_dot, memory_dot = jax.tree.map(lambda x: x / h.astype(x.dtype), per_step)
+        return training.unraveled(theta_dot), shown(training, memory_dot)
 
     def start(self, params: Params, steps: int = 0) -> tuple[Params, Memory]:
         """(params, memories) after the optimizer's first steps, at the time t = steps h."""
         steps = check_count("steps", steps, least=0)
-        training = checked_training(self.rule, self.loss, params, self.batches, products=False)
+        training = checked_training(
+            self.rule, self.loss, params, self.batches, products=False, equation=False
+        )
         carrier = carrier_of(training)
         state = (training.theta, carrier.start(training.theta))
         theta, memory = jax.lax.fori_loop(0, steps, lambda n, state: carrier.step(n, *state), state)
-        return training.unraveled(theta), each_memory(training.unraveled, memory)
+        return training.unraveled(theta), shown(training, memory)
 
 
 def carried_field(
@@ -56,25 +62,35 @@ def carried_field(
 ) -> CarriedField:
     """The optimizer's equation with its memories as states: `field(t, (params, memories))`.
 
-        theta' = -readout(S(t + h/2), theta(t - h/2), n = t/h - 1/2)
+        theta' = -F + (1/24) [F(t + h) - 2 F(t) + F(t - h)]
+        F = readout(S(t + h/2), theta(t - h/2), n = t/h - 1/2)
         S' = (lambda/h) [ psi(t - delta h) - S ],        lambda = -log d,        delta = 1/(1-d) - 1/lambda
 
-    for every exponential, of decay d a step, in the kernel of every feature psi; the readout takes the S at
-    t + h/2. Where `vector_field` expands
-    the memory in its length and so needs h/(1-d) to be small against the width sqrt(eps) of the sign layers,
-    nothing is expanded here but the step: the error is O(h^2) uniformly in the decays and eps, and the
-    equation holds at the settings that everybody uses. An evaluation costs two gradients.
+    for every exponential, of decay d a step, in the kernel of every feature psi; the second difference makes
+    -F the mean velocity of a step. Where `vector_field` expands the memory in its length and so needs
+    h/(1-d) to be small against the width sqrt(eps) of the sign layers, nothing is expanded here but the step:
+    the error is O(h^2) uniformly in the decays and eps, and the equation holds at the settings that everybody
+    uses. An evaluation costs two gradients.
 
-    - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`.
+    - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation whose memories are linear
+      recursions y <- d y + (1-d) psi with constant d: optax's adam, adamw, nadam, sgd, rmsprop (with momentum
+      too), adabelief, adan, adopt, ademamix, novograd, lamb, lars, muon, and chains with clipping, weight
+      decay, masks and schedules. psi may depend on other memories. What is none is refused in words: maxima
+      (amsgrad, adamax), decays that change (adafactor, yogi, adadelta), signs, accumulation over steps,
+      random keys, projections, and traced values inside the transformation.
     - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
     - `order`: 1, or 0 for the continuous optimizer without corrections for the step (one gradient).
     - `batches`: a pytree of arrays with leading axis m. The equation is then that of the *mean* over random
       orders of the mini-batches: their features' mean is remembered, so that a second memory holds the square
-      of the gradient and its variance.
+      of the gradient and its variance. What the readout does to the fluctuations of memories is left out,
+      which is exact for readouts linear in them. For a transformation the update of the present step is
+      averaged over the mini-batches, each from the state of the mean run, and all their gradients are held at
+      once; one that keeps the gradient of the step before (adan) is refused with `batches`.
 
     `field.start(params, steps)` gives (params, memories) after some steps of the optimizer. `memories[i][e]`
     is a pytree like params, the average (1-d) sum_k d^(n-k) psi_i(g_k) of exponential e of kernel i, without
-    bias correction (a sum for d = 1), and None where it is the present gradient. Derivatives in any mode.
+    bias correction (a sum for d = 1), and None where it is the present gradient. For a transformation it is
+    a pytree like its state, with None for counters, constants and memories of d = 0. Derivatives in any mode.
 
     Raises `ValueError` for bad arguments.
     """
@@ -86,13 +102,25 @@ def carried_field(
 
 def carrier_of(training: Training) -> Carrier:
     """The training's optimizer as a system of a point and a memory."""
-    if not isinstance(training.rule, AbstractRule):
-        msg = (
-            "carried memory needs a rule of features, kernels and readout such as ia.Adam(1e-3), got "
-            f"{type(training.rule).__name__}"
-        )
-        raise ValueError(msg)  # noqa: TRY004
-    return carried_rule(training.rule, training.objective)
+    rule, objective = training.rule, training.objective
+    if isinstance(rule, AbstractRule):
+        return carried_rule(rule, objective)
+    return carried_optax(rule, objective, packed_memories(rule, objective, training.theta))
+
+
+def shown(training: Training, memory: Memory, *, saves: bool = False) -> Any:
+    """The memory for the user: pytrees like params, or of a transformation one like its state."""
+    if isinstance(training.rule, AbstractRule):
+        return each_memory(jax.vmap(training.unraveled) if saves else training.unraveled, memory)
+    packed = packed_memories(training.rule, training.objective, training.theta)
+    return (jax.vmap(packed.shown) if saves else packed.shown)(memory)
+
+
+def hidden(training: Training, memories: Any) -> Memory:
+    """The memory that is shown as these pytrees."""
+    if isinstance(training.rule, AbstractRule):
+        return each_memory(ravel, memories)
+    return packed_memories(training.rule, training.objective, training.theta).hidden(memories)
 
 
 def each_memory(f: Any, memory: Memory) -> Memory:

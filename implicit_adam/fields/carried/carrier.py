@@ -4,12 +4,18 @@ The fields of Theorem 3.1 expand the memory in its length, so that h times memor
 width sqrt(eps) over which the update turns. Here the memories are states (`fading`) and only the step is
 expanded. The update of the step from t - h/2 to t + h/2 is read from what the optimizer has at that step,
 
-    theta' = -F,      F = readout(A(t + h/2), theta(t - h/2), n = t/h - 1/2),
+    theta' = -F + (1/24) [F(t + h) - 2 F(t) + F(t - h)],
+    F = readout(A(t + h/2), theta(t - h/2), n = t/h - 1/2),
 
-which leaves an error of O(h^2) whatever the decays and eps are, h/(1-d) = O(1) included. How psi changes in
-a step comes from a second gradient, one step ago: psi(t) - psi(t-h), with theta(t-h) = theta + h F. An
-evaluation costs two gradients for any number of memories and no Hessian product. At order 0 all that changes
-within a step is left out (change = 0 and theta(t - h/2) = theta), at one gradient and with an error of O(h).
+which leaves an error of O(h^2) whatever the decays and eps are, h/(1-d) = O(1) included. The second
+difference makes the velocity F in the mean over a step, theta(t + h/2) - theta(t - h/2) = -h F(t). Where all
+changes with t it is of O(h^2); but a bias correction, a sum or a memory that still fills changes with n, and
+without it the first steps after the start would leave O(h).
+
+How psi changes in a step comes from a second gradient, one step ago: psi(t) - psi(t-h), with theta(t-h) =
+theta + h F. An evaluation costs two gradients for any number of memories and no Hessian product. At order 0
+all that changes within a step is left out (no change of psi, no second difference, theta(t - h/2) = theta),
+at one gradient and with an error of O(h).
 """
 
 from collections.abc import Callable
@@ -36,19 +42,26 @@ class Carrier(NamedTuple):
 
     - `start(theta)`: the memory before the first step.
     - `step(n, theta, memory)`: the optimizer's own step n.
-    - `features(theta, memory)`: psi at theta, one gradient.
+    - `gradients(theta)`: one gradient (of each mini-batch), as far as it needs no memory.
+    - `features(tau, gradients, theta, memory, change)`: psi, all at tau; change = None is none.
+    - `arrive(tau, memory, psi, v, theta, gradients)`: psi at tau + v, where theta and the gradients are, and
+      its change a step on the way there; memory and psi are those of tau.
     - `rate(memory, psi, change)`: the derivative of the memory.
     - `ahead(memory, psi, change, v)`: the memory v steps later, psi changing on a line.
     - `update(tau, theta, memory, psi, change, v)`: h F at tau + v; memory and psi are those of tau, theta
       is that of tau + v - 1/2.
+    - `passes`: how often psi and its change need each other: once, where psi does not depend on its change.
     """
 
     start: Callable[[Vector], Memory]
     step: Callable[[StepNumber, Vector, Memory], tuple[Vector, Memory]]
-    features: Callable[[Vector, Memory], Features]
+    gradients: Callable[[Vector], Any]
+    features: Callable[[Scalar, Any, Vector, Memory, Features | None], Features]
+    arrive: Callable[[Scalar, Memory, Features, Scalar, Vector, Any], tuple[Features, Features]]
     rate: Callable[[Memory, Features, Features], Memory]
     ahead: Callable[[Memory, Features, Features, Scalar], Memory]
     update: Callable[[Scalar, Vector, Memory, Features, Features, Scalar], Vector]
+    passes: int = 1
 
 
 def features_and_change(
@@ -56,12 +69,17 @@ def features_and_change(
 ) -> tuple[Features, Features, Vector]:
     """psi, its change in one step, and h F."""
     now = jnp.zeros_like(tau)
-    psi = carrier.features(theta, memory)
+    g = carrier.gradients(theta)
+    psi = carrier.features(tau, g, theta, memory, None)
     change = jax.tree.map(jnp.zeros_like, psi)
     hF = carrier.update(tau, theta, memory, psi, change, now)
     if order == 0:
         return psi, change, hF
-    change = jax.tree.map(jnp.subtract, psi, carrier.features(theta + hF, memory))
+    before = theta + hF
+    g_before = carrier.gradients(before)
+    for i in range(carrier.passes):
+        psi = carrier.features(tau, g, theta, memory, change) if i else psi
+        _, change = carrier.arrive(tau, memory, psi, now - 1, before, g_before)
     return psi, change, carrier.update(tau, theta + hF / 2, memory, psi, change, now)
 
 
@@ -72,9 +90,29 @@ def carried_velocity(
 
     def velocity(tau: Scalar, theta: Vector, memory: Memory) -> tuple[Vector, Memory]:
         psi, change, hF = features_and_change(carrier, tau, theta, memory, order)
-        return -hF, carrier.rate(memory, psi, change)
+        rate = carrier.rate(memory, psi, change)
+        return (-hF if order == 0 else bent(carrier, tau, theta, memory, psi, change, hF) / 24 - hF), rate
 
     return velocity
+
+
+def bent(
+    carrier: Carrier,
+    tau: Scalar,
+    theta: Vector,
+    memory: Memory,
+    psi: Features,
+    change: Features,
+    hF: Vector,
+) -> Vector:
+    """h times the second difference of F from step to step, theta and psi going on along their lines."""
+    # A bias correction is not known before the first step.
+    middle = jnp.where(tau < 2, jnp.ones_like(tau), jnp.zeros_like(tau))
+
+    def at(v: Scalar) -> Vector:
+        return carrier.update(tau, theta + (1 / 2 - v) * hF, memory, psi, change, v)
+
+    return at(middle + 1) - 2 * at(middle) + at(middle - 1)
 
 
 def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
@@ -88,8 +126,11 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
     def start(theta: Vector) -> Memory:
         return tuple(tuple(None if delta else jnp.zeros_like(theta) for delta in row) for row in deltas)
 
-    def features(theta: Vector, _: Memory) -> Features:
+    def gradients(theta: Vector) -> Any:
         return mean_over_batches(rule.features, theta, objective)
+
+    def arrive(_tau: Any, _memory: Any, psi: Features, v: Scalar, _theta: Any, there: Features) -> Any:
+        return there, jax.tree.map(lambda a, b: (b - a) / v, psi, there)
 
     def states(memory: Memory, psi: Features, change: Features, f: Callable[..., Vector]) -> Memory:
         # Decays do not depend on the step number: that is in a rule's contract.
@@ -106,14 +147,14 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
         def held(d: Scalar, S: Vector | None, psi: Vector, change: Vector) -> Vector:
             if S is None:
                 return settled(d, psi, change, v + 1 / 2)
-            return _keeping_signs(*way_ahead(d, S, psi, change, v + 1 / 2)) / weight(d)
+            return keeping_signs(*way_ahead(d, S, psi, change, v + 1 / 2)) / weight(d)
 
         return rule.h * readout_between_steps(
             rule, _sums(kernels, _each(held, kernels, memory, psi, change)), theta, n
         )
 
     def step(n: StepNumber, theta: Vector, memory: Memory) -> tuple[Vector, Memory]:
-        psi = features(theta, memory)
+        psi = gradients(theta)
         kernels = rule.kernels(n)
         memory = _each(lambda d, S, psi: None if S is None else d * S + weight(d) * psi, kernels, memory, psi)
         s = _each(lambda d, S, psi: psi if S is None else S / weight(d), kernels, memory, psi)
@@ -122,7 +163,9 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
     return Carrier(
         start,
         step,
-        features,
+        gradients,
+        lambda tau, gradients, theta, memory, change: gradients,
+        arrive,
         lambda memory, psi, change: states(memory, psi, change, rate),
         lambda memory, psi, change, v: states(
             memory, psi, change, lambda d, S, psi, change: ahead(d, S, psi, change, v)
@@ -131,7 +174,7 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
     )
 
 
-def _keeping_signs(still: Vector, more: Vector) -> Vector:
+def keeping_signs(still: Vector, more: Vector) -> Vector:
     """Leave out the part of the change where it alone turns the sign: no square is negative far ahead."""
     return jnp.where(still * (still + more) < 0, still, still + more)
 

@@ -4,7 +4,7 @@ For psi linear in t the memory is a decaying start and a line behind psi. With '
 
     A' = r psi(t - delta h) - lambda A,        r = lambda/(1-d),        delta = 1/(1-d) - 1/lambda
 
-does both exactly, and v steps later, for any v > 0 with `change` the change of psi in one step,
+does both exactly, and v steps later, or earlier for v < 0, with `change` the change of psi in one step,
 
     A(t + v h) = d^v A + G psi + C change,     G = (1 - d^v)/(1-d),     C = (v - G)/(1-d),
 
@@ -16,10 +16,12 @@ that of a memory that has settled, (psi + (v - 1/(1-d)) change)/(1-d), whose der
 """
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from implicit_adam.rules.kernels import _inverse_expm1_regular as inverse_expm1_regular
-from implicit_adam.rules.kernels import geometric_sum, power
-from implicit_adam.types import Scalar, Vector
+from implicit_adam.rules.kernels import geometric_sum, inverse_expm1_regular, power
+from implicit_adam.types import Scalar
+
+Values = Float[Array, "*shape"]
 
 
 def weight(d: Scalar) -> Scalar:
@@ -27,7 +29,7 @@ def weight(d: Scalar) -> Scalar:
     return jnp.where(d < 1, 1 - d, jnp.ones_like(d))
 
 
-def rate(d: Scalar, S: Vector, psi: Vector, change: Vector) -> Vector:
+def rate(d: Scalar, S: Values, psi: Values, change: Values) -> Values:
     """S' per step."""
     fading = _rate_of_decay(d)
     growth = jnp.where(d < 1, fading, jnp.ones_like(d))
@@ -35,13 +37,13 @@ def rate(d: Scalar, S: Vector, psi: Vector, change: Vector) -> Vector:
     return jnp.where(d > 0, moving, jnp.zeros_like(S))
 
 
-def ahead(d: Scalar, S: Vector, psi: Vector, change: Vector, v: Scalar) -> Vector:
+def ahead(d: Scalar, S: Values, psi: Values, change: Values, v: Scalar) -> Values:
     """S(t + v h)."""
     still, more = way_ahead(d, S, psi, change, v)
     return still + more
 
 
-def way_ahead(d: Scalar, S: Vector, psi: Vector, change: Vector, v: Scalar) -> tuple[Vector, Vector]:
+def way_ahead(d: Scalar, S: Values, psi: Values, change: Values, v: Scalar) -> tuple[Values, Values]:
     """S(t + v h) if psi stays as it is, and what its change adds."""
     x = _positive(d)
     G = geometric_sum(x, v)
@@ -50,7 +52,7 @@ def way_ahead(d: Scalar, S: Vector, psi: Vector, change: Vector, v: Scalar) -> t
     return still, jnp.where(d > 0, weight(d) * C, _behind(d, v)) * change
 
 
-def settled(d: Scalar, psi: Vector, change: Vector, v: Scalar) -> Vector:
+def settled(d: Scalar, psi: Values, change: Values, v: Scalar) -> Values:
     """S(t + v h) once the start is forgotten; for d = 0 the gradient of v - 1 steps later. Not for d = 1."""
     return psi + _behind(d, v) * change
 

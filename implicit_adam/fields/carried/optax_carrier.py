@@ -1,0 +1,117 @@
+"""Any optax transformation with carried memory, from its own `update` and no knowledge of its kernels.
+
+Its memories are the recursions y_(n+1) = d y_n + (1-d) psi_n of `optax_recursion`, carried as those of a
+rule (`fading`), all memories of one kind as one vector. psi comes from a call of `update` with y = 0, whose
+new state is (1-d) psi. A memory of d = 0 is the psi of one step ago, which needs no state: psi(t - h) on the
+line through psi(t) and its change.
+
+The update of the step from t - h/2 to t + h/2 is read from `update` at the gradient, the point and the
+memories of t - h/2, with the counters n = t/h - 1/2. What a memory is after the step is known,
+A = y(t + h/2), so that before it is put as (A - (1-d) psi')/d with the psi' of the gradient given: the new
+state is A whatever psi' is, as for a rule of kernels. Both are y(t - h/2) to O(h^2).
+
+With mini-batches the mean of `update` over them is taken, every one from the same state: of psi, and of the
+update itself, in whose present gradient the mini-batches differ while the memories are those of the mean run.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from implicit_adam.fields.carried.carrier import Carrier, Features, Memory, keeping_signs
+from implicit_adam.fields.carried.fading import rate, way_ahead, weight
+from implicit_adam.fields.carried.optax_memory import Packed
+from implicit_adam.objective import Objective
+from implicit_adam.rules.optax_rule import Optax
+from implicit_adam.rules.optax_state import away_from_zero, initial_state
+from implicit_adam.types import Scalar, StepNumber, Vector
+
+
+def carried_optax(rule: Optax, objective: Objective, packed: Packed) -> Carrier:
+    """The features are (gradients, psi of every memory); gradients have a leading axis of mini-batches."""
+    _check_batches(packed, objective)
+    kinds, levels = packed.kinds, packed.levels
+
+    def mean_update(n: Scalar, g: Any, memory: Memory, theta: Vector) -> tuple[Vector, Memory]:
+        if objective.batches is None:
+            return packed.update(n, away_from_zero(g), memory, theta)
+        every = jax.vmap(lambda g: packed.update(n, away_from_zero(g), memory, theta))(g)
+        return jax.tree.map(lambda x: jnp.mean(x, 0), every)
+
+    def gradients(theta: Vector) -> Any:
+        if objective.batches is None:
+            return jax.grad(objective.loss)(theta, None)
+        return objective.gradients(theta)
+
+    def with_level(this: int, n: Scalar, g: Any, memory: Memory, theta: Vector, psi: Memory) -> Memory:
+        """psi with that of one level, which needs the memories of the levels below, put in its place."""
+        empty = [
+            jnp.zeros_like(y) if kind.level == this else y for kind, y in zip(kinds, memory, strict=True)
+        ]
+        new = mean_update(n, g, empty, theta)[1]
+        rows = zip(kinds, packed.decays, new, psi, strict=True)
+        return [y / weight(d) if kind.level == this else x for kind, d, y, x in rows]
+
+    def features(tau: Scalar, g: Any, theta: Vector, memory: Memory, change: Features | None) -> Features:
+        psi = memory
+        ago = [jnp.zeros_like(y) for y in memory] if change is None else change[1]
+        for this in levels:
+            rows = zip(kinds, memory, psi, ago, strict=True)
+            now = [x - dx if kind.decay == 0 else y for kind, y, x, dx in rows]
+            psi = with_level(this, tau, g, now, theta, psi)
+        return g, psi
+
+    def arrive(
+        tau: Scalar, memory: Memory, psi: Features, v: Scalar, theta: Vector, g: Any
+    ) -> tuple[Features, Features]:
+        there, change = psi[1], [jnp.zeros_like(x) for x in psi[1]]
+        for this in levels:
+            there = with_level(this, tau + v, g, ahead(memory, psi, (None, change), v), theta, there)
+            change = [(b - a) / v for a, b in zip(psi[1], there, strict=True)]
+        return (g, there), ((g - psi[0]) / v, change)
+
+    def ahead(memory: Memory, psi: Features, change: Any, v: Scalar) -> Memory:
+        rows = zip(packed.decays, memory, psi[1], change[1], strict=True)
+        return [sum(way_ahead(d, y, x, dx, v)) for d, y, x, dx in rows]
+
+    def rates(memory: Memory, psi: Features, change: Features) -> Memory:
+        rows = zip(packed.decays, memory, psi[1], change[1], strict=True)
+        return [rate(d, y, x, dx) for d, y, x, dx in rows]
+
+    def update(
+        tau: Scalar, theta: Vector, memory: Memory, psi: Features, change: Features, v: Scalar
+    ) -> Vector:
+        w = v - 1 / 2
+        g, before = psi[0] + w * change[0], ahead(memory, psi, change, w)
+        present = before
+        for this in levels:
+            present = with_level(this, tau + w, g, before, theta, present)
+        for i, (kind, d) in enumerate(zip(kinds, packed.decays, strict=True)):
+            if kind.decay > 0:
+                after = keeping_signs(*way_ahead(d, memory[i], psi[1][i], change[1][i], v + 1 / 2))
+                before[i] = (after - weight(d) * present[i]) / d
+                # A mini-batch may add less than their mean does.
+                if kind.nonnegative and objective.batches is not None:
+                    before[i] = jnp.maximum(before[i], 0)
+        return -rule.h * mean_update(tau + w, g, before, theta)[0]
+
+    def start(theta: Vector) -> Memory:
+        return packed.memory(initial_state(packed.known.at.tx, theta))
+
+    def step(n: StepNumber, theta: Vector, memory: Memory) -> tuple[Vector, Memory]:
+        u, memory = mean_update(jnp.asarray(n).astype(theta.dtype), gradients(theta), memory, theta)
+        return theta + rule.h * u, memory
+
+    passes = 1 + max((1 + kind.level for kind in kinds if kind.decay == 0), default=0)
+    return Carrier(start, step, gradients, features, arrive, rates, ahead, update, passes)
+
+
+def _check_batches(packed: Packed, objective: Objective) -> None:
+    if objective.batches is not None and packed.delays:
+        msg = (
+            f"this transformation keeps the gradient of the step before ({', '.join(packed.delays)}), "
+            "which is that of another mini-batch and differs by as much as mini-batches do: the mean run "
+            "has no equation in mean memories; leave out the batches and take their mean as the loss"
+        )
+        raise ValueError(msg)

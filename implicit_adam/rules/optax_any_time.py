@@ -1,0 +1,139 @@
+"""An optax transformation at any step number, its state reduced to what it remembers.
+
+A state holds memories (of gradients or points), counters, and constants. Counters and constants follow from
+the step number; here they are supplied, so that what is left is a list of memories, and so that `update` can
+be read at a step number that is no integer. There a counter is a floating number. That of a learning-rate
+schedule stays an integer, for which alone a schedule may be known: the update is interpolated linearly
+between the two nearest, whose integral over whole steps is that of the steps themselves, jumps included.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from implicit_adam.programs.dependence import dependence, passed_on
+from implicit_adam.rules.optax_probe import Behaviour
+from implicit_adam.rules.optax_state import initial_state
+from implicit_adam.types import Scalar, Vector
+
+# A list of the remembered leaves of a state.
+Memories = list[Any]
+SCHEDULED = (optax.ScaleByScheduleState, optax.schedules.InjectStatefulHyperparamsState)
+
+
+class Counter(NamedTuple):
+    """A number that grows by `advance` a step; `scheduled`: a schedule reads it."""
+
+    first: Any
+    advance: float
+    scheduled: bool
+
+
+class Constant(NamedTuple):
+    """A leaf that stays as it is, but for the step 0."""
+
+    first: Any
+    then: Any
+
+
+class AnyTime(NamedTuple):
+    """A transformation on flat vectors at any step number; `leaves` holds None for what is a memory."""
+
+    tx: optax.GradientTransformation
+    structure: Any
+    names: tuple[str, ...]
+    leaves: tuple[Counter | Constant | None, ...]
+
+    def memories(self, state: Any) -> Memories:
+        """What a state remembers."""
+        return [x for x, known in zip(jax.tree.leaves(state), self.leaves, strict=True) if known is None]
+
+    @property
+    def memory_names(self) -> list[str]:
+        """Where the memories are in the state."""
+        return [name for name, known in zip(self.names, self.leaves, strict=True) if known is None]
+
+    def state(self, n: Scalar, memories: Memories, *, later: int = 0) -> Any:
+        """The state before step n; a schedule's counters are rounded down, and `later` steps ahead."""
+        rest = iter(memories)
+        return self.structure.unflatten(
+            next(rest) if known is None else _at(known, n, later) for known in self.leaves
+        )
+
+    def shown(self, memories: Memories) -> Any:
+        """A pytree like the state, with None where it remembers nothing."""
+        rest = iter(memories)
+        return self.structure.unflatten(next(rest) if known is None else None for known in self.leaves)
+
+    def update(self, n: Scalar, g: Vector, memories: Memories, theta: Vector) -> tuple[Vector, Memories]:
+        """The updates of step n, and the memories after it."""
+
+        def rounded(later: int) -> tuple[Vector, Memories]:
+            updates, state = self.tx.update(g, self.state(n, memories, later=later), theta)
+            new = [x.astype(old.dtype) for x, old in zip(self.memories(state), memories, strict=True)]
+            return jnp.asarray(updates), new
+
+        if not any(isinstance(known, Counter) and known.scheduled for known in self.leaves):
+            return rounded(0)
+        part = n - jnp.floor(n)
+        # What does not depend on the schedule is the same in both, which the compiler computes once.
+        return jax.tree.map(lambda a, b: a + part.astype(a.dtype) * (b - a), rounded(0), rounded(1))
+
+
+def _at(known: Counter | Constant, n: Scalar, later: int) -> Any:
+    if isinstance(known, Constant):
+        return jnp.where(n <= 0, known.first, known.then)
+    if known.scheduled:
+        steps = jnp.floor(n).astype(known.first.dtype) + later
+        return known.first + jnp.asarray(known.advance).astype(steps.dtype) * jnp.maximum(steps, 0)
+    return jnp.asarray(known.first).astype(n.dtype) + known.advance * n
+
+
+def at_any_time(tx: optax.GradientTransformation, theta: Vector, found: Behaviour) -> AnyTime:
+    """`tx` on vectors like theta, with what was `found` of its counters, all of period 1."""
+    with jax.ensure_compile_time_eval():
+        ones = jnp.ones(theta.shape, theta.dtype)
+        first = initial_state(tx, ones)
+        then = tx.update(ones, first, ones)[1]
+    paths = jax.tree_util.tree_leaves_with_path(first)
+    of_points = dependence(lambda theta: initial_state(tx, theta), ones)[:, 0]
+    kept = np.diagonal(passed_on(lambda state: tx.update(ones, state, ones)[1], first))
+    scheduled = _scheduled(first)
+
+    def kind(i: int) -> Counter | Constant | None:
+        x, advance = paths[i][1], found.clock.advance[i]
+        if advance:
+            return Counter(np.asarray(x), advance, scheduled[i] and not eqx.is_inexact_array(x))
+        if not eqx.is_inexact_array(x) or (kept[i] and not of_points[i]):
+            return Constant(x, jax.tree.leaves(then)[i])
+        return None
+
+    return AnyTime(
+        tx,
+        jax.tree.structure(first),
+        tuple(jax.tree_util.keystr(path) for path, _ in paths),
+        tuple(kind(i) for i in range(len(paths))),
+    )
+
+
+def _scheduled(state: Any) -> list[bool]:
+    """Whether each leaf belongs to the state of a schedule."""
+
+    def yes(tree: Any) -> Any:
+        return jax.tree.map(lambda _: True, tree)
+
+    def marked(node: Any) -> Any:
+        if isinstance(node, optax.ScaleByScheduleState):
+            return yes(node)
+        if isinstance(node, optax.schedules.InjectStatefulHyperparamsState):
+            return type(node)(*map(yes, node[:-1]), inner_state=within(node.inner_state))
+        return False
+
+    def within(tree: Any) -> Any:
+        return jax.tree.map(marked, tree, is_leaf=lambda x: isinstance(x, SCHEDULED))
+
+    return jax.tree.leaves(within(state))
