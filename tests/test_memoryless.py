@@ -7,34 +7,10 @@ import optax
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.measures.slopes import fit_tail
 from tests import losses
 from tests.registry import CASES, NO_LIMIT
 
-COUNTS, HORIZON = (120, 240, 480), 0.1
 BATCHES = losses.batches()
-H = HORIZON / np.array(COUNTS)
-
-
-def sup(a, b):
-    return float(jnp.max(jnp.linalg.norm(a - b, axis=-1)))
-
-
-def slope(errors, expected):
-    law = fit_tail(H, np.array(errors), slice(0, len(COUNTS)), expected)
-    assert not law.unsettled
-    return law.slope
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw", "nesterov"])
-def test_the_memoryless_map_stays_within_h_squared_and_the_uncorrected_one_within_h(name):
-    def error(steps, order):
-        arguments = (CASES[name](HORIZON / steps), losses.batch_loss, losses.START, steps)
-        discrete = ia.memoryless(*arguments, order=order, batches=BATCHES).params
-        return sup(discrete, ia.iterate(*arguments, batches=BATCHES).params)
-
-    for order in (0, 1):
-        assert abs(slope([error(steps, order) for steps in COUNTS], order + 1) - (order + 1)) < 0.1
 
 
 def test_gradient_descent_has_no_memory_to_lose():
@@ -58,9 +34,14 @@ def test_an_optax_transformation_has_a_memoryless_map_too():
 def test_the_parts_sum_to_the_field(name):
     kwargs = {"batches": BATCHES, "schedule": losses.random_schedule(9)}
     rule = CASES[name](0.1)
-    parts = ia.decompose(rule, losses.tree_loss, losses.as_tree(losses.START), 5, **kwargs)
+
+    @jax.jit
+    def parts_and_field(params):
+        parts = ia.decompose(rule, losses.tree_loss, params, 5, **kwargs)
+        return parts, ia.vector_field(rule, losses.tree_loss, **kwargs)(5, params)
+
+    parts, field = parts_and_field(losses.as_tree(losses.START))
     total = jax.tree.map(lambda *x: sum(x), *parts)
-    field = ia.vector_field(rule, losses.tree_loss, **kwargs)(5, losses.as_tree(losses.START))
     for x, y in zip(jax.tree.leaves(total), jax.tree.leaves(field), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-13)
 
@@ -104,20 +85,8 @@ def train(tx, steps, batches=BATCHES):
     return jnp.concatenate([losses.START[None], jax.lax.scan(step, start, jnp.arange(steps))[1]])
 
 
-@pytest.mark.parametrize("name", ["adam", "nesterov"])
-def test_with_its_bias_cancelled_an_optimizer_follows_the_plain_flow_to_second_order(name):
-    def error(steps, strength):
-        rule = CASES[name](HORIZON / steps)
-        tx = ia.with_bias(rule, losses.batch_loss, strength, batches=BATCHES)
-        plain = ia.flow(rule, losses.batch_loss, losses.START, steps, order=0, batches=BATCHES).params
-        return sup(train(tx, steps), plain)
-
-    assert abs(slope([error(steps, -1.0) for steps in COUNTS], 2) - 2) < 0.1
-    assert abs(slope([error(steps, 0.0) for steps in COUNTS], 1) - 1) < 0.1
-
-
 def test_with_its_bias_doubled_it_strays_from_the_plain_flow_twice_as_far():
-    rule, steps = CASES["adam"](HORIZON / 480), 480
+    rule, steps = CASES["adam"](0.1 / 480), 480
     plain = ia.flow(rule, losses.batch_loss, losses.START, steps, order=0, batches=BATCHES).params[-1]
     runs = [train(ia.with_bias(rule, losses.batch_loss, s, batches=BATCHES), steps)[-1] for s in (0.0, 1.0)]
     np.testing.assert_allclose(runs[1] - plain, 2 * (runs[0] - plain), rtol=0.02)

@@ -81,7 +81,7 @@ def test_errors_at_the_rounding_floor_are_left_out_of_the_fit_at_order_2_too():
     assert abs(study.slope[2] - 3) < 0.05
 
 
-@pytest.mark.parametrize("name", ["adam", "nesterov"])
+@pytest.mark.parametrize("name", ["adam", "nesterov", "adamw"])
 def test_the_memoryless_map_gains_a_power_of_h_with_every_order(name):
     def errors(h):
         arguments = (CASES[name](h), losses.batch_loss, losses.START, STEPS)
