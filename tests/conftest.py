@@ -1,13 +1,52 @@
+import mmap
+import os
+import shutil
+from importlib.metadata import files
 from pathlib import Path
 
-import jax
-import jaxtyping
-import pytest
+# Bytes of compiled programs that are kept on disk.
+ENOUGH = 2 * 2**30
+
+# Most of the time of these tests goes into compiling small programs that run once, and most of that into
+# making them fast. An unknown flag would end the process, so that each is looked for in the library.
+FLAGS = {"xla_cpu_use_fusion_emitters": "false", "xla_backend_optimization_level": "0"}
+
+
+def compile_quickly():
+    """In processes that the tests start, too; a value that is set already stays."""
+    for library in (file.locate() for file in files("jaxlib") or () if file.name.startswith("libjax_common")):
+        with Path(library).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code:
+            known = [f"--{flag}={value}" for flag, value in FLAGS.items() if code.find(flag.encode()) >= 0]
+        os.environ["XLA_FLAGS"] = " ".join([*known, os.environ.get("XLA_FLAGS", "")])
+
+
+compile_quickly()
+
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 4)
+
+
+def pytest_configure(config):
+    """Keep what is compiled for the next run of the tests, and for the processes beside this one."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or not hasattr(config, "cache"):
+        return
+    folder = config.cache.mkdir("compiled")
+    if not hasattr(config, "workerinput") and sum(x.stat().st_size for x in folder.iterdir()) > ENOUGH:
+        shutil.rmtree(folder)
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 # A process may have 65530, and past that XLA crashes while compiling; one compiled flow holds hundreds.
