@@ -44,19 +44,22 @@ TWINS = {
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_the_field_and_the_leaps_are_those_of_the_rule(name):
+def test_the_field_is_that_of_the_rule(name):
     rule, tx = TWINS[name]
-    rule, twin = rule(0.05), ia.Optax(0.05, tx)
-    for order in (0, 1):
-        own, other = (ia.carried_field(x, losses.full_quartic, order=order) for x in (rule, twin))
-        t = jnp.asarray(6.3 * 0.05)
-        expected = eqx.filter_jit(own)(t, own.start(losses.START, 6))[0]
-        np.testing.assert_allclose(
-            eqx.filter_jit(other)(t, other.start(losses.START, 6))[0], expected, rtol=1e-12
-        )
+    own, other = (
+        ia.carried_field(x, losses.full_quartic) for x in (rule(jnp.asarray(0.05)), ia.Optax(0.05, tx))
+    )
+    t = jnp.asarray(6.3 * 0.05)
+    expected = eqx.filter_jit(own)(t, own.start(losses.START, 6))[0]
+    found = eqx.filter_jit(other)(t, other.start(losses.START, 6))[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_leaps_are_those_of_the_rule():
+    rule, tx = TWINS["rmsprop"]
     own, other = (
         ia.carried_flow(x, losses.full_quartic, losses.START, 30, start=3, save_every=10).params
-        for x in (rule, twin)
+        for x in (rule(0.05), ia.Optax(0.05, tx))
     )
     np.testing.assert_allclose(other, own, rtol=1e-9)
 
@@ -64,27 +67,30 @@ def test_the_field_and_the_leaps_are_those_of_the_rule(name):
 FED = optax.rmsprop(1.0, decay=0.6, eps=0.1, momentum=0.5)
 # A variance about a mean, momentum of preconditioned gradients, the gradient of the step before.
 SECOND_LEVEL = {
-    "adabelief": optax.adabelief(1.0, 0.5, 0.6, eps=0.1, eps_root=0.0),
+    "adabelief": optax.adabelief(1.0, 0.5, 0.6, eps=0.5, eps_root=0.0),
     "rmsprop with momentum": FED,
     "adan": optax.adan(1.0, 0.5, 0.6, 0.7, eps=0.1),
 }
 
 
-@pytest.mark.parametrize("tx", SECOND_LEVEL.values(), ids=SECOND_LEVEL.keys())
-def test_memories_of_memories_are_carried_to_order_two(tx):
+def slope(tx, order):
+    """From a fixed time on, when the start is forgotten."""
     coarse, fine = (
-        error_of_field(ia.Optax(0.5 / steps, tx), losses.full_quartic, losses.START, steps, start=50)
-        for steps in (416, 832)
-    )
-    assert np.log2(coarse / fine) > 1.8
-
-
-def test_the_continuous_optimizer_is_of_order_one():
-    coarse, fine = (
-        error_of_field(ia.Optax(0.5 / steps, FED), losses.full_quartic, losses.START, steps, order=0)
+        error_of_field(
+            ia.Optax(0.5 / steps, tx), losses.full_quartic, losses.START, steps, order, start=steps // 8
+        )
         for steps in (208, 416)
     )
-    assert np.log2(coarse / fine) == pytest.approx(1, abs=0.2)
+    return np.log2(coarse / fine)
+
+
+@pytest.mark.parametrize("tx", SECOND_LEVEL.values(), ids=SECOND_LEVEL.keys())
+def test_memories_of_memories_are_carried_to_order_two(tx):
+    assert slope(tx, 1) == pytest.approx(2, abs=0.15)
+
+
+def test_without_corrections_the_order_is_one():
+    assert slope(FED, 0) == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize("name", ["rmsprop with momentum", "adan"])
@@ -102,7 +108,7 @@ def test_memories_as_long_as_the_run_are_carried_to_order_two():
     def along(steps):
         h = 1 / steps
         tx = optax.chain(optax.scale_by_rms(1 - h / 0.4), optax.trace(1 - h / 0.02), optax.scale(-h / 0.02))
-        return error_of_field(ia.Optax(h, tx), net_loss, NET, steps)
+        return error_of_field(ia.Optax(h, tx), net_loss, NET, steps, start=steps // 8)
 
     assert np.log2(along(800) / along(1600)) == pytest.approx(2, abs=0.2)
 
