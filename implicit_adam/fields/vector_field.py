@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import optax
 
@@ -13,14 +14,13 @@ from implicit_adam.checks import (
     check_schedule,
     check_shifted_order,
     check_step_number,
-    is_traced,
 )
 from implicit_adam.fields.any_order.fixed_point import history_terms
 from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms, has_closed_form
 from implicit_adam.fields.mini_batch.any_schedule import mini_batch_terms
 from implicit_adam.fields.mini_batch.history_sum import window
 from implicit_adam.fields.terms import Terms, field_of
-from implicit_adam.inputs import checked_training
+from implicit_adam.inputs import Training, checked_training, identified
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.optax_rule import Optax, as_optimizer
@@ -31,12 +31,16 @@ HIGHEST_ORDER = 3
 
 def exact_terms(optimizer: Any, objective: Objective, order: int, *, flow: bool) -> Terms:
     """The cheapest exact ones: in closed form, as a sum over the past, or by running it all again."""
-    closed = objective.m == 1 and isinstance(optimizer, AbstractRule) and has_closed_form(optimizer)
-    if closed and order <= 2:
+    if order <= 2 and _closed(optimizer, objective):
         return closed_form_terms(optimizer, objective, order, flow=flow)
     if isinstance(optimizer, Optax) or order > 1:
         return history_terms(optimizer, objective, order, flow=flow)
     return mini_batch_terms(optimizer, objective, order, flow=flow)
+
+
+def _closed(optimizer: Any, objective: Objective) -> bool:
+    """Whether there are closed forms."""
+    return objective.m == 1 and isinstance(optimizer, AbstractRule) and has_closed_form(optimizer)
 
 
 def raveled_field(optimizer: AbstractOptimizer, objective: Objective, order: int) -> Field:
@@ -94,11 +98,19 @@ def vector_field(
             rule, loss, params, batches, schedule, shifted=shifted, products=order > 0
         )
         known = check_step_number(n, schedule)
-        velocity = raveled_field(training.rule, training.objective, order)(known)(training.theta)
-        # A traced step number below zero cannot be refused.
-        return training.unraveled(jnp.where(known >= 0, velocity, jnp.nan) if is_traced(n) else velocity)
+        if _closed(training.rule, training.objective) and order < 2:
+            # One program for every step; elsewhere a static number keeps the sum over the past reversible.
+            known = jnp.asarray(known)
+        return _velocity(identified(training), known, order)
 
     return field
+
+
+@eqx.filter_jit
+def _velocity(training: Training, n: StepNumber, order: int) -> Params:
+    velocity = raveled_field(training.rule, training.objective, order)(n)(training.theta)
+    # A traced step number below zero cannot be refused.
+    return training.unraveled(velocity if isinstance(n, int) else jnp.where(n >= 0, velocity, jnp.nan))
 
 
 def optax_vector_field(
@@ -140,10 +152,15 @@ def limiting_field(rule: AbstractRule, loss: Loss, *, order: int = 1) -> Callabl
 
     def field(params: Params) -> Params:
         training = checked_training(rule, loss, params, products=order > 0)
-        velocity = field_of(training.rule, limiting_terms(training.rule, training.objective, order))
-        return training.unraveled(velocity(jnp.inf)(training.theta))
+        return _limiting_velocity(identified(training), order)
 
     return field
+
+
+@eqx.filter_jit
+def _limiting_velocity(training: Training, order: int) -> Params:
+    velocity = field_of(training.rule, limiting_terms(training.rule, training.objective, order))
+    return training.unraveled(velocity(jnp.inf)(training.theta))
 
 
 def limiting_terms(rule: AbstractRule, objective: Objective, order: int) -> Terms:
