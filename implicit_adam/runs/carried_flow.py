@@ -43,12 +43,17 @@ def carried_flow(
     """The solution of the equation with carried memory, `carried_field`, over as many steps of the optimizer.
 
     Stays within O(h^2) of `iterate` with the same arguments, however long the memories are and however small
-    eps is, at a cost that depends on the time constants h/(1-d) and the landscape but not on h. Past the edge
-    of stability, where iterates alternate, no smooth equation follows them.
+    eps is, at a cost that depends on the time constants h/(1-d) and the landscape but not on h. What changes
+    within a few steps, however small h is, leaves a small O(h): the first steps, and for fixed decays and eps
+    near 0 the change of a gradient's sign (Adam, .9, .999, 1e-8, on a small tanh network: slopes of 2 up to
+    the first such change, 1.3 to 1.9 after it, at errors of 1e-7). Past the edge of stability, where iterates
+    alternate, no smooth equation follows them.
 
     - `rule`, `loss`, `params`, `steps`, `batches`, `order`: as in `carried_field`.
     - `start`: how many steps the optimizer takes itself before the equation takes over. At first its memory
-      is as short as a step, and where a gradient changes its sign then, no equation can follow.
+      is as short as a step, and where a gradient changes its sign then, no equation can follow. Else it
+      matters little: of the distance travelled by Adam, h 1e-3, on the digits (full batch, 1000 steps) the
+      error was 3e-4 to 5e-4 for every start from 0 to 30, and 1e-4 to 5e-4 on a small tanh network.
     - `save_every`, or `save_at`, increasing step numbers up to `steps`: what to save, beside the start.
     - `solver`: by default leaps of many steps at one gradient each (`Leaps`), of order 1 only; any diffrax
       solver instead, at 2 gradients for each evaluation of the field (`diffrax.Bosh3()` at order 0).
