@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.carried.carrier import which_are_deltas
+from implicit_adam.fields.carried.carrier import mean_over_batches, which_are_deltas
 from implicit_adam.losses.problems import bilinear
+from implicit_adam.objective import raveled
 from tests import losses
 from tests.registry import CASES
 
@@ -179,3 +180,14 @@ def test_mini_batches_are_remembered_by_the_mean_of_their_features():
     _, ((first,), (second,)) = field.start(losses.START, 1)
     np.testing.assert_allclose(first, 0.5 * jnp.mean(gradients, 0), rtol=1e-12)
     np.testing.assert_allclose(second, 0.4 * jnp.mean(gradients**2, 0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("room", [1, 3, 6, 100])
+def test_mini_batches_that_do_not_fit_at_once_are_taken_one_after_the_other(room, monkeypatch):
+    """Three parameters: by one, by one, by two and all at once of the four."""
+    monkeypatch.setattr("implicit_adam.fields.carried.carrier.AT_ONCE", room)
+    objective = raveled(losses.batch_loss, losses.START, losses.batches(m=4))
+    found = mean_over_batches(lambda g: (g, g**2), losses.START, objective)
+    gradients = jax.vmap(jax.grad(losses.batch_loss), (None, 0))(losses.START, losses.batches(m=4))
+    for got, expected in zip(found, (gradients, gradients**2), strict=True):
+        np.testing.assert_allclose(got, jnp.mean(expected, axis=0), rtol=1e-13)

@@ -66,6 +66,22 @@ def test_kernels_have_the_mass_and_the_lag_of_their_weights(n):
         np.testing.assert_allclose(kernels.lag_moment(kernel, n), sum(weights * lags), rtol=1e-13)
 
 
+def test_kernels_add_and_scale_and_their_masses_with_them():
+    beta, n = jnp.asarray(0.8), 3
+    both = 3.0 * kernels.average(beta, n) + kernels.present(beta)
+    assert both.masses is not None
+    np.testing.assert_allclose(both.masses, [3.0, 1.0], rtol=1e-14)
+    weights = 3 * 0.2 * 0.8 ** np.arange(4) / (1 - 0.8**4) + np.array([1.0, 0, 0, 0])
+    each = [float(jnp.sum(kernels.at_lag(both, lag))) for lag in range(4)]
+    np.testing.assert_allclose(each, weights, rtol=1e-13)
+    # A mass that is not known of one part is not of the sum, and what one part keeps the sum keeps.
+    assert (3.0 * kernels.accumulation(beta)).masses is None
+    assert (kernels.present(beta) + kernels.accumulation(beta)).masses is None
+    assert (kernels.present(beta) + kernels.accumulation(beta)).forgets
+    assert not (kernels.present(beta) + kernels.total(beta)).forgets
+    assert not (2.0 * kernels.total(beta)).forgets
+
+
 @pytest.mark.parametrize("m", [1, 3])
 def test_discounted_visits_are_the_sum_over_the_schedule(m):
     decay, schedule = np.array([0.0, 0.6, 1.0]), np.arange(9) % m

@@ -61,6 +61,14 @@ def test_narrow_iterates_are_those_of_the_twin_with_a_float32_memory(dtype):
 
 
 @pytest.mark.parametrize("dtype", [*NARROW, jnp.float32, jnp.float64])
+def test_narrow_parameters_compute_in_float32_and_others_in_their_own(dtype):
+    wide = jnp.float32 if dtype in NARROW else dtype
+    run = ia.flow(adam(), bowl, jnp.asarray(POINT, dtype), 2)
+    assert run.params.dtype == dtype
+    assert run.t.dtype == run.validity.dtype == run.step_error.dtype == wide
+
+
+@pytest.mark.parametrize("dtype", [*NARROW, jnp.float32, jnp.float64])
 def test_steps_that_round_away_are_summed_and_warned_of(dtype):
     h, steps = float(jnp.finfo(dtype).eps) / 8, 20
     arguments = ia.GradientDescent(h), jnp.sum, jnp.ones(3, dtype), steps

@@ -186,7 +186,7 @@ def test_numbers_that_do_not_fit_into_32_bits_are_refused():
     """In a session of its own, without float64."""
     program = """
 import implicit_adam as ia
-for values in ([1, 2**33], [1.0, 1e39]):
+for values in ([1, 2**33], [1.0, 1e39], [1e-40, 1.0]):
     try:
         ia.sweep(lambda x: x, {"x": values}, progress=False)
     except ValueError as error:
@@ -195,6 +195,21 @@ for values in ([1, 2**33], [1.0, 1e39]):
         raise AssertionError(values)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_of_a_run_its_own_flag_decides_where_nan_stands_for_unknown():
+    """No optimizer has a validity, and the first rate of descent on a quartic diverges."""
+    loss = lambda theta: jnp.sum(theta**4)
+    runs = {
+        "iterate": lambda h: ia.iterate(ia.GradientDescent(h), loss, jnp.ones(2), 20),
+        "flow": lambda h: {"run": ia.flow(ia.GradientDescent(h), loss, jnp.ones(2), 20, order=0), "h": h},
+        "observe": lambda h: (ia.observe(ia.GradientDescent(h), loss, jnp.ones(2), 20, "loss", records=99),),
+    }
+    for name, run in runs.items():
+        expected = [True, True] if name == "flow" else [True, False]
+        np.testing.assert_array_equal(quiet(run, {"h": [1e-3, 10.0]}).ok, expected, err_msg=name)
+    both = quiet(lambda h: (runs["iterate"](h), 1 / (h - 1e-3)), {"h": [1e-3, 2e-3]})
+    np.testing.assert_array_equal(both.ok, [False, True])
 
 
 def test_bad_chunk_sizes_and_empty_results_are_refused():

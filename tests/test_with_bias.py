@@ -85,3 +85,24 @@ def test_the_size_of_a_correction_does_not_vanish_with_the_gradient():
     start = jnp.full(2, 1e-23, jnp.float32)
     run = ia.flow(ia.GradientDescent(0.4), lambda theta: jnp.sum(theta**2), start, 2)
     np.testing.assert_allclose(run.validity[-1], 0.4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_narrow_parameters_have_a_float32_optimizer(dtype):
+    """A second moment in bfloat16 would stand still, and a bias of a thousandth of the update round away."""
+    loss = lambda theta: jnp.sum(jnp.asarray([1.0, 2.0, 3.0], theta.dtype) * theta**2)
+    rule, start = ia.Adam(0.01, 0.9, 0.999, 0.1, eps_in_sqrt=True), jnp.asarray([1.0, -0.5, 0.25], dtype)
+    points, states = train(ia.with_bias(rule, loss, 0.0), loss, start, 6)
+    twin = ia.iterate(rule, loss, start, 5).params
+    np.testing.assert_array_equal(jnp.stack(points), twin)
+    assert states[-1].optimizer[0].nu.dtype == jnp.float32
+    own, changed = (
+        (tx := ia.with_bias(rule, loss, strength)).update(jax.grad(loss)(start), tx.init(start), start)[0]
+        for strength in (0.0, -1.0)
+    )
+    assert changed.dtype == jnp.float32
+    # What is added is -h (f_1 h) of the field, to the rounding of the update.
+    plain, corrected = (ia.vector_field(rule, loss, order=q)(0, start.astype(jnp.float32)) for q in (0, 1))
+    expected = -0.01 * (corrected - plain)
+    assert float(jnp.min(jnp.abs(expected))) > 1e-5
+    np.testing.assert_allclose(changed - own, expected, rtol=0.01)

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
@@ -14,7 +15,7 @@ from implicit_adam.fields.series import Series, value
 from implicit_adam.fields.terms import Terms
 from implicit_adam.fields.vector_field import HIGHEST_ORDER, exact_terms
 from implicit_adam.inputs import Training, checked_training
-from implicit_adam.objective import Objective, ravel
+from implicit_adam.objective import Objective, ravel, unravel_like
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.optax_rule import as_optimizer
 from implicit_adam.runs.validity import OutsideRangeWarning, size_of_correction
@@ -91,19 +92,21 @@ def with_bias(
     are those of `vector_field`. At order 1 a step costs one evaluation of it more. At order 2 the optimizer
     that carries the bias of order 1 is run again over all that it remembers, at 7 to 12 evaluations of order
     1 for each of these steps (three mini-batches, full batch); order 3 does so with runs of order 2.
-    `state.validity` says how far the added bias is to be trusted (`WithBiasState`); where
-    it passes 1, an `OutsideRangeWarning` says so, once, outside jit. Raises `ValueError` as it does.
+    `state.validity` says how far the added bias is to be trusted (`WithBiasState`); where it passes 1, an
+    `OutsideRangeWarning` says so, once, outside jit. In bfloat16 and float16 the optimizer computes in
+    float32, as in `iterate`, and the updates are float32: what the parameters' dtype rounds away of them is
+    the loop's own. Raises `ValueError` as `vector_field` does.
     """
     check_order(order, HIGHEST_ORDER)
     optimizer = as_optimizer(rule)
     check_rule(optimizer, AbstractOptimizer)
     check_finite("strength", strength)
-    transformation = optimizer.transformation()
     warn = warning_once(order)
 
     def init(params: Params) -> WithBiasState:
-        validity = jnp.zeros((), ravel(params).dtype)
-        return WithBiasState(jnp.zeros((), jnp.int32), transformation.init(params), validity)
+        dtype = ravel(params).dtype
+        state = optimizer.astype(dtype).transformation().init(_cast(params, dtype))
+        return WithBiasState(jnp.zeros((), jnp.int32), state, jnp.zeros((), dtype))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if params is None:
@@ -111,17 +114,24 @@ def with_bias(
             raise ValueError(msg)
         training = checked_training(optimizer, loss, params, batches, schedule, products=order > 0)
         check_step_number(state.n, training.schedule)
-        updates, own_state = transformation.update(updates, state.optimizer, params)
+        dtype = training.theta.dtype
+        updates, own_state = training.rule.transformation().update(
+            _cast(updates, dtype), state.optimizer, _cast(params, dtype)
+        )
         validity = state.validity
         if order > 0:
-            hK, size = _added(training, state.n, jnp.asarray(strength, training.theta.dtype), order)
-            updates = optax.tree.add(updates, training.unraveled(-hK))
+            hK, size = _added(training, state.n, jnp.asarray(strength, dtype), order)
+            updates = optax.tree.add(updates, unravel_like(params)(-hK))
             validity = jnp.maximum(validity, size)
             warn(validity)
         n = jnp.asarray(optax.safe_increment(state.n))
         return updates, WithBiasState(n, own_state, validity)
 
     return optax.GradientTransformation(init, update)
+
+
+def _cast(tree: Params, dtype: Any) -> Params:
+    return jax.tree.map(lambda x: jnp.asarray(x).astype(dtype), tree)
 
 
 def _added(training: Training, n: StepNumber, strength: Scalar, order: int) -> tuple[Vector, Scalar]:

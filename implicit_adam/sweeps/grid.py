@@ -97,7 +97,9 @@ def _computed(name: str, array: np.ndarray) -> np.ndarray:
     """In JAX's dtype, which without float64 is the nearest float32."""
     with np.errstate(over="ignore"):
         cast = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
-    if not np.isfinite(cast).all() or (array.dtype.kind in "iu" and (cast != array).any()):
+    # A number below the normal ones is 0 to XLA.
+    vanishes = array.dtype.kind == "f" and ((np.abs(cast) < np.finfo(cast.dtype).tiny) & (array != 0)).any()
+    if vanishes or not np.isfinite(cast).all() or (array.dtype.kind in "iu" and (cast != array).any()):
         msg = f"grid: {name!r} does not fit into {cast.dtype}, {_few(array)}; enable float64 and int64 in JAX"
         raise ValueError(msg)
     return cast

@@ -20,7 +20,7 @@ class SweepResult:
     - `dims`: the names of the leading axes of everything below.
     - `coords`: the values along them, as they were given; for a table all along "point".
     - `values`: fn's pytree, numpy arrays with the axes of the grid leading.
-    - `ok`: whether all numbers of a lane are finite.
+    - `ok`: whether all numbers of a lane are finite; of a run, what its flag `finite` says.
     """
 
     dims: tuple[str, ...]

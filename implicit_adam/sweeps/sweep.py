@@ -48,7 +48,8 @@ def sweep(
     - `cost`: `cost(**point) -> number`, the relative length of a lane, e.g. `lambda h, beta: 1 / h`. Lanes
       of a chunk run until its longest ends; with costs, alike lanes share a chunk.
 
-    A lane that diverges is a False in `ok`; the others are not touched. Raises `ValueError` for a bad grid
+    A lane with a number that is not finite is a False in `ok`; the others are not touched. Of a `Trajectory`
+    or an `Observed` that fn returns its own flag `finite` decides. Raises `ValueError` for a bad grid
     (empty, not increasing, not finite, names that fn does not take), chunk size or folder, and `OSError` with
     what to do when a chunk cannot be written.
     """
@@ -117,12 +118,17 @@ def _load(store: Checkpoint, i: int, like: list[jax.ShapeDtypeStruct]) -> list[n
 
 def _result(grid: Grid, structure: Any, leaves: list[np.ndarray]) -> SweepResult:
     ok = np.ones(grid.lanes, bool)
-    for leaf in leaves:
-        if np.issubdtype(leaf.dtype, np.inexact):
-            ok &= np.isfinite(leaf).reshape(grid.lanes, -1).all(axis=1)
+    for part in jax.tree.leaves(jax.tree.unflatten(structure, leaves), is_leaf=_is_flagged):
+        fine = np.asarray(part.finite, bool) if _is_flagged(part) else np.isfinite(part)
+        ok &= fine.reshape(grid.lanes, -1).all(axis=1)
     shaped = [leaf.reshape(*grid.shape, *leaf.shape[1:]) for leaf in leaves]
     values = jax.tree.unflatten(structure, shaped)
     return SweepResult(grid.dims, grid.coords, values, ok.reshape(grid.shape))
+
+
+def _is_flagged(part: Any) -> bool:
+    """Whether a part of a result says itself if it is finite, as runs do: there NaN may mean "unknown"."""
+    return isinstance(part, tuple) and "finite" in getattr(part, "_fields", ())
 
 
 @contextlib.contextmanager
