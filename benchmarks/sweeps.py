@@ -12,7 +12,7 @@ import numpy as np
 import implicit_adam as ia
 from benchmarks.measure import Measure, Measures, Missing, ratio
 from benchmarks.timing import alternate
-from implicit_adam.inputs import checked_training
+from implicit_adam.inputs import checked_inputs
 from implicit_adam.losses.problems import bilinear
 from implicit_adam.measures.convergence import supremum
 
@@ -22,10 +22,10 @@ GRID = {"beta": np.linspace(0, 0.9, 64), "rho": np.linspace(0, 0.95, 64)}
 def study(beta, rho, steps: int = 100):
     """The errors of both flows against Adam over T = .1."""
     problem = bilinear()
-    training = checked_training(
+    inputs = checked_inputs(
         ia.Adam(0.1 / steps, beta, rho, 1e-3, eps_in_sqrt=True), problem.loss, problem.params
     )
-    return supremum(training, jnp.asarray(steps), (0, 1)).two_norm
+    return supremum(inputs, jnp.asarray(steps), (0, 1)).two_norm
 
 
 def _loop():
@@ -97,8 +97,8 @@ def waste() -> Measure:
     def lane(n):
         problem = bilinear()
         rule = ia.Adam(0.1 / n.astype(float), 0.5, 0.7, 1e-3, eps_in_sqrt=True)
-        training = checked_training(rule, problem.loss, problem.params)
-        return supremum(training, n, (0, 1)).two_norm
+        inputs = checked_inputs(rule, problem.loss, problem.params)
+        return supremum(inputs, n, (0, 1)).two_norm
 
     def run(cost):
         return ia.sweep(lane, points, chunk_size=64, progress=False, cost=cost).values

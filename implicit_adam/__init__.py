@@ -25,9 +25,9 @@ from implicit_adam.losses import problems as problems
 from implicit_adam.losses.accumulated_loss import accumulated_loss as accumulated_loss
 from implicit_adam.measures.convergence import Convergence as Convergence
 from implicit_adam.measures.convergence import convergence as convergence
-from implicit_adam.measures.observed import OBSERVABLES as OBSERVABLES
-from implicit_adam.measures.observed import Observed as Observed
-from implicit_adam.measures.observed import observe as observe
+from implicit_adam.measures.observe import OBSERVABLES as OBSERVABLES
+from implicit_adam.measures.observe import Observed as Observed
+from implicit_adam.measures.observe import observe as observe
 from implicit_adam.measures.sharpness import TopEigenvalue as TopEigenvalue
 from implicit_adam.measures.sharpness import preconditioned_sharpness as preconditioned_sharpness
 from implicit_adam.measures.sharpness import sharpness as sharpness

@@ -15,18 +15,18 @@ from implicit_adam.checks import (
     check_schedule,
     is_traced,
 )
-from implicit_adam.objective import Objective, first_arguments, ravel, raveled, unravel_like
+from implicit_adam.objective import Objective, first_arguments, ravel, raveled_loss, unravel_like
 from implicit_adam.programs.captured import digest, trace
 from implicit_adam.programs.products import check_products, may_hide
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.optax_checks import check_equation, check_runs
 from implicit_adam.rules.optax_rate import warn_of_a_rate_twice
 from implicit_adam.rules.optax_rule import Optax, as_optimizer
-from implicit_adam.rules.optax_rule import raveled as on_vectors
+from implicit_adam.rules.optax_rule import raveled_transformation as on_vectors
 from implicit_adam.types import Batches, Loss, Params, Schedule, Vector, working_dtype
 
 
-class Training(NamedTuple):
+class Inputs(NamedTuple):
     """An optimizer on a loss from a start. A pytree of arrays but for the loss, so that it can be jitted.
 
     `program`, the digest of `identified`, is what a compiled run is kept by, beside the functions themselves.
@@ -43,7 +43,7 @@ class Training(NamedTuple):
     @property
     def objective(self) -> Objective:
         """The mini-batch losses on flat vectors."""
-        objective = raveled(self.loss, self.params, self.batches, self.schedule)
+        objective = raveled_loss(self.loss, self.params, self.batches, self.schedule)
         return objective._replace(shift=self.rule.h) if self.shifted else objective
 
     @property
@@ -58,7 +58,7 @@ class Training(NamedTuple):
         )
 
 
-def checked_training(
+def checked_inputs(
     rule: Any,
     loss: Any,
     params: Any,
@@ -69,7 +69,7 @@ def checked_training(
     shifted: bool = False,
     products: bool = True,
     equation: bool = True,
-) -> Training:
+) -> Inputs:
     """Refuse with a `ValueError` whatever cannot be run.
 
     The hyperparameters take the dtype of the vector theta: the parameters' own, but float32 at least.
@@ -91,7 +91,7 @@ def checked_training(
         if equation:
             check_equation(rule, params)
     rule = rule.astype(working_dtype(jax.tree.leaves(params)[0].dtype))
-    return Training(rule, loss, _nan_with(rule, params), batches, schedule, shifted)
+    return Inputs(rule, loss, _nan_with(rule, params), batches, schedule, shifted)
 
 
 def _nan_with(rule: AbstractOptimizer, params: Params) -> Params:
@@ -103,22 +103,22 @@ def _nan_with(rule: AbstractOptimizer, params: Params) -> Params:
     return jax.tree.map(lambda x: jnp.where(wrong, jnp.full_like(x, jnp.nan), x), params)
 
 
-def identified(training: Training) -> Training:
+def identified(inputs: Inputs) -> Inputs:
     """With a digest of what the loss and the optimizer compute and of the arrays that they capture.
 
     A run compiled for one digest is never used for another: after the data that a loss reads have changed,
     the next run sees the new ones, and nothing is compiled again for unchanged code and data.
     """
-    rule, loss = training.rule, training.loss
-    arguments = first_arguments(training.params, training.batches)
+    rule, loss = inputs.rule, inputs.loss
+    arguments = first_arguments(inputs.params, inputs.batches)
     jaxprs = [_traced(loss, lambda loss, *arguments: loss(*arguments), *arguments)]
     if may_hide(jaxprs[0]):
         # What a custom derivative captures is seen only where it is taken.
         jaxprs.append(_traced(loss, _product, *arguments))
     # Only to be told from other optimizers: what mixes dtypes may do so here, as it may in optax.
     with jax.numpy_dtype_promotion("standard"):
-        jaxprs.append(_traced(rule, _first_step, training.params))
-    return training._replace(program=digest(*jaxprs))
+        jaxprs.append(_traced(rule, _first_step, inputs.params))
+    return inputs._replace(program=digest(*jaxprs))
 
 
 def _traced(owner: Any, f: Callable[..., Any], *arguments: Any) -> Any:

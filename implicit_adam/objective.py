@@ -149,7 +149,7 @@ def unravel_like(params: Params) -> Callable[[Vector], Params]:
     return ravel_pytree(params)[1]
 
 
-def raveled(
+def raveled_loss(
     loss: Loss, params: Params, batches: Batches = None, schedule: Schedule | None = None
 ) -> Objective:
     """`loss(params)` or `loss(params, batch)`, and its batches, as an objective on flat vectors."""

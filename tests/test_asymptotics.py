@@ -12,7 +12,7 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.fields.terms import field_of
 from implicit_adam.fields.vector_field import exact_terms, raveled_field
-from implicit_adam.inputs import checked_training
+from implicit_adam.inputs import checked_inputs
 from implicit_adam.losses.problems import bilinear, quadratic
 from implicit_adam.measures.asymptotics import CONTRADICTED, HOLDS, NOT_YET, Setting, judged
 from implicit_adam.measures.watched import remembered
@@ -245,8 +245,8 @@ def test_remembered_is_the_weight_of_the_first_half():
 
 
 def _training(rule):
-    training = checked_training(rule, losses.full_loss, losses.START, equation=False)
-    return training.rule, training.objective, training.theta
+    inputs = checked_inputs(rule, losses.full_loss, losses.START, equation=False)
+    return inputs.rule, inputs.objective, inputs.theta
 
 
 H = 0.01 / 2.0 ** np.arange(5)

@@ -9,7 +9,7 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.fields.carried.carrier import mean_over_batches, which_are_deltas
 from implicit_adam.losses.problems import bilinear
-from implicit_adam.objective import raveled
+from implicit_adam.objective import raveled_loss
 from tests import losses
 from tests.registry import CASES
 
@@ -186,7 +186,7 @@ def test_mini_batches_are_remembered_by_the_mean_of_their_features():
 def test_mini_batches_that_do_not_fit_at_once_are_taken_one_after_the_other(room, monkeypatch):
     """Three parameters: by one, by one, by two and all at once of the four."""
     monkeypatch.setattr("implicit_adam.fields.carried.carrier.AT_ONCE", room)
-    objective = raveled(losses.batch_loss, losses.START, losses.batches(m=4))
+    objective = raveled_loss(losses.batch_loss, losses.START, losses.batches(m=4))
     found = mean_over_batches(lambda g: (g, g**2), losses.START, objective)
     gradients = jax.vmap(jax.grad(losses.batch_loss), (None, 0))(losses.START, losses.batches(m=4))
     for got, expected in zip(found, (gradients, gradients**2), strict=True):

@@ -11,7 +11,7 @@ from implicit_adam.fields.full_batch.closed_form import closed_form_terms
 from implicit_adam.fields.full_batch.lag_moments import lag_moments, smooth_lag_moments
 from implicit_adam.fields.vector_field import exact_terms
 from implicit_adam.losses.problems import bilinear
-from implicit_adam.objective import raveled
+from implicit_adam.objective import raveled_loss
 from tests import losses
 from tests.registry import CASES
 
@@ -21,7 +21,7 @@ CLOSED = ("adam", "adam-eps-outside", "rmsprop-corrected", "gradient-descent", "
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed_sums_are_the_literal_history(name):
     """Of the flow and of the map, coefficient by coefficient, with the order 1 that was there before."""
-    rule, objective = CASES[name](0.1), raveled(losses.full_quartic, losses.START)
+    rule, objective = CASES[name](0.1), raveled_loss(losses.full_quartic, losses.START)
 
     @jax.jit
     def both(n):
@@ -42,7 +42,7 @@ def test_closed_sums_are_the_literal_history(name):
 
 @pytest.mark.parametrize("name", ["adam", "heavy-ball", "nadam", "lion", "rmsprop-eps-outside", "ademamix"])
 def test_the_limit_at_order_2_is_the_literal_history_of_a_late_step(name):
-    rule, objective = CASES[name](0.1), raveled(losses.full_quartic, losses.START)
+    rule, objective = CASES[name](0.1), raveled_loss(losses.full_quartic, losses.START)
     late = jax.jit(history_terms(rule, objective, 2, flow=True)(jnp.asarray(250)))
     limit = closed_form_terms(rule, objective, 2, flow=True)(jnp.inf)(losses.START)
     for x, y in zip(limit, late(losses.START), strict=True):

@@ -11,7 +11,7 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.fields.full_batch.closed_form import closed_form_terms, has_closed_form
 from implicit_adam.fields.mini_batch.any_schedule import mini_batch_terms
-from implicit_adam.objective import raveled
+from implicit_adam.objective import raveled_loss
 from implicit_adam.rules import RULES
 from implicit_adam.rules.kernels import masses
 from implicit_adam.rules.linear import remembered
@@ -155,7 +155,7 @@ def test_the_full_batch_field_of_an_early_step_is_that_derivative_too(build):
 
 @pytest.mark.parametrize("build", closed.values(), ids=closed.keys())
 def test_the_closed_form_is_the_mini_batch_field_with_one_batch(build):
-    objective = raveled(losses.full_loss, losses.START)
+    objective = raveled_loss(losses.full_loss, losses.START)
 
     @jax.jit
     def both(n):

@@ -121,12 +121,12 @@ def test_a_diverging_run_decides_nothing():
 
 
 def test_a_study_vmaps_over_hyperparameters():
-    from implicit_adam.inputs import checked_training
+    from implicit_adam.inputs import checked_inputs
     from implicit_adam.measures.convergence import supremum
 
     def error(beta):
         rule = ia.Adam(0.01, beta, 0.6, 0.1, eps_in_sqrt=True)
-        return supremum(checked_training(rule, losses.full_loss, losses.START), 10, (1,)).two_norm[0]
+        return supremum(checked_inputs(rule, losses.full_loss, losses.START), 10, (1,)).two_norm[0]
 
     betas = jnp.asarray([0.3, 0.5, 0.7])
     together = jax.jit(jax.vmap(error))(betas)

@@ -14,7 +14,7 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.fields.carried.carried_field import carrier_of
 from implicit_adam.fields.vector_field import raveled_field
-from implicit_adam.inputs import checked_training
+from implicit_adam.inputs import checked_inputs
 from implicit_adam.runs.flow import interval_step
 from implicit_adam.runs.leaps import Leaps
 
@@ -139,21 +139,21 @@ def test_a_carried_field_costs_two_gradients_and_one_without_corrections():
 
 
 def test_a_leap_costs_one_gradient():
-    training = checked_training(ADAM, one_batch, WEIGHTS, products=False)
-    leaps = Leaps(carrier_of(training), training.rule.h)
-    memory = leaps.carrier.start(training.theta)
-    begun = leaps.init(None, jnp.asarray(0.1), None, (training.theta, memory), None)
+    inputs = checked_inputs(ADAM, one_batch, WEIGHTS, products=False)
+    leaps = Leaps(carrier_of(inputs), inputs.rule.h)
+    memory = leaps.carrier.start(inputs.theta)
+    begun = leaps.init(None, jnp.asarray(0.1), None, (inputs.theta, memory), None)
 
     def leap(theta, memory, begun):
         return leaps.step(None, jnp.asarray(0.1), jnp.asarray(0.13), (theta, memory), None, begun, False)[0]
 
-    np.testing.assert_allclose(gradients(leap, training.theta, memory, begun), 1, rtol=0.1)
+    np.testing.assert_allclose(gradients(leap, inputs.theta, memory, begun), 1, rtol=0.1)
 
 
 def test_measuring_the_validity_of_a_flow_costs_a_gradient_a_step_a_twentieth_of_it():
-    training = checked_training(ADAM, one_batch, WEIGHTS)
-    move = interval_step(raveled_field(training.rule, training.objective, 1), training.rule.h)
-    alone = gradients(move, jnp.asarray(3), training.theta)
+    inputs = checked_inputs(ADAM, one_batch, WEIGHTS)
+    move = interval_step(raveled_field(inputs.rule, inputs.objective, 1), inputs.rule.h)
+    alone = gradients(move, jnp.asarray(3), inputs.theta)
     whole = gradients(lambda w: ia.flow(ADAM, one_batch, w, 8), WEIGHTS)
     np.testing.assert_allclose(whole - alone, 1, rtol=0.1)
     # The stages are a loop, whose body is counted once.

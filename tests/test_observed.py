@@ -8,7 +8,7 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.cli import main
 from implicit_adam.losses.problems import quadratic
-from implicit_adam.measures.observed import Named
+from implicit_adam.measures.observe import Named
 from tests import losses
 
 RULE = ia.Adam(0.02, 0.5, 0.6, 0.1, eps_in_sqrt=True)
@@ -194,7 +194,7 @@ def test_a_traced_number_of_steps_is_an_integer():
 
 def test_a_new_observable_is_one_entry(monkeypatch, tmp_path):
     """The function and the command both know it."""
-    size = Named("||theta||", lambda training, whole: lambda theta, _: jnp.linalg.norm(theta))
+    size = Named("||theta||", lambda inputs, whole: lambda theta, _: jnp.linalg.norm(theta))
     monkeypatch.setitem(ia.OBSERVABLES, "size", size)
     seen = ia.observe(RULE, losses.full_loss, losses.START, 4, ("loss", "size"))
     np.testing.assert_allclose(seen.last["size"], jnp.linalg.norm(seen.params), rtol=1e-14)

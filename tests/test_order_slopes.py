@@ -9,7 +9,7 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.fields.series import value
 from implicit_adam.fields.vector_field import exact_terms
-from implicit_adam.inputs import checked_training
+from implicit_adam.inputs import checked_inputs
 from implicit_adam.measures.convergence import supremum
 from implicit_adam.runs.interval import interval_step
 from tests import losses
@@ -51,7 +51,7 @@ def test_over_a_fixed_number_of_steps_each_order_gains_a_power_of_h(build, sched
 
     @jax.jit
     def error(h):
-        return jnp.stack(supremum(checked_training(build(h), *arguments), STEPS, orders).two_norm)
+        return jnp.stack(supremum(checked_inputs(build(h), *arguments), STEPS, orders).two_norm)
 
     np.testing.assert_allclose(slopes(error)[-1], np.array(orders) + 2, atol=0.1)
 
@@ -110,7 +110,7 @@ def biased_run(build, h, strength, order, loss, batches, schedule):
 
 def flow_with_bias(build, h, strength, order, loss, **kwargs):
     """The solution of theta' = f_0 + (1 + strength) (h f_1 + .. + h^order f_order)."""
-    training = checked_training(build(h), loss, losses.START, **kwargs)
+    training = checked_inputs(build(h), loss, losses.START, **kwargs)
     terms = exact_terms(training.rule, training.objective, order, flow=True)
 
     def field(n):

@@ -11,7 +11,7 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.fields.any_order.fixed_point import history_terms
 from implicit_adam.fields.vector_field import exact_terms
-from implicit_adam.objective import raveled
+from implicit_adam.objective import raveled_loss
 from tests import losses
 from tests.registry import CASES
 
@@ -33,7 +33,7 @@ def test_the_bias_cancelled_from_gradient_descent_is_miyagawas_counter_term(orde
 
 @pytest.mark.parametrize("name", ["adam", "nesterov", "scheduled-adam", "ademamix"])
 def test_kernels_and_the_optax_twin_agree_at_order_3_and_extend_the_lower_orders(name):
-    objective = raveled(losses.quartic, losses.START, RANDOM["batches"], SCHEDULE)
+    objective = raveled_loss(losses.quartic, losses.START, RANDOM["batches"], SCHEDULE)
     rule, twin = CASES[name](0.1), ia.Optax(0.1, CASES[name](1.0).transformation())
     third, by_optax = (
         jax.jit(history_terms(x, objective, 3, flow=True)(jnp.asarray(8)))(losses.START) for x in (rule, twin)

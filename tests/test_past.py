@@ -10,7 +10,7 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.fields.mini_batch.discounted_counts import discounted_visits
 from implicit_adam.fields.vector_field import limiting_terms
-from implicit_adam.objective import raveled
+from implicit_adam.objective import raveled_loss
 from tests import losses
 
 N = 115
@@ -68,7 +68,7 @@ def test_the_limit_of_heavy_ball_on_a_quadratic_is_the_series_of_its_root():
     for k in range(1, 5):
         product = [sum(product[j] * rest[i - j] for j in range(i + 1)) for i in range(5)]
         logarithm = [x + Fraction((-1) ** (k + 1), k) * y for x, y in zip(logarithm, product, strict=True)]
-    objective = raveled(lambda theta: jnp.sum(theta**2) / 2, jnp.ones(1))
+    objective = raveled_loss(lambda theta: jnp.sum(theta**2) / 2, jnp.ones(1))
     terms = jax.jit(limiting_terms(ia.HeavyBall(0.1, 0.7), objective, 3)(jnp.inf))(jnp.ones(1))
     error = [abs(float(x[0] / float(-y)) - 1) for x, y in zip(terms, logarithm[1:], strict=True)]
     # Each order rounds more. A history of 32 memories instead of 40 to 49 would be 5e-13, 9e-12, 8e-11 off.

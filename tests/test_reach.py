@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.inputs import checked_training
+from implicit_adam.inputs import checked_inputs
 from implicit_adam.paper import (
     reach,
 )
@@ -50,7 +50,7 @@ def test_the_largest_h_is_where_all_smaller_ones_are_within_the_accuracy():
 def test_the_unexpanded_map_is_the_optimizer_run_over_the_displaced_history():
     h, n, theta = 0.05, 4, losses.START
     rule = ia.Adam(h, 0.5, 0.6, 0.1, eps_in_sqrt=True)
-    objective = checked_training(rule, losses.full_loss, theta).objective
+    objective = checked_inputs(rule, losses.full_loss, theta).objective
     g = jax.grad(losses.full_loss)(theta)
     F = g / jnp.sqrt(g**2 + 0.1)
     tx = optax.adam(1.0, b1=0.5, b2=0.6, eps=0.0, eps_root=0.1)

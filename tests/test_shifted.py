@@ -8,7 +8,7 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.fields.vector_field import exact_terms
 from implicit_adam.losses.problems import digits
-from implicit_adam.objective import raveled
+from implicit_adam.objective import raveled_loss
 from tests import losses
 
 RULES = {
@@ -28,14 +28,14 @@ every_training = pytest.mark.parametrize("training", TRAININGS.values(), ids=TRA
 
 @every_rule
 @every_training
-def test_the_corrected_flow_stays_of_second_order(build, training):
+def test_the_corrected_flow_stays_of_second_order(build, inputs):
     study = ia.convergence(
         build(1.0),
         params=losses.START,
         horizon=0.1,
         step_counts=(40, 80, 160, 320),
         shifted=True,
-        **training,
+        **inputs,
     )
     assert study.asymptotic[1]
     assert abs(study.slope[1] - 2) < 0.1
@@ -44,12 +44,12 @@ def test_the_corrected_flow_stays_of_second_order(build, training):
 
 @every_rule
 @every_training
-def test_the_field_moves_by_the_square_of_h(build, training):
+def test_the_field_moves_by_the_square_of_h(build, inputs):
     """Not at all at order 0, which has no products."""
 
     def moved(h, order):
         field, shifted = (
-            ia.vector_field(build(h), order=order, shifted=x, **training)(9, losses.START)
+            ia.vector_field(build(h), order=order, shifted=x, **inputs)(9, losses.START)
             for x in (False, True)
         )
         return float(jnp.max(jnp.abs(field - shifted)))
@@ -94,7 +94,7 @@ def test_in_float32_the_correction_is_right_however_small_h_is(h, size):
     def correction(theta, batches, shifted):
         rule = ia.Adam(1.0, 0.5, 0.6, 0.1 / size**2, eps_in_sqrt=True).astype(theta.dtype)
         scaled = lambda theta, batch: losses.batch_loss(theta / jnp.asarray(size, theta.dtype), batch)
-        objective = raveled(scaled, theta, batches)
+        objective = raveled_loss(scaled, theta, batches)
         if shifted:
             objective = objective._replace(shift=jnp.asarray(h * size, theta.dtype))
         return exact_terms(rule, objective, 1, flow=True)(9)(theta)[1]
@@ -105,7 +105,7 @@ def test_in_float32_the_correction_is_right_however_small_h_is(h, size):
 
 
 def test_a_direction_of_zeros_and_a_start_of_zeros_have_products_too():
-    objective = raveled(losses.full_loss, losses.START)._replace(shift=jnp.asarray(1e-6))
+    objective = raveled_loss(losses.full_loss, losses.START)._replace(shift=jnp.asarray(1e-6))
     _, products = objective.linearize(losses.START)
     assert not products(jnp.zeros((1, 3))).any()
     _, products = objective.linearize(jnp.zeros(3))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from implicit_adam.checks import check_positive
 from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms
-from implicit_adam.inputs import checked_training
+from implicit_adam.inputs import checked_inputs
 from implicit_adam.objective import Objective, ravel
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.hyperparameters import check_positive_in
@@ -76,11 +76,11 @@ def bias(rule: AbstractRule, loss: Loss, params: Params) -> Params:
     smooth sign of Lion saturates. Raises `ValueError` for rules without a limit or without a linear feature.
     """
     check_has_limit(rule)
-    training = checked_training(rule, loss, params)
-    rule, theta = training.rule, training.theta
-    R = late_denominator(rule, training.objective, theta)
-    _, DF = closed_form_terms(rule, training.objective, 1, flow=True)(jnp.inf)(theta)
-    return training.unraveled(R * rule.h * DF)
+    inputs = checked_inputs(rule, loss, params)
+    rule, theta = inputs.rule, inputs.theta
+    R = late_denominator(rule, inputs.objective, theta)
+    _, DF = closed_form_terms(rule, inputs.objective, 1, flow=True)(jnp.inf)(theta)
+    return inputs.unraveled(R * rule.h * DF)
 
 
 def late_denominator(rule: AbstractRule, objective: Objective, theta: Vector) -> Vector:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from implicit_adam.checks import check_step_number
 from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms
 from implicit_adam.fields.vector_field import raveled_field
-from implicit_adam.inputs import checked_training
+from implicit_adam.inputs import checked_inputs
 from implicit_adam.reprs import norms
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.types import Batches, Loss, Params, StepNumber
@@ -48,9 +48,9 @@ def decompose(
     limit (Adagrad, schedules) raises `ValueError`, since the transient part is the difference to it.
     """
     check_has_limit(rule)
-    training = checked_training(rule, loss, params, batches, schedule)
-    check_step_number(n, training.schedule)
-    rule, theta, objective = training.rule, training.theta, training.objective
+    inputs = checked_inputs(rule, loss, params, batches, schedule)
+    check_step_number(n, inputs.schedule)
+    rule, theta, objective = inputs.rule, inputs.theta, inputs.objective
     whole = objective.full_batch()
 
     F, memory = closed_form_terms(rule, whole, 1, flow=False)(jnp.inf)(theta)
@@ -60,4 +60,4 @@ def decompose(
     field = raveled_field(rule, objective, order=1)(n)(theta)
 
     parts = (-F, -rule.h * (both - memory), -rule.h * memory, full_batch - limit, field - full_batch)
-    return Decomposition(*(training.unraveled(part) for part in parts))
+    return Decomposition(*(inputs.unraveled(part) for part in parts))

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from implicit_adam.checks import check_batches, check_kind, check_loss
 from implicit_adam.fields.full_batch.closed_form import closed_form_terms
-from implicit_adam.inputs import checked_training
+from implicit_adam.inputs import checked_inputs
 from implicit_adam.objective import mean_loss
 from implicit_adam.reprs import fields_of, named
 from implicit_adam.rules.adam import Adam
@@ -88,16 +88,16 @@ def regimes(rule: Adam | RMSProp, loss: Loss, params: Params) -> Regimes:
     with eps. Can be jitted and vmapped. Raises `ValueError` for other optimizers and for bad arguments.
     """
     check_kind("regimes", rule, Adam, RMSProp)
-    training = checked_training(rule, loss, params)
-    rule, theta = training.rule, training.theta
-    (g,) = training.objective.gradients(theta)
+    inputs = checked_inputs(rule, loss, params)
+    rule, theta = inputs.rule, inputs.theta
+    (g,) = inputs.objective.gradients(theta)
     memories = [kernel.decay[0] for kernel in rule.kernels(jnp.inf)]
     cb, cr = ((1 + decay) / (1 - decay) for decay in memories)
     share_of_rho = g**2 / (g**2 + rule.eps) if rule.eps_in_sqrt else jnp.abs(g) / (jnp.abs(g) + rule.eps)
     brace = cb - cr * share_of_rho
 
-    F, DF = closed_form_terms(rule, training.objective, 1, flow=True)(jnp.inf)(theta)
-    _, products = training.objective.linearize(theta)
+    F, DF = closed_form_terms(rule, inputs.objective, 1, flow=True)(jnp.inf)(theta)
+    _, products = inputs.objective.linearize(theta)
     (norm_gradient,) = products(F[None])
     # The bias is (h/2) brace * grad of the norm; h/2 does not turn it.
     alignment = cosine(brace * norm_gradient, norm_gradient)
@@ -106,7 +106,7 @@ def regimes(rule: Adam | RMSProp, loss: Loss, params: Params) -> Regimes:
     is_small, is_large = ratio > FACTOR, ratio < 1 / FACTOR
     small, large = (jnp.mean(here).astype(theta.dtype) for here in (is_small, is_large))
     return Regimes(
-        brace=training.unraveled(brace),
+        brace=inputs.unraveled(brace),
         positive=jnp.mean(brace > 0).astype(theta.dtype),
         alignment=alignment,
         eps_small=small,

@@ -14,7 +14,7 @@ from implicit_adam.fields.any_order.fixed_point import history_terms
 from implicit_adam.fields.series import Series, value
 from implicit_adam.fields.terms import Terms
 from implicit_adam.fields.vector_field import HIGHEST_ORDER, exact_terms
-from implicit_adam.inputs import Training, checked_training
+from implicit_adam.inputs import Inputs, checked_inputs
 from implicit_adam.objective import Objective, ravel, unravel_like
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.optax_rule import as_optimizer
@@ -112,15 +112,15 @@ def with_bias(
         if params is None:
             msg = "with_bias needs the parameters: call update(gradient, state, params)"
             raise ValueError(msg)
-        training = checked_training(optimizer, loss, params, batches, schedule, products=order > 0)
-        check_step_number(state.n, training.schedule)
-        dtype = training.theta.dtype
-        updates, own_state = training.rule.transformation().update(
+        inputs = checked_inputs(optimizer, loss, params, batches, schedule, products=order > 0)
+        check_step_number(state.n, inputs.schedule)
+        dtype = inputs.theta.dtype
+        updates, own_state = inputs.rule.transformation().update(
             _cast(updates, dtype), state.optimizer, _cast(params, dtype)
         )
         validity = state.validity
         if order > 0:
-            hK, size = _added(training, state.n, jnp.asarray(strength, dtype), order)
+            hK, size = _added(inputs, state.n, jnp.asarray(strength, dtype), order)
             updates = optax.tree.add(updates, unravel_like(params)(-hK))
             validity = jnp.maximum(validity, size)
             warn(validity)
@@ -134,10 +134,10 @@ def _cast(tree: Params, dtype: Any) -> Params:
     return jax.tree.map(lambda x: jnp.asarray(x).astype(dtype), tree)
 
 
-def _added(training: Training, n: StepNumber, strength: Scalar, order: int) -> tuple[Vector, Scalar]:
+def _added(inputs: Inputs, n: StepNumber, strength: Scalar, order: int) -> tuple[Vector, Scalar]:
     """h K_1 + .. + h^order K_order of step n, and the validity of this step."""
-    h, theta = training.rule.h, training.theta
-    own, K = own_and_added(training.rule, training.objective, strength, order)(n)(theta)
+    h, theta = inputs.rule.h, inputs.theta
+    own, K = own_and_added(inputs.rule, inputs.objective, strength, order)(n)(theta)
     f_0, nothing = own[0], jnp.zeros_like(theta)
     hK = h * value((nothing, *K), h)
     sizes = [size_of_correction(f_0 + x, f_0) for x in (value((nothing, *own[1:]), h), hK / h)]

@@ -20,7 +20,7 @@ from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_
 from implicit_adam.fields.mini_batch.any_schedule import mini_batch_terms
 from implicit_adam.fields.mini_batch.history_sum import window
 from implicit_adam.fields.terms import Terms, field_of
-from implicit_adam.inputs import Training, checked_training, identified
+from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.optax_rule import Optax, as_optimizer
@@ -94,23 +94,21 @@ def vector_field(
     schedule = check_schedule(schedule, check_batches(batches), 1)
 
     def field(n: StepNumber, params: Params) -> Params:
-        training = checked_training(
-            rule, loss, params, batches, schedule, shifted=shifted, products=order > 0
-        )
+        inputs = checked_inputs(rule, loss, params, batches, schedule, shifted=shifted, products=order > 0)
         known = check_step_number(n, schedule)
-        if _closed(training.rule, training.objective) and order < 2:
+        if _closed(inputs.rule, inputs.objective) and order < 2:
             # One program for every step; elsewhere a static number keeps the sum over the past reversible.
             known = jnp.asarray(known)
-        return _velocity(identified(training), known, order)
+        return _velocity(identified(inputs), known, order)
 
     return field
 
 
 @eqx.filter_jit
-def _velocity(training: Training, n: StepNumber, order: int) -> Params:
-    velocity = raveled_field(training.rule, training.objective, order)(n)(training.theta)
+def _velocity(inputs: Inputs, n: StepNumber, order: int) -> Params:
+    velocity = raveled_field(inputs.rule, inputs.objective, order)(n)(inputs.theta)
     # A traced step number below zero cannot be refused.
-    return training.unraveled(velocity if isinstance(n, int) else jnp.where(n >= 0, velocity, jnp.nan))
+    return inputs.unraveled(velocity if isinstance(n, int) else jnp.where(n >= 0, velocity, jnp.nan))
 
 
 def optax_vector_field(
@@ -151,16 +149,16 @@ def limiting_field(rule: AbstractRule, loss: Loss, *, order: int = 1) -> Callabl
     check_has_limit(rule)
 
     def field(params: Params) -> Params:
-        training = checked_training(rule, loss, params, products=order > 0)
-        return _limiting_velocity(identified(training), order)
+        inputs = checked_inputs(rule, loss, params, products=order > 0)
+        return _limiting_velocity(identified(inputs), order)
 
     return field
 
 
 @eqx.filter_jit
-def _limiting_velocity(training: Training, order: int) -> Params:
-    velocity = field_of(training.rule, limiting_terms(training.rule, training.objective, order))
-    return training.unraveled(velocity(jnp.inf)(training.theta))
+def _limiting_velocity(inputs: Inputs, order: int) -> Params:
+    velocity = field_of(inputs.rule, limiting_terms(inputs.rule, inputs.objective, order))
+    return inputs.unraveled(velocity(jnp.inf)(inputs.theta))
 
 
 def limiting_terms(rule: AbstractRule, objective: Objective, order: int) -> Terms:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from implicit_adam.checks import check_kind
-from implicit_adam.inputs import checked_training
+from implicit_adam.inputs import checked_inputs
 from implicit_adam.rules.adam import Adam
 from implicit_adam.rules.gradient_descent import GradientDescent
 from implicit_adam.rules.heavy_ball import HeavyBall
@@ -70,10 +70,10 @@ def shuffled_gradient_descent(rule: GradientDescent, loss: Loss, batches: Batche
     check_kind("modified_losses.shuffled_gradient_descent", rule, GradientDescent)
 
     def modified_loss(params: Params) -> Scalar:
-        training = checked_training(rule, loss, params, batches)
-        h, m = training.rule.h, training.objective.m
-        values_and_gradients = jax.vmap(jax.value_and_grad(training.objective.loss), (None, 0), axis_size=m)
-        E_k, g_k = values_and_gradients(training.theta, training.batches)
+        inputs = checked_inputs(rule, loss, params, batches)
+        h, m = inputs.rule.h, inputs.objective.m
+        values_and_gradients = jax.vmap(jax.value_and_grad(inputs.objective.loss), (None, 0), axis_size=m)
+        E_k, g_k = values_and_gradients(inputs.theta, inputs.batches)
         return jnp.mean(E_k) + h / (4 * m) * jnp.sum(g_k**2)
 
     return modified_loss
@@ -136,9 +136,9 @@ def _modified(formula: Callable[[Any, Scalar, Vector], Scalar], rule: Any, loss:
     """params -> formula(rule, E, grad E), with the hyperparameters in the dtype of the parameters."""
 
     def modified_loss(params: Params) -> Scalar:
-        training = checked_training(rule, loss, params)
-        E, g = jax.value_and_grad(training.objective.loss)(training.theta, None)
-        return formula(training.rule, E, g)
+        inputs = checked_inputs(rule, loss, params)
+        E, g = jax.value_and_grad(inputs.objective.loss)(inputs.theta, None)
+        return formula(inputs.rule, E, g)
 
     return modified_loss
 

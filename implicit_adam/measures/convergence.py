@@ -22,7 +22,7 @@ from implicit_adam.checks import (
     check_wide_dtype,
 )
 from implicit_adam.fields.vector_field import HIGHEST_ORDER, raveled_field
-from implicit_adam.inputs import Training, checked_training, identified
+from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.loops import loop
 from implicit_adam.measures.asymptotics import NOT_YET, Setting, judged
 from implicit_adam.measures.slopes import local_slopes
@@ -95,14 +95,14 @@ class Supremum(NamedTuple):
 
 
 def supremum(
-    training: Training,
+    inputs: Inputs,
     steps: StepNumber,
     orders: tuple[int, ...],
     solver: diffrax.AbstractSolver | None = None,
     controller: diffrax.AbstractStepSizeController | None = None,
 ) -> Supremum:
     """sup_{n <= steps} of the distance between the iterates and each order's flow; steps may be traced."""
-    rule, objective, theta = training.rule, training.objective, training.theta
+    rule, objective, theta = inputs.rule, inputs.objective, inputs.theta
     start, step = optimizer_step(rule, objective)
     nothing, watch = watched(rule, objective)
     flows = [
@@ -191,17 +191,17 @@ def convergence(
     orders = check_orders(orders, HIGHEST_ORDER)
     check_shifted_order(max(orders), shifted=shifted)
     taking_products = max(orders) > 0
-    training = checked_training(
+    inputs = checked_inputs(
         rule, loss, params, batches, schedule, counts[-1], shifted=shifted, products=taking_products
     )
-    training = identified(training)
-    check_wide_dtype(training.theta.dtype)
+    inputs = identified(inputs)
+    check_wide_dtype(inputs.theta.dtype)
     adaptive = check_solver_order(solver, stepsize_controller, max(orders))
 
     suprema = []
     for count in counts:
-        h = jnp.asarray(horizon / count, training.theta.dtype)
-        run = training._replace(rule=training.rule.with_step_size(h))
+        h = jnp.asarray(horizon / count, inputs.theta.dtype)
+        run = inputs._replace(rule=inputs.rule.with_step_size(h))
         steps = jnp.asarray(count)
         result = _compiled_supremum(run, steps, orders, solver, stepsize_controller)
         suprema.append(jax.device_get(result))

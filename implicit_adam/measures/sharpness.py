@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from implicit_adam.bias.bias import late_denominator
 from implicit_adam.checks import check_batches, check_count, check_loss, check_params, check_rule
 from implicit_adam.fields.full_batch.closed_form import check_has_limit
-from implicit_adam.inputs import checked_training
+from implicit_adam.inputs import checked_inputs
 from implicit_adam.measures.eigenpairs import Operator, Rows, largest_eigenpairs
-from implicit_adam.objective import Objective, first_arguments, ravel, raveled, unravel_like
+from implicit_adam.objective import Objective, first_arguments, ravel, raveled_loss, unravel_like
 from implicit_adam.programs.products import check_products
 from implicit_adam.reprs import line
 from implicit_adam.rules.base import AbstractRule
@@ -67,7 +67,7 @@ def sharpness(
     params = check_params(params)
     check_loss(loss, params, batches)
     check_products(loss, *first_arguments(params, batches))
-    theta, objective = ravel(params), raveled(loss, params, batches).full_batch()
+    theta, objective = ravel(params), raveled_loss(loss, params, batches).full_batch()
     return _extreme(_hessian(objective, theta), params, k, start, iterations, seed, smallest=smallest)
 
 
@@ -100,10 +100,10 @@ def preconditioned_sharpness(
     as in `sharpness`; a rule without a limit is refused without opt_state, a state of another rule with it.
     """
     check_rule(rule, AbstractRule)
-    training = checked_training(rule, loss, params, batches)
+    inputs = checked_inputs(rule, loss, params, batches)
     # Any step will do: the schedule is a part of the step size.
-    rule = unscheduled(training.rule, 0)
-    theta, objective = training.theta, training.objective.full_batch()
+    rule = unscheduled(inputs.rule, 0)
+    theta, objective = inputs.theta, inputs.objective.full_batch()
     if opt_state is None:
         check_has_limit(rule)
         R = late_denominator(rule, objective, theta)
@@ -115,7 +115,7 @@ def preconditioned_sharpness(
     def preconditioned(v: Vector) -> Vector:
         return scale * hessian(scale * v)
 
-    return _extreme(preconditioned, training.params, k, start, iterations, seed, smallest=smallest)
+    return _extreme(preconditioned, inputs.params, k, start, iterations, seed, smallest=smallest)
 
 
 def _hessian(objective: Objective, theta: Vector) -> Operator:

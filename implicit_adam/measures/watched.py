@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from implicit_adam.fields.vector_field import raveled_field
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer
-from implicit_adam.rules.optax_rule import raveled
+from implicit_adam.rules.optax_rule import raveled_transformation
 from implicit_adam.types import Scalar, StepNumber, Vector
 
 
@@ -83,7 +83,10 @@ def watched(rule: AbstractOptimizer, objective: Objective) -> tuple[Watched, Wat
 
 def remembered(rule: AbstractOptimizer, objective: Objective, theta: Vector, steps: StepNumber) -> Scalar:
     """By which share other gradients in the first half of a run of so many steps change its last update."""
-    optimizer, G = raveled(rule.transformation(), objective.unravel), objective.gradients(theta)
+    optimizer, G = (
+        raveled_transformation(rule.transformation(), objective.unravel),
+        objective.gradients(theta),
+    )
 
     def last_update(first_half: float) -> Vector:
         def step(n: StepNumber, carry: tuple) -> tuple:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from implicit_adam.inputs import Training, checked_training, identified
+from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.losses.problems import build_problem
 from implicit_adam.measures.convergence import supremum
 from implicit_adam.objective import Objective
@@ -77,7 +77,7 @@ def run(config: ReachConfig, advance: Advance) -> Reach:
         rows = []
         for beta, rho in config.decays:
             rule = Adam(1.0, beta, rho, eps, eps_in_sqrt=True)
-            training = identified(checked_training(rule, problem.mean_loss, problem.params))
+            training = identified(checked_inputs(rule, problem.mean_loss, problem.params))
             rows.append(_errors(config, name, training, horizon))
             done += 1
             advance(done / total)
@@ -89,7 +89,7 @@ def run(config: ReachConfig, advance: Advance) -> Reach:
     return Reach(np.asarray(h), found, np.asarray(largest))
 
 
-def _errors(config: ReachConfig, name: str, training: Training, horizon: float) -> np.ndarray:
+def _errors(config: ReachConfig, name: str, training: Inputs, horizon: float) -> np.ndarray:
     """Of every order, and of the unexpanded map, relative to the distance travelled: (orders + 1, steps)."""
     columns = []
     for steps in config.step_counts:
@@ -108,7 +108,7 @@ _supremum = eqx.filter_jit(supremum)
 
 
 @eqx.filter_jit
-def unexpanded_error(training: Training, steps: int) -> Scalar:
+def unexpanded_error(training: Inputs, steps: int) -> Scalar:
     """sup_n of the distance between Adam and the unexpanded map of order 1."""
     rule, objective, theta = training.rule, training.objective, training.theta
     start, step = optimizer_step(rule, objective)

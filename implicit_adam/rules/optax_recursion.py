@@ -24,7 +24,7 @@ from implicit_adam.programs.dependence import dependence, levels
 from implicit_adam.rules.optax_any_time import AnyTime, Memories, at_any_time
 from implicit_adam.rules.optax_checks import refusal
 from implicit_adam.rules.optax_probe import behaviour
-from implicit_adam.rules.optax_rule import raveled
+from implicit_adam.rules.optax_rule import raveled_transformation
 from implicit_adam.rules.optax_state import initial_state
 from implicit_adam.types import Scalar, Vector
 
@@ -112,7 +112,7 @@ def _found(tx: optax.GradientTransformation, params: Any) -> Recursions | str:
     with jax.ensure_compile_time_eval():
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
         theta = ravel(zeros)
-        return _checked(at_any_time(raveled(tx, unravel_like(zeros)), theta, behaves), theta)
+        return _checked(at_any_time(raveled_transformation(tx, unravel_like(zeros)), theta, behaves), theta)
 
 
 def _checked(at: AnyTime, theta: Vector) -> Recursions | str:

@@ -52,7 +52,7 @@ def as_optimizer(rule: Any) -> Any:
     return Optax(1.0, rule) if is_transformation else rule
 
 
-def raveled(
+def raveled_transformation(
     tx: optax.GradientTransformation, unravel: Callable[[Vector], Params]
 ) -> optax.GradientTransformation:
     """`tx` on flat vectors; it still sees the pytree, for what depends on layers and shapes."""

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from implicit_adam.checks import check_count, check_order, check_saves, check_steps
 from implicit_adam.fields.carried.carried_field import HIGHEST_CARRIED_ORDER, carrier_of, shown
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity
-from implicit_adam.inputs import Training, checked_training, identified
+from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.leaps import Leaps, RelativeToTheMove
 from implicit_adam.runs.trajectory import Trajectory, all_finite
@@ -76,14 +76,14 @@ def carried_flow(
         raise ValueError(msg)
     saved = np.arange(0, steps + 1, save_every) if save_at is None else check_steps(save_at, steps)
     early = tuple(n for n in saved.tolist() if n <= start)
-    training = identified(checked_training(rule, loss, params, batches, products=False, equation=False))
+    inputs = identified(checked_inputs(rule, loss, params, batches, products=False, equation=False))
     late = jnp.asarray(saved[len(early) :])
-    return _carried_flow(training, early, late, order, start, solver, stepsize_controller, memories=memories)
+    return _carried_flow(inputs, early, late, order, start, solver, stepsize_controller, memories=memories)
 
 
 @eqx.filter_jit
 def _carried_flow(
-    training: Training,
+    inputs: Inputs,
     early: tuple[int, ...],
     late: Int[Array, " late"],
     order: int,
@@ -93,15 +93,15 @@ def _carried_flow(
     *,
     memories: bool,
 ) -> Trajectory:
-    h, carrier = training.rule.h, carrier_of(training)
-    state, kept = _first_steps(carrier, training.theta, start, early)
+    h, carrier = inputs.rule.h, carrier_of(inputs)
+    state, kept = _first_steps(carrier, inputs.theta, start, early)
     times = jnp.concatenate([jnp.asarray(early), late]).astype(h.dtype) * h
     if len(late):
         solution = _solve(carrier, h, state, start * h, times[len(early) :], order, solver, controller)
         kept = jax.tree.map(lambda *x: jnp.concatenate(x), kept, solution)
     thetas, memory = kept
-    points = jax.vmap(training.unraveled)(thetas)
-    remembered = shown(training, memory, saves=True) if memories else None
+    points = jax.vmap(inputs.unraveled)(thetas)
+    remembered = shown(inputs, memory, saves=True) if memories else None
     unknown = jnp.full_like(times, jnp.nan)
     return Trajectory(times, points, all_finite(thetas), unknown, unknown, unknown, remembered)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from implicit_adam.checks import check_order, check_shifted_order
 from implicit_adam.fields.vector_field import HIGHEST_ORDER
-from implicit_adam.inputs import Training, checked_training, identified
+from implicit_adam.inputs import Inputs, checked_inputs, identified
 
 
 def checked_run(
@@ -17,11 +17,9 @@ def checked_run(
     *,
     order: int,
     shifted: bool,
-) -> Training:
+) -> Inputs:
     """The checked inputs of a run up to an order, with the digest that its compiled program is kept by."""
     check_order(order, HIGHEST_ORDER)
     check_shifted_order(order, shifted=shifted)
-    training = checked_training(
-        rule, loss, params, batches, schedule, steps, shifted=shifted, products=order > 0
-    )
-    return identified(training)
+    inputs = checked_inputs(rule, loss, params, batches, schedule, steps, shifted=shifted, products=order > 0)
+    return identified(inputs)

@@ -10,7 +10,7 @@ import optax
 
 from implicit_adam.checks import check_saves
 from implicit_adam.fields.vector_field import raveled_field
-from implicit_adam.inputs import Training
+from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.checked_run import checked_run
 from implicit_adam.runs.interval import interval_move
@@ -66,22 +66,22 @@ def flow(
     bias-corrected memory and one solver step an interval; elsewhere it raises `RuntimeError`.
     """
     steps, save_every = check_saves(steps, save_every)
-    training = checked_run(rule, loss, params, steps, batches, schedule, order=order, shifted=shifted)
-    return warned(_flow(training, steps, save_every, order, solver, stepsize_controller), order)
+    inputs = checked_run(rule, loss, params, steps, batches, schedule, order=order, shifted=shifted)
+    return warned(_flow(inputs, steps, save_every, order, solver, stepsize_controller), order)
 
 
 @eqx.filter_jit
 def _flow(
-    training: Training,
+    inputs: Inputs,
     steps: int,
     save_every: int,
     order: int,
     solver: diffrax.AbstractSolver | None,
     controller: diffrax.AbstractStepSizeController | None,
 ) -> Trajectory:
-    rule, theta = training.rule, training.theta
-    move = interval_move(raveled_field(rule, training.objective, order), rule.h, solver, controller)
-    leading = raveled_field(rule, training.objective, 0)
+    rule, theta = inputs.rule, inputs.theta
+    move = interval_move(raveled_field(rule, inputs.objective, order), rule.h, solver, controller)
+    leading = raveled_field(rule, inputs.objective, 0)
 
     def step(n: StepNumber, place: Place) -> tuple[Place, Watched]:
         by, error, velocity = move(n, place.theta)
@@ -94,7 +94,7 @@ def _flow(
     hidden = controller is not None or isinstance(solver, diffrax.AbstractImplicitSolver)
     return Trajectory(
         saved_times(rule.h, steps, save_every),
-        jax.vmap(training.unraveled)(thetas),
+        jax.vmap(inputs.unraveled)(thetas),
         all_finite(thetas),
         watched.step_error,
         watched.validity if order > 0 else unknown,

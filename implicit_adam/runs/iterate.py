@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from implicit_adam.checks import check_saves
-from implicit_adam.inputs import Training, checked_training, identified
+from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer
-from implicit_adam.rules.optax_rule import raveled
+from implicit_adam.rules.optax_rule import raveled_transformation
 from implicit_adam.runs.trajectory import (
     Place,
     Trajectory,
@@ -45,7 +45,7 @@ def optimizer_update(
     rule: AbstractOptimizer, objective: Objective
 ) -> tuple[Callable[[Vector], OptimizerState], Callable[[StepNumber, OptimizerState], OptimizerState]]:
     """`start(theta)` and `update(n, (theta, state))` -> (-h F^(n), the next state), by the optax twin."""
-    optimizer = raveled(rule.transformation(), objective.unravel)
+    optimizer = raveled_transformation(rule.transformation(), objective.unravel)
 
     def start(theta: Vector) -> OptimizerState:
         return theta, optimizer.init(theta)
@@ -85,14 +85,14 @@ def iterate(
     `rounding`, and a `RoundingWarning` says so where it outweighs the run.
     """
     steps, save_every = check_saves(steps, save_every)
-    training = checked_training(rule, loss, params, batches, schedule, steps, products=False, equation=False)
-    return warned(_iterate(identified(training), steps, save_every))
+    inputs = checked_inputs(rule, loss, params, batches, schedule, steps, products=False, equation=False)
+    return warned(_iterate(identified(inputs), steps, save_every))
 
 
 @eqx.filter_jit
-def _iterate(training: Training, steps: int, save_every: int) -> Trajectory:
-    rule, theta = training.rule, training.theta
-    objective = training.objective
+def _iterate(inputs: Inputs, steps: int, save_every: int) -> Trajectory:
+    rule, theta = inputs.rule, inputs.theta
+    objective = inputs.objective
     start, update = optimizer_update(rule, objective)
     nothing = Watched(jnp.zeros_like(rule.h), jnp.zeros_like(rule.h))
 
@@ -107,7 +107,7 @@ def _iterate(training: Training, steps: int, save_every: int) -> Trajectory:
     )
     return Trajectory(
         saved_times(rule.h, steps, save_every),
-        jax.vmap(training.unraveled)(thetas),
+        jax.vmap(inputs.unraveled)(thetas),
         all_finite(thetas),
         watched.step_error,
         jnp.full_like(watched.validity, jnp.nan),

@@ -10,7 +10,7 @@ import optax
 from implicit_adam.checks import check_saves
 from implicit_adam.fields.series import value
 from implicit_adam.fields.vector_field import exact_terms
-from implicit_adam.inputs import Training
+from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.checked_run import checked_run
 from implicit_adam.runs.trajectory import (
@@ -47,14 +47,14 @@ def memoryless(
     Arguments, result, warnings and errors as in `flow`; `validity` costs nothing.
     """
     steps, save_every = check_saves(steps, save_every)
-    training = checked_run(rule, loss, params, steps, batches, schedule, order=order, shifted=shifted)
-    return warned(_memoryless(training, steps, save_every, order), order)
+    inputs = checked_run(rule, loss, params, steps, batches, schedule, order=order, shifted=shifted)
+    return warned(_memoryless(inputs, steps, save_every, order), order)
 
 
 @eqx.filter_jit
-def _memoryless(training: Training, steps: int, save_every: int, order: int) -> Trajectory:
-    rule, theta = training.rule, training.theta
-    G = exact_terms(rule, training.objective, order, flow=False)
+def _memoryless(inputs: Inputs, steps: int, save_every: int, order: int) -> Trajectory:
+    rule, theta = inputs.rule, inputs.theta
+    G = exact_terms(rule, inputs.objective, order, flow=False)
 
     def step(n: StepNumber, place: Place) -> tuple[Place, Watched]:
         series = G(n)(place.theta)
@@ -65,7 +65,7 @@ def _memoryless(training: Training, steps: int, save_every: int, order: int) -> 
     (thetas, lost), watched = record(step, at_start(theta), steps, save_every, Place.seen)
     return Trajectory(
         saved_times(rule.h, steps, save_every),
-        jax.vmap(training.unraveled)(thetas),
+        jax.vmap(inputs.unraveled)(thetas),
         all_finite(thetas),
         watched.step_error,
         watched.validity if order > 0 else jnp.full_like(lost, jnp.nan),

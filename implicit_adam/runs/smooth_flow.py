@@ -32,7 +32,7 @@ from implicit_adam.fields.full_batch.lag_moments import smooth_lag_moments
 from implicit_adam.fields.mini_batch.settled_epoch import epoch_velocity, settling_steps
 from implicit_adam.fields.terms import field_of
 from implicit_adam.fields.vector_field import raveled_field
-from implicit_adam.inputs import Training
+from implicit_adam.inputs import Inputs
 from implicit_adam.loops import forward_only, loop
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.runs.checked_run import checked_run
@@ -98,29 +98,29 @@ def smooth_flow(
     start. Derivatives: forward mode (`jax.jvp`, `jax.jacfwd`).
     """
     steps, save_every = check_saves(steps, save_every)
-    training = checked_run(rule, loss, params, steps, batches, schedule, order=order, shifted=shifted)
+    inputs = checked_run(rule, loss, params, steps, batches, schedule, order=order, shifted=shifted)
     saved = np.arange(0, steps + 1, save_every) if save_at is None else check_steps(save_at, steps)
-    check_smooth(training, saved, order)
-    run = _smooth_flow(training, jnp.asarray(saved), order, solver, stepsize_controller)
+    check_smooth(inputs, saved, order)
+    run = _smooth_flow(inputs, jnp.asarray(saved), order, solver, stepsize_controller)
     return warned(run, order)
 
 
 @eqx.filter_jit
 def _smooth_flow(
-    training: Training,
+    inputs: Inputs,
     saved: Int[Array, " saves"],
     order: int,
     solver: diffrax.AbstractSolver | None,
     controller: diffrax.AbstractStepSizeController | None,
 ) -> Trajectory:
-    rule = training.rule
-    corrected, leading = (raveled_field(rule, training.objective, q) for q in (order, 0))
+    rule = inputs.rule
+    corrected, leading = (raveled_field(rule, inputs.objective, q) for q in (order, 0))
     early = interval_step(corrected, rule.h)
-    thetas, errors = smooth_solution(training, saved, order, early, solver, controller)
+    thetas, errors = smooth_solution(inputs, saved, order, early, solver, controller)
     unknown = jnp.full_like(errors, jnp.nan)
     return Trajectory(
         saved.astype(rule.h.dtype) * rule.h,
-        jax.vmap(training.unraveled)(thetas),
+        jax.vmap(inputs.unraveled)(thetas),
         all_finite(thetas),
         errors,
         at_saves(corrected, leading, saved, thetas) if order > 0 else unknown,
@@ -128,9 +128,9 @@ def _smooth_flow(
     )
 
 
-def check_smooth(training: Training, saved: np.ndarray, order: int) -> None:
+def check_smooth(inputs: Inputs, saved: np.ndarray, order: int) -> None:
     """Full batch needs a closed form for every n; mini-batches the cyclic schedule and a fading memory."""
-    rule, m = training.rule, training.objective.m
+    rule, m = inputs.rule, inputs.objective.m
     if order > (2 if m == 1 else 1):
         msg = (
             f"smooth_flow is of order 2 at most in full batch and 1 in mini-batches, got order = {order}; "
@@ -145,7 +145,7 @@ def check_smooth(training: Training, saved: np.ndarray, order: int) -> None:
         raise ValueError(msg)
     if m > 1:
         check_has_limit(rule)
-        if training.schedule is not None:
+        if inputs.schedule is not None:
             msg = "smooth_flow in mini-batches needs the cyclic schedule; leave schedule out, or use ia.flow"
             raise ValueError(msg)
         if (saved % m).any():
@@ -157,7 +157,7 @@ def check_smooth(training: Training, saved: np.ndarray, order: int) -> None:
 
 
 def smooth_solution(
-    training: Training,
+    inputs: Inputs,
     saved: Int[Array, " saves"],
     order: int,
     step: IntervalStep,
@@ -165,8 +165,8 @@ def smooth_solution(
     controller: diffrax.AbstractStepSizeController | None,
 ) -> tuple[Saved, Float[Array, " saves"]]:
     """The points after the saved numbers of steps, 0 first, and the error allowed to each solver step."""
-    rule, theta = training.rule, training.theta
-    late = _late_field(training)
+    rule, theta = inputs.rule, inputs.theta
+    late = _late_field(inputs)
     tolerance = _tolerance(late(0)(theta), late(1)(theta), order)
     # One's own controller counts time as it is, the default one in steps of the optimizer.
     unit = jnp.ones_like(rule.h) if controller is not None else rule.h
@@ -174,12 +174,12 @@ def smooth_solution(
         controller = travel_controller(tolerance, theta, rule.h * late(0)(theta))
     times = saved.astype(theta.dtype) * rule.h
     allowed = jax.vmap(partial(allowed_error, controller))
-    if training.objective.m == 1 and order < 2:
-        field = field_of(rule, closed_form_terms(rule, training.objective, order, flow=True))
+    if inputs.objective.m == 1 and order < 2:
+        field = field_of(rule, closed_form_terms(rule, inputs.objective, order, flow=True))
         points = _solve(lambda t, y: field(t / rule.h - 1 / 2)(y), theta, times, unit, solver, controller)
         return points, allowed(points)
 
-    first, field = _settled(training, saved[-1], order, tolerance)
+    first, field = _settled(inputs, saved[-1], order, tolerance)
     point, early = _interval_by_interval(step, theta, first, saved)
     # Times before the start of the solve are met at its start, and taken from the other part.
     start = jnp.asarray(first, times.dtype) * rule.h
@@ -195,9 +195,9 @@ def smooth_solution(
     return points, allowed(points)
 
 
-def _late_field(training: Training) -> Callable[[int], Velocity]:
+def _late_field(inputs: Inputs) -> Callable[[int], Velocity]:
     """The field of order 0 or 1 once the memory has settled."""
-    rule, objective = training.rule, training.objective
+    rule, objective = inputs.rule, inputs.objective
     if objective.m > 1:
         return partial(epoch_velocity, rule, objective)
     return lambda order: field_of(rule, closed_form_terms(rule, objective, order, flow=True))(jnp.inf)
@@ -212,11 +212,9 @@ def _tolerance(plain: Vector, corrected: Vector, order: int) -> Scalar:
     return jnp.maximum(wanted, TIGHTEST * jnp.finfo(plain.dtype).eps)
 
 
-def _settled(
-    training: Training, steps: StepNumber, order: int, tolerance: Scalar
-) -> tuple[StepNumber, Field]:
+def _settled(inputs: Inputs, steps: StepNumber, order: int, tolerance: Scalar) -> tuple[StepNumber, Field]:
     """How many of the steps are taken interval by interval, and the field from there on."""
-    rule, objective = training.rule, training.objective
+    rule, objective = inputs.rule, inputs.objective
     if objective.m == 1:
         terms = closed_form_terms(rule, objective, 2, flow=True, moments=smooth_lag_moments)
         return jnp.minimum(EARLY, steps), field_of(rule, terms)

@@ -20,7 +20,7 @@ import optax
 import optax.contrib
 
 from implicit_adam.fields.vector_field import exact_terms
-from implicit_adam.objective import ravel, raveled
+from implicit_adam.objective import ravel, raveled_loss
 from implicit_adam.rules.optax_checks import check_rate, check_runs, refusal, reservation
 from implicit_adam.rules.optax_probe import behaviour
 from implicit_adam.rules.optax_rule import Optax
@@ -267,7 +267,7 @@ def _problem() -> tuple[Callable[..., Scalar], Params, Any]:
 def _measured(tx: optax.GradientTransformation) -> tuple[tuple[float, float], float]:
     """The slopes of orders 0 and 1 between the two smallest h, and the last relative error of order 1."""
     loss, params, batches = _problem()
-    objective, theta = raveled(loss, params, batches), ravel(params)
+    objective, theta = raveled_loss(loss, params, batches), ravel(params)
 
     @jax.jit
     def largest(h: Scalar, steps: StepNumber) -> Any:

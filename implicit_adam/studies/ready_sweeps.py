@@ -14,10 +14,10 @@ from implicit_adam.bias.bias import bias
 from implicit_adam.checks import check_horizon, check_kind, check_orders, check_step_counts
 from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms
 from implicit_adam.fields.vector_field import HIGHEST_ORDER
-from implicit_adam.inputs import checked_training
+from implicit_adam.inputs import checked_inputs
 from implicit_adam.losses.problems import Problem
 from implicit_adam.measures.convergence import supremum
-from implicit_adam.measures.observed import observe
+from implicit_adam.measures.observe import observe
 from implicit_adam.objective import ravel
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.types import Scalar, StepNumber
@@ -45,11 +45,11 @@ def order_at(
     orders = check_orders(orders, HIGHEST_ORDER)
 
     def at(**point: Any) -> dict[str, Any]:
-        training = checked_training(build(**point), problem.loss, problem.params, problem.batches)
+        inputs = checked_inputs(build(**point), problem.loss, problem.params, problem.batches)
 
         def measured(steps: StepNumber) -> tuple[tuple[Scalar, ...], Scalar, Scalar]:
-            h = horizon / jnp.asarray(steps, training.theta.dtype)
-            run = training._replace(rule=training.rule.with_step_size(h))
+            h = horizon / jnp.asarray(steps, inputs.theta.dtype)
+            run = inputs._replace(rule=inputs.rule.with_step_size(h))
             found = supremum(run, steps, orders)
             return found.two_norm, found.watched.validity, found.remembered
 
@@ -78,15 +78,15 @@ def bias_at(build: Build, problem: Problem) -> Point:
         check_kind("the bias sweep", rule, AbstractRule)
         check_has_limit(rule)
         loss = problem.mean_loss
-        training = checked_training(rule, loss, problem.params)
-        theta, objective = training.theta, training.objective
-        F = closed_form_terms(training.rule, objective, 0, flow=True)(jnp.inf)(theta)[0]
+        inputs = checked_inputs(rule, loss, problem.params)
+        theta, objective = inputs.theta, inputs.objective
+        F = closed_form_terms(inputs.rule, objective, 0, flow=True)(jnp.inf)(theta)[0]
         D = objective.linearize(theta)[1](F[None])[0]
-        b = ravel(bias(training.rule, loss, problem.params))
+        b = ravel(bias(inputs.rule, loss, problem.params))
         along, size = jnp.vdot(b, D), jnp.linalg.norm(b)
         norm = jnp.linalg.norm(D)
         return {
-            "factor": along / norm**2 / (training.rule.h / 2),
+            "factor": along / norm**2 / (inputs.rule.h / 2),
             "alignment": along / (norm * size),
             "size": size,
         }

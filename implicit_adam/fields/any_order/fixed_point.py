@@ -21,7 +21,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.fields.any_order.map_to_flow import orbit
+from implicit_adam.fields.any_order.map_to_flow import viewpoints
 from implicit_adam.fields.any_order.replay import Replay, replay
 from implicit_adam.fields.series import Series, compose
 from implicit_adam.fields.terms import Terms
@@ -52,7 +52,7 @@ def history_terms(
             def run(points: Series, totals: Series) -> tuple[Series, Series]:
                 return _run(again, objective, steps(theta), (theta, *points), totals, added)
 
-            looking = orbit(frozen, theta, order, flow=flow)
+            looking = viewpoints(frozen, theta, order, flow=flow)
             points, totals, P = (), (), ()
             for i in range(order + 1):
                 P, totals = jax.vmap(run, axis_size=looking.how_many)(points, totals)

@@ -29,7 +29,7 @@ from implicit_adam.types import Vector
 Points = Float[Array, "points p"]
 
 
-class Orbit(NamedTuple):
+class Viewpoints(NamedTuple):
     """From which points the map is looked at.
 
     - `how_many`: points.
@@ -42,7 +42,7 @@ class Orbit(NamedTuple):
     result: Callable[[int, Points], Vector]
 
 
-def orbit(frozen: Callable[[Vector], Vector], theta: Vector, order: int, *, flow: bool) -> Orbit:
+def viewpoints(frozen: Callable[[Vector], Vector], theta: Vector, order: int, *, flow: bool) -> Viewpoints:
     """`frozen` is the update F at a history of equal points."""
     if not flow:
         return HERE
@@ -51,17 +51,17 @@ def orbit(frozen: Callable[[Vector], Vector], theta: Vector, order: int, *, flow
     return HALF_A_STEP_BACK if order < 2 else NOW_HALF_BEFORE
 
 
-HERE = Orbit(1, lambda i, P: jnp.zeros_like(P), lambda i, P: P[0])
-HALF_A_STEP_BACK = Orbit(1, lambda i, P: P / 2, lambda i, P: P[0])
+HERE = Viewpoints(1, lambda i, P: jnp.zeros_like(P), lambda i, P: P[0])
+HALF_A_STEP_BACK = Viewpoints(1, lambda i, P: P / 2, lambda i, P: P[0])
 
 
-def _half_a_step_back_on_the_curve(frozen: Callable[[Vector], Vector], theta: Vector) -> Orbit:
+def _half_a_step_back_on_the_curve(frozen: Callable[[Vector], Vector], theta: Vector) -> Viewpoints:
     """The curve x' = -F has F(x(h)) = F - h B + h^2 C, B = F'F; its P' and P'' are -h B and 2 h^2 C."""
     F, B = compose(frozen, (theta, frozen(theta)))
     _, _, C = compose(frozen, (theta, F, B / 2))
     none = jnp.zeros_like(F)
     slope, curvature = (none, -B, none), (none, none, 2 * C)
-    return Orbit(1, lambda i, P: P / 2 - slope[i][None] / 8, lambda i, P: P[0] - curvature[i] / 24)
+    return Viewpoints(1, lambda i, P: P / 2 - slope[i][None] / 8, lambda i, P: P[0] - curvature[i] / 24)
 
 
 def _now_half_before(_: int, P: Points) -> Points:
@@ -69,4 +69,4 @@ def _now_half_before(_: int, P: Points) -> Points:
     return jnp.stack([jnp.zeros_like(now), half / 2 - (now - before) / 8, before])
 
 
-NOW_HALF_BEFORE = Orbit(3, _now_half_before, lambda i, P: (8 * P[1] - P[0] - P[2]) / 6)
+NOW_HALF_BEFORE = Viewpoints(3, _now_half_before, lambda i, P: (8 * P[1] - P[0] - P[2]) / 6)

@@ -16,7 +16,7 @@ from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.optax_clock import Clock
 from implicit_adam.rules.optax_probe import behaviour
-from implicit_adam.rules.optax_rule import Optax, raveled
+from implicit_adam.rules.optax_rule import Optax, raveled_transformation
 from implicit_adam.rules.optax_state import away_from_zero, initial_state, set_forward
 from implicit_adam.types import StepNumber, Vector
 
@@ -67,7 +67,7 @@ def _of_kernels(rule: AbstractRule, objective: Objective) -> Replay:
 
 
 def _of_optax(rule: Optax, objective: Objective) -> Replay:
-    tx = raveled(rule.tx, objective.unravel)
+    tx = raveled_transformation(rule.tx, objective.unravel)
 
     def clock(theta: Vector) -> Clock:
         found = behaviour(rule.tx, jax.eval_shape(objective.unravel, theta))

@@ -11,7 +11,7 @@ from implicit_adam.checks import check_count, check_order, check_rule
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_rule, carried_velocity
 from implicit_adam.fields.carried.optax_carrier import carried_optax
 from implicit_adam.fields.carried.optax_memory import packed_memories
-from implicit_adam.inputs import Training, checked_training
+from implicit_adam.inputs import Inputs, checked_inputs
 from implicit_adam.objective import ravel
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.optax_rule import as_optimizer
@@ -32,25 +32,21 @@ class CarriedField(eqx.Module):
     def __call__(self, t: Any, state: tuple[Params, Memory]) -> tuple[Params, Memory]:
         """(d params/dt, d memories/dt) at the time t = n h."""
         params, memories = state
-        training = checked_training(
-            self.rule, self.loss, params, self.batches, products=False, equation=False
-        )
-        h, theta = training.rule.h, training.theta
-        velocity = carried_velocity(carrier_of(training), self.order)
-        per_step = velocity(jnp.asarray(t, theta.dtype) / h, theta, hidden(training, memories))
+        inputs = checked_inputs(self.rule, self.loss, params, self.batches, products=False, equation=False)
+        h, theta = inputs.rule.h, inputs.theta
+        velocity = carried_velocity(carrier_of(inputs), self.order)
+        per_step = velocity(jnp.asarray(t, theta.dtype) / h, theta, hidden(inputs, memories))
         theta_dot, memory_dot = jax.tree.map(lambda x: x / h.astype(x.dtype), per_step)
-        return training.unraveled(theta_dot), shown(training, memory_dot)
+        return inputs.unraveled(theta_dot), shown(inputs, memory_dot)
 
     def start(self, params: Params, steps: int = 0) -> tuple[Params, Memory]:
         """(params, memories) after the optimizer's first steps, at the time t = steps h."""
         steps = check_count("steps", steps, least=0)
-        training = checked_training(
-            self.rule, self.loss, params, self.batches, products=False, equation=False
-        )
-        carrier = carrier_of(training)
-        state = (training.theta, carrier.start(training.theta))
+        inputs = checked_inputs(self.rule, self.loss, params, self.batches, products=False, equation=False)
+        carrier = carrier_of(inputs)
+        state = (inputs.theta, carrier.start(inputs.theta))
         theta, memory = jax.lax.fori_loop(0, steps, lambda n, state: carrier.step(n, *state), state)
-        return training.unraveled(theta), shown(training, memory)
+        return inputs.unraveled(theta), shown(inputs, memory)
 
 
 def carried_field(
@@ -100,27 +96,27 @@ def carried_field(
     return CarriedField(optimizer, loss, batches, order)
 
 
-def carrier_of(training: Training) -> Carrier:
-    """The training's optimizer as a system of a point and a memory."""
-    rule, objective = training.rule, training.objective
+def carrier_of(inputs: Inputs) -> Carrier:
+    """The optimizer of a run as a system of a point and a memory."""
+    rule, objective = inputs.rule, inputs.objective
     if isinstance(rule, AbstractRule):
         return carried_rule(rule, objective)
-    return carried_optax(rule, objective, packed_memories(rule, objective, training.theta))
+    return carried_optax(rule, objective, packed_memories(rule, objective, inputs.theta))
 
 
-def shown(training: Training, memory: Memory, *, saves: bool = False) -> Any:
+def shown(inputs: Inputs, memory: Memory, *, saves: bool = False) -> Any:
     """The memory for the user: pytrees like params, or of a transformation one like its state."""
-    if isinstance(training.rule, AbstractRule):
-        return each_memory(jax.vmap(training.unraveled) if saves else training.unraveled, memory)
-    packed = packed_memories(training.rule, training.objective, training.theta)
+    if isinstance(inputs.rule, AbstractRule):
+        return each_memory(jax.vmap(inputs.unraveled) if saves else inputs.unraveled, memory)
+    packed = packed_memories(inputs.rule, inputs.objective, inputs.theta)
     return (jax.vmap(packed.shown) if saves else packed.shown)(memory)
 
 
-def hidden(training: Training, memories: Any) -> Memory:
+def hidden(inputs: Inputs, memories: Any) -> Memory:
     """The memory that is shown as these pytrees."""
-    if isinstance(training.rule, AbstractRule):
+    if isinstance(inputs.rule, AbstractRule):
         return each_memory(ravel, memories)
-    return packed_memories(training.rule, training.objective, training.theta).hidden(memories)
+    return packed_memories(inputs.rule, inputs.objective, inputs.theta).hidden(memories)
 
 
 def each_memory(f: Any, memory: Memory) -> Memory:

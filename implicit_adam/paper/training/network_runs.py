@@ -17,7 +17,7 @@ from implicit_adam.networks.passes import cross_entropy
 from implicit_adam.networks.residual import accuracy, residual_logits, residual_params
 from implicit_adam.paper.claims import Advance
 from implicit_adam.rules import Adam
-from implicit_adam.rules.optax_rule import raveled
+from implicit_adam.rules.optax_rule import raveled_transformation
 from implicit_adam.sweeps import sweep
 from implicit_adam.types import Params, Scalar, Vector
 
@@ -103,7 +103,7 @@ def _training(config: NetworkConfig, train: Data, test: Data) -> Callable[..., d
     def at(beta: Any, rho: Any, seed: Any) -> dict[str, jax.Array]:
         theta, unravel = ravel_pytree(_start(config, seed))
         rule = Adam(config.h, beta, rho, config.eps, eps_in_sqrt=True).astype(theta.dtype)
-        optimizer = raveled(rule.transformation(), unravel)
+        optimizer = raveled_transformation(rule.transformation(), unravel)
 
         def loss(theta: Vector) -> Scalar:
             return cross_entropy(residual_logits(unravel(theta), train.images), train.labels)

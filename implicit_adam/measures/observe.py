@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from implicit_adam.bias.bias import perturbed_one_norm
 from implicit_adam.checks import check_count, is_traced
 from implicit_adam.fields.vector_field import raveled_field
-from implicit_adam.inputs import Training, checked_training
+from implicit_adam.inputs import Inputs, checked_inputs
 from implicit_adam.loops import loop
 from implicit_adam.measures.sharpness import sharpness
 from implicit_adam.objective import Objective
@@ -103,13 +103,11 @@ def observe(
     products = any(one.curvature for one in known_ones)
     # Only what follows a flow asks for an equation of the optimizer.
     flowing = any(one.flow is not None for one in known_ones)
-    training = checked_training(
-        rule, loss, params, batches, schedule, known, products=products, equation=flowing
-    )
-    watch = _observables(observables, training)
+    inputs = checked_inputs(rule, loss, params, batches, schedule, known, products=products, equation=flowing)
+    watch = _observables(observables, inputs)
     order = max((one.flow for one in known_ones if one.flow is not None), default=None)
     # Wide enough for products with `every`, whatever narrow integer came.
-    seen = _observed(training, jnp.asarray(steps).astype(int), watch, order, every, records)
+    seen = _observed(inputs, jnp.asarray(steps).astype(int), watch, order, every, records)
     _warn_of_range(seen.validity)
     return seen
 
@@ -148,9 +146,9 @@ def _check_named(observables: Any) -> None:
         raise ValueError(msg)
 
 
-def _observables(observables: Any, training: Training) -> dict[str, Observable]:
+def _observables(observables: Any, inputs: Inputs) -> dict[str, Observable]:
     if isinstance(observables, Mapping) and observables:
-        return {str(name): _own(str(name), f, training) for name, f in observables.items()}
+        return {str(name): _own(str(name), f, inputs) for name, f in observables.items()}
     names = _names(observables)
     unknown = [name for name in names if name not in OBSERVABLES]
     if unknown or not names:
@@ -160,7 +158,7 @@ def _observables(observables: Any, training: Training) -> dict[str, Observable]:
     if len({OBSERVABLES[name].flow for name in with_flow}) > 1:
         msg = f"observe one of {' and '.join(with_flow)} at a time: each has a flow of its own"
         raise ValueError(msg)
-    return {name: OBSERVABLES[name].watch(training, training.objective.full_batch()) for name in names}
+    return {name: OBSERVABLES[name].watch(inputs, inputs.objective.full_batch()) for name in names}
 
 
 def _names(observables: Any) -> tuple[str, ...]:
@@ -171,16 +169,16 @@ def _names(observables: Any) -> tuple[str, ...]:
 
 
 def _observed(
-    training: Training,
+    inputs: Inputs,
     steps: Count,
     watch: dict[str, Observable],
     order: int | None,
     every: int,
     records: int,
 ) -> Observed:
-    start, optimizer = optimizer_step(training.rule, training.objective)
-    theta = training.theta
-    follow = _followed(training, order)
+    start, optimizer = optimizer_step(inputs.rule, inputs.objective)
+    theta = inputs.theta
+    follow = _followed(inputs, order)
 
     def advance(n: StepNumber, carry: Any) -> Any:
         state, followed = carry
@@ -198,16 +196,16 @@ def _observed(
         run = loop((i - 1) * every, last, advance, run)
         return run, _updated(seen, look(run), last, looks)
 
-    run = (start(theta), _Followed(theta, jnp.zeros_like(training.rule.h)))
+    run = (start(theta), _Followed(theta, jnp.zeros_like(inputs.rule.h)))
     first = look(run)
     seen = _updated(_first(first, records, looks, theta.dtype), first, jnp.zeros_like(looks), looks)
     run, seen = loop(1, looks, block, (run, seen))
     mean = {name: total / looks.astype(total.dtype) for name, total in seen.total.items()}
     summary = (seen.least, seen.largest, mean, seen.last)
-    point, validity = run[0][0], run[1].validity if order else jnp.full_like(training.rule.h, jnp.nan)
+    point, validity = run[0][0], run[1].validity if order else jnp.full_like(inputs.rule.h, jnp.nan)
     # A traced number of steps below one cannot be refused.
     finite = all_finite((summary, point)) & (steps >= 1)
-    return Observed(*summary, seen.n, seen.record, training.unraveled(point), finite, validity)
+    return Observed(*summary, seen.n, seen.record, inputs.unraveled(point), finite, validity)
 
 
 class _Followed(NamedTuple):
@@ -217,11 +215,11 @@ class _Followed(NamedTuple):
     validity: Scalar
 
 
-def _followed(training: Training, order: int | None) -> Callable[[StepNumber, _Followed], _Followed] | None:
+def _followed(inputs: Inputs, order: int | None) -> Callable[[StepNumber, _Followed], _Followed] | None:
     """One interval of the flow of the order; None where there is none to follow."""
     if order is None:
         return None
-    rule, objective = training.rule, training.objective
+    rule, objective = inputs.rule, inputs.objective
     move, leading = (
         interval_move(raveled_field(rule, objective, order), rule.h),
         raveled_field(rule, objective, 0),
@@ -283,13 +281,13 @@ def _updated(seen: _Seen, values: dict[str, Scalar], n: Count, looks: Count) -> 
     )
 
 
-def _gradient(f: Callable[[Training, Vector], Scalar]) -> Callable[[Training, Objective], Observable]:
+def _gradient(f: Callable[[Inputs, Vector], Scalar]) -> Callable[[Inputs, Objective], Observable]:
     """An observable of the full-batch gradient."""
-    return lambda training, whole: lambda theta, _: f(training, whole.gradients(theta)[0])
+    return lambda inputs, whole: lambda theta, _: f(inputs, whole.gradients(theta)[0])
 
 
-def _perturbed(training: Training, g: Vector) -> Scalar:
-    rule: Any = training.rule.rule if isinstance(training.rule, Scheduled) else training.rule
+def _perturbed(inputs: Inputs, g: Vector) -> Scalar:
+    rule: Any = inputs.rule.rule if isinstance(inputs.rule, Scheduled) else inputs.rule
     if not hasattr(rule, "eps_in_sqrt"):
         msg = (
             "perturbed_one_norm needs an optimizer whose eps stands beside the root of squared gradients, as "
@@ -301,22 +299,22 @@ def _perturbed(training: Training, g: Vector) -> Scalar:
     return perturbed_one_norm(g, rule.eps, eps_in_sqrt=rule.eps_in_sqrt)
 
 
-def _own(name: str, f: Callable[[Params], Any], training: Training) -> Observable:
+def _own(name: str, f: Callable[[Params], Any], inputs: Inputs) -> Observable:
     if not callable(f):
         msg = f"the observable {name!r} must be a function of the params, got {f!r}"
         raise ValueError(msg)  # noqa: TRY004
-    value = jax.eval_shape(f, training.params)
+    value = jax.eval_shape(f, inputs.params)
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         msg = f"the observable {name!r} must return one real floating number, got {value}"
         raise ValueError(msg)
-    return lambda theta, _: jnp.asarray(f(training.unraveled(theta)), theta.dtype)
+    return lambda theta, _: jnp.asarray(f(inputs.unraveled(theta)), theta.dtype)
 
 
-def _distance(_training: Training, _whole: Objective) -> Observable:
+def _distance(_training: Inputs, _whole: Objective) -> Observable:
     return lambda theta, flow: jnp.linalg.norm(theta - flow)
 
 
-def _sharpness(_training: Training, whole: Objective) -> Observable:
+def _sharpness(_training: Inputs, whole: Objective) -> Observable:
     def mean_loss(theta: Vector) -> Scalar:
         return whole.loss(theta, None)
 
@@ -333,17 +331,17 @@ class Named(NamedTuple):
     """
 
     words: str
-    watch: Callable[[Training, Objective], Observable]
+    watch: Callable[[Inputs, Objective], Observable]
     flow: int | None = None
     curvature: bool = False
 
 
 # What `observe` and `implicit-adam sweep --observable` know by name.
 OBSERVABLES: dict[str, Named] = {
-    "loss": Named("the full-batch loss", lambda training, whole: lambda theta, _: whole.loss(theta, None)),
-    "one_norm": Named("sum_i |g_i| of its gradient", _gradient(lambda training, g: jnp.sum(jnp.abs(g)))),
+    "loss": Named("the full-batch loss", lambda inputs, whole: lambda theta, _: whole.loss(theta, None)),
+    "one_norm": Named("sum_i |g_i| of its gradient", _gradient(lambda inputs, g: jnp.sum(jnp.abs(g)))),
     "perturbed_one_norm": Named("||g||_{1,eps} with the optimizer's eps", _gradient(_perturbed)),
-    "two_norm": Named("||g||", _gradient(lambda training, g: jnp.linalg.norm(g))),
+    "two_norm": Named("||g||", _gradient(lambda inputs, g: jnp.linalg.norm(g))),
     "distance": Named("to the flow of order 1 from the same start", _distance, flow=1, curvature=True),
     "plain_distance": Named("to the flow of order 0 from the same start", _distance, flow=0),
     "sharpness": Named("the top Hessian eigenvalue", _sharpness, curvature=True),
