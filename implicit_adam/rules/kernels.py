@@ -8,6 +8,8 @@ so that all sums over the history have closed forms. `decay = 0`
 is the present gradient alone (0^0 = 1) and `decay = 1` a memory that never forgets.
 """
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -117,12 +119,14 @@ def term_masses(kernels: tuple[Kernel, ...], n: StepNumber) -> Float[Array, "r t
     return jnp.asarray(owners(kernels), every.dtype) * every[None]
 
 
+@partial(jax.jit, inline=True)
 def power(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]:
     """x^N for N >= 0, with 0^0 = 1 whose derivative is 0 (JAX's own is NaN for floating exponents)."""
     N = jnp.asarray(N).astype(x.dtype)
     return jnp.where(N == 0, jnp.ones_like(x), x ** jnp.where(N == 0, jnp.ones_like(N), N))
 
 
+@partial(jax.jit, inline=True)
 def one_minus_power(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]:
     """1 - x^N for 0 <= x <= 1 without cancellation near x = 1; N >= 0 may be `jnp.inf`."""
     N = jnp.asarray(N).astype(x.dtype)
@@ -134,6 +138,7 @@ def one_minus_power(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*
     return jnp.where(jnp.isfinite(N), value, jnp.ones_like(value))
 
 
+@partial(jax.jit, inline=True)
 def geometric_sum(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]:
     """sum_{j<N} x^j for 0 <= x <= 1."""
     N = jnp.asarray(N).astype(x.dtype)
@@ -141,6 +146,7 @@ def geometric_sum(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*sh
     return jnp.where(x < 1, ratio, N)
 
 
+@partial(jax.jit, inline=True)
 def mean_lag(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]:
     """sum_{j<N} j x^j / sum_{j<N} x^j  =  x/(1-x) - N x^N / (1 - x^N).
 
