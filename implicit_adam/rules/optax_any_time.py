@@ -3,8 +3,8 @@
 A state holds memories (of gradients or points), counters, and constants. Counters and constants follow from
 the step number; here they are supplied, so that what is left is a list of memories, and so that `update` can
 be read at a step number that is no integer. There a counter is a floating number. That of a learning-rate
-schedule stays an integer, for which alone a schedule may be known: the update is interpolated linearly
-between the two nearest, whose integral over whole steps is that of the steps themselves, jumps included.
+schedule stays an integer, for which alone a schedule may be known: the update is interpolated between those
+nearest (`between_steps`).
 """
 
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import optax
 from implicit_adam.programs.dependence import dependence, passed_on
 from implicit_adam.rules.optax_probe import Behaviour
 from implicit_adam.rules.optax_state import initial_state
+from implicit_adam.rules.scheduled import between_steps
 from implicit_adam.types import Scalar, Vector
 
 # A list of the remembered leaves of a state.
@@ -57,11 +58,11 @@ class AnyTime(NamedTuple):
         """Where the memories are in the state."""
         return [name for name, known in zip(self.names, self.leaves, strict=True) if known is None]
 
-    def state(self, n: Scalar, memories: Memories, *, later: int = 0) -> Any:
-        """The state before step n; a schedule's counters are rounded down, and `later` steps ahead."""
+    def state(self, n: Scalar, memories: Memories, whole: Any = None) -> Any:
+        """The state before step n, a schedule's counters those before the `whole` step number."""
         rest = iter(memories)
         return self.structure.unflatten(
-            next(rest) if known is None else _at(known, n, later) for known in self.leaves
+            next(rest) if known is None else _at(known, n, whole) for known in self.leaves
         )
 
     def shown(self, memories: Memories) -> Any:
@@ -72,24 +73,24 @@ class AnyTime(NamedTuple):
     def update(self, n: Scalar, g: Vector, memories: Memories, theta: Vector) -> tuple[Vector, Memories]:
         """The updates of step n, and the memories after it."""
 
-        def rounded(later: int) -> tuple[Vector, Memories]:
-            updates, state = self.tx.update(g, self.state(n, memories, later=later), theta)
+        def at(whole: Any) -> tuple[Vector, Memories]:
+            updates, state = self.tx.update(g, self.state(n, memories, whole), theta)
             new = [x.astype(old.dtype) for x, old in zip(self.memories(state), memories, strict=True)]
             return jnp.asarray(updates), new
 
         if not any(isinstance(known, Counter) and known.scheduled for known in self.leaves):
-            return rounded(0)
-        part = n - jnp.floor(n)
-        # What does not depend on the schedule is the same in both, which the compiler computes once.
-        return jax.tree.map(lambda a, b: a + part.astype(a.dtype) * (b - a), rounded(0), rounded(1))
+            return at(None)
+        # What does not depend on the schedule is the same each time, which the compiler computes once.
+        return between_steps(at, n)
 
 
-def _at(known: Counter | Constant, n: Scalar, later: int) -> Any:
+def _at(known: Counter | Constant, n: Scalar, whole: Any) -> Any:
     if isinstance(known, Constant):
         return jnp.where(n <= 0, known.first, known.then)
     if known.scheduled:
-        steps = jnp.floor(n).astype(known.first.dtype) + later
-        return known.first + jnp.asarray(known.advance).astype(steps.dtype) * jnp.maximum(steps, 0)
+        return known.first + jnp.asarray(known.advance).astype(known.first.dtype) * whole.astype(
+            known.first.dtype
+        )
     return jnp.asarray(known.first).astype(n.dtype) + known.advance * n
 
 

@@ -29,7 +29,7 @@ from implicit_adam.fields.carried.fading import ahead, rate, settled, way_ahead,
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import Kernel
-from implicit_adam.rules.scheduled import Scheduled
+from implicit_adam.rules.scheduled import Scheduled, between_steps
 from implicit_adam.types import Scalar, StepNumber, Vector
 
 # A pytree of vectors: what the optimizer remembers, and what a gradient adds to it.
@@ -196,20 +196,11 @@ def _sums(kernels: tuple[Kernel, ...], held: Memory) -> tuple[Vector, ...]:
 
 
 def readout_between_steps(rule: AbstractRule, s: tuple[Vector, ...], theta: Vector, n: Scalar) -> Vector:
-    """The readout at a step number that is no integer; a schedule is known at the integers only.
-
-    Its linear interpolation has the same integral over whole steps as the factors themselves, jumps included.
-    """
+    """The readout at a step number that is no integer; a schedule is known at the integers only."""
     if not isinstance(rule, Scheduled):
         return rule.readout(s, theta, n)
-    n_started = jnp.maximum(n, jnp.zeros_like(n))
-    below = jnp.floor(n_started)
-
-    def factor(n: Scalar) -> Scalar:
-        return jnp.asarray(rule.schedule(n.astype(jnp.int32))).astype(theta.dtype)
-
-    between = (below + 1 - n_started) * factor(below) + (n_started - below) * factor(below + 1)
-    return between * readout_between_steps(rule.rule, s, theta, n)
+    factor = between_steps(lambda n: jnp.asarray(rule.schedule(n)).astype(theta.dtype), n)
+    return factor * readout_between_steps(rule.rule, s, theta, n)
 
 
 def which_are_deltas(rule: AbstractRule) -> tuple[tuple[bool, ...], ...]:
