@@ -19,10 +19,10 @@ from implicit_adam.objective import Objective, first_arguments, ravel, raveled_l
 from implicit_adam.programs.captured import digest, trace
 from implicit_adam.programs.products import check_products, may_hide
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
-from implicit_adam.rules.optax_checks import check_equation, check_runs
-from implicit_adam.rules.optax_rate import warn_of_a_rate_twice
-from implicit_adam.rules.optax_rule import Optax, as_optimizer
-from implicit_adam.rules.optax_rule import raveled_transformation as on_vectors
+from implicit_adam.rules.from_optax.checks import check_equation, check_runs
+from implicit_adam.rules.from_optax.rate import warn_of_a_rate_twice
+from implicit_adam.rules.from_optax.rule import Optax, as_optimizer
+from implicit_adam.rules.from_optax.rule import raveled_transformation as on_vectors
 from implicit_adam.types import Batches, Loss, Params, Schedule, Vector, working_dtype
 
 

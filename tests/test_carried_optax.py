@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.rules.optax_recursion import recursions
+from implicit_adam.rules.from_optax.recursion import recursions
 from tests import losses
 from tests.test_carried import NET, error, error_of_field, net_loss
 

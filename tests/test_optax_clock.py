@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.rules.optax_probe import behaviour
+from implicit_adam.rules.from_optax.probe import behaviour
 from tests import losses, oracles
 from tests.test_optax_probe import accumulated, check
 

@@ -9,8 +9,8 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.cli.optax_names import parse_optax
-from implicit_adam.rules.optax_checks import check_equation
-from implicit_adam.rules.optax_probe import behaviour
+from implicit_adam.rules.from_optax.checks import check_equation
+from implicit_adam.rules.from_optax.probe import behaviour
 from tests import losses, oracles
 
 MOMENTUM = optax.sgd(1.0, momentum=0.4)

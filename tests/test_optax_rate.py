@@ -11,7 +11,7 @@ import optax.contrib
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.rules.optax_rate import learning_rate, warn_of_a_rate_twice
+from implicit_adam.rules.from_optax.rate import learning_rate, warn_of_a_rate_twice
 from implicit_adam.studies.optax_table import ALIASES, entries
 from tests import losses
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from implicit_adam.rules.optax_checks import check_equation, check_rate, check_runs
-from implicit_adam.rules.optax_rule import Optax
+from implicit_adam.rules.from_optax.checks import check_equation, check_rate, check_runs
+from implicit_adam.rules.from_optax.rule import Optax
 
 PREFIX = "optax:"
 

@@ -23,7 +23,7 @@ from implicit_adam.fields.terms import Terms, field_of
 from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
-from implicit_adam.rules.optax_rule import Optax, as_optimizer
+from implicit_adam.rules.from_optax.rule import Optax, as_optimizer
 from implicit_adam.types import Batches, Field, Loss, Params, StepNumber
 
 HIGHEST_ORDER = 3

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from implicit_adam.fields.vector_field import raveled_field
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer
-from implicit_adam.rules.optax_rule import raveled_transformation
+from implicit_adam.rules.from_optax.rule import raveled_transformation
 from implicit_adam.types import Scalar, StepNumber, Vector
 
 

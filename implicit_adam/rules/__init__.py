@@ -23,6 +23,7 @@ from implicit_adam.rules.adamw import AdamW as AdamW
 from implicit_adam.rules.ademamix import AdEMAMix as AdEMAMix
 from implicit_adam.rules.base import AbstractOptimizer as AbstractOptimizer
 from implicit_adam.rules.base import AbstractRule as AbstractRule
+from implicit_adam.rules.from_optax.rule import Optax as Optax
 from implicit_adam.rules.gradient_descent import GradientDescent as GradientDescent
 from implicit_adam.rules.heavy_ball import HeavyBall as HeavyBall
 from implicit_adam.rules.hyperparameters import DECAY as DECAY
@@ -41,7 +42,6 @@ from implicit_adam.rules.nadam import NAdam as NAdam
 from implicit_adam.rules.named import RULES as RULES
 from implicit_adam.rules.named import rule_named as rule_named
 from implicit_adam.rules.nesterov import Nesterov as Nesterov
-from implicit_adam.rules.optax_rule import Optax as Optax
 from implicit_adam.rules.rmsprop import RMSProp as RMSProp
 from implicit_adam.rules.scheduled import Scheduled as Scheduled
 from implicit_adam.rules.signum import Signum as Signum

@@ -12,7 +12,7 @@ from implicit_adam.checks import check_saves
 from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer
-from implicit_adam.rules.optax_rule import raveled_transformation
+from implicit_adam.rules.from_optax.rule import raveled_transformation
 from implicit_adam.runs.trajectory import (
     Place,
     Trajectory,

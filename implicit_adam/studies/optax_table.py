@@ -21,9 +21,9 @@ import optax.contrib
 
 from implicit_adam.fields.vector_field import exact_terms
 from implicit_adam.objective import ravel, raveled_loss
-from implicit_adam.rules.optax_checks import check_rate, check_runs, refusal, reservation
-from implicit_adam.rules.optax_probe import behaviour
-from implicit_adam.rules.optax_rule import Optax
+from implicit_adam.rules.from_optax.checks import check_rate, check_runs, refusal, reservation
+from implicit_adam.rules.from_optax.probe import behaviour
+from implicit_adam.rules.from_optax.rule import Optax
 from implicit_adam.runs.interval import interval_step
 from implicit_adam.runs.iterate import optimizer_step
 from implicit_adam.types import Params, Scalar, StepNumber

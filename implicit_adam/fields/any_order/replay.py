@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from implicit_adam.fields.mini_batch.history_sum import first_remembered, memory_of
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
-from implicit_adam.rules.optax_clock import Clock
-from implicit_adam.rules.optax_probe import behaviour
-from implicit_adam.rules.optax_rule import Optax, raveled_transformation
-from implicit_adam.rules.optax_state import away_from_zero, initial_state, set_forward
+from implicit_adam.rules.from_optax.clock import Clock
+from implicit_adam.rules.from_optax.probe import behaviour
+from implicit_adam.rules.from_optax.rule import Optax, raveled_transformation
+from implicit_adam.rules.from_optax.state import away_from_zero, initial_state, set_forward
 from implicit_adam.types import StepNumber, Vector
 
 State = Any

@@ -14,7 +14,7 @@ from implicit_adam.fields.carried.optax_memory import packed_memories
 from implicit_adam.inputs import Inputs, checked_inputs
 from implicit_adam.objective import ravel
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
-from implicit_adam.rules.optax_rule import as_optimizer
+from implicit_adam.rules.from_optax.rule import as_optimizer
 from implicit_adam.types import Batches, Loss, Params
 
 HIGHEST_CARRIED_ORDER = 1

@@ -1,6 +1,6 @@
 """Any optax transformation with carried memory, from its own `update` and no knowledge of its kernels.
 
-Its memories are the recursions y_(n+1) = d y_n + (1-d) psi_n of `optax_recursion`, carried as those of a
+Its memories are the recursions y_(n+1) = d y_n + (1-d) psi_n of `from_optax.recursion`, carried as those of a
 rule (`fading`), all memories of one kind as one vector. psi comes from a call of `update` with y = 0, whose
 new state is (1-d) psi. A memory of d = 0 is the psi of one step ago, which needs no state: psi(t - h) on the
 line through psi(t) and its change.
@@ -23,8 +23,8 @@ from implicit_adam.fields.carried.carrier import Carrier, Features, Memory, keep
 from implicit_adam.fields.carried.fading import rate, way_ahead, weight
 from implicit_adam.fields.carried.optax_memory import Packed
 from implicit_adam.objective import Objective
-from implicit_adam.rules.optax_rule import Optax
-from implicit_adam.rules.optax_state import away_from_zero, initial_state
+from implicit_adam.rules.from_optax.rule import Optax
+from implicit_adam.rules.from_optax.state import away_from_zero, initial_state
 from implicit_adam.types import Scalar, StepNumber, Vector
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from implicit_adam.fields.carried.carrier import Memory
 from implicit_adam.objective import Objective
-from implicit_adam.rules.optax_any_time import Memories
-from implicit_adam.rules.optax_recursion import Kind, Recursions, recursions
-from implicit_adam.rules.optax_rule import Optax
+from implicit_adam.rules.from_optax.any_time import Memories
+from implicit_adam.rules.from_optax.recursion import Kind, Recursions, recursions
+from implicit_adam.rules.from_optax.rule import Optax
 from implicit_adam.types import Scalar, Vector
 
 

@@ -25,8 +25,8 @@ from implicit_adam.fields.terms import Terms
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.contract import frozen_update_is_steady, settles
+from implicit_adam.rules.from_optax.rule import Optax, as_optimizer
 from implicit_adam.rules.kernels import lag_moment, mass
-from implicit_adam.rules.optax_rule import Optax, as_optimizer
 from implicit_adam.types import StepNumber, Vector
 
 

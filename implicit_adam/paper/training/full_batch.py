@@ -18,7 +18,7 @@ from implicit_adam.networks.passes import Examples
 from implicit_adam.paper.training.epoch import Setup, epoch_step, names, start, tested
 from implicit_adam.paper.training.resumable import Logs, described, resumable
 from implicit_adam.rules import AbstractOptimizer
-from implicit_adam.rules.optax_rule import as_optimizer
+from implicit_adam.rules.from_optax.rule import as_optimizer
 
 Callback = Callable[[int, dict[str, float]], None]
 

@@ -17,7 +17,7 @@ from implicit_adam.networks.passes import cross_entropy
 from implicit_adam.networks.residual import accuracy, residual_logits, residual_params
 from implicit_adam.paper.claims import Advance
 from implicit_adam.rules import Adam
-from implicit_adam.rules.optax_rule import raveled_transformation
+from implicit_adam.rules.from_optax.rule import raveled_transformation
 from implicit_adam.sweeps import sweep
 from implicit_adam.types import Params, Scalar, Vector
 

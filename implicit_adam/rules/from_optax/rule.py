@@ -21,7 +21,7 @@ class Optax(AbstractOptimizer):
     - `h`: the step size, for a `tx` of learning rate 1, which must be a factor of its updates: then these are
       the iterates of the same optimizer with learning rate h. A bare transformation given where an optimizer
       is expected counts as h = 1: its own learning rate is the step size, and time is counted in steps. Runs
-      and fields warn of a `tx` that still holds a small learning rate beside a small h (`optax_rate`).
+      and fields warn of a `tx` that still holds a small learning rate beside a small h (`from_optax.rate`).
     - `tx`: e.g. `optax.adabelief(1.0)` or a chain. Make it once: each new transformation is a new function to
       JAX and compiles anew, while `h` is traced.
     - `window`: how many past steps the vector field looks back; None, all of them. A window starts the memory
@@ -29,8 +29,8 @@ class Optax(AbstractOptimizer):
       it had run, so that a memory of decay b is cut with a relative error of about b^window.
 
     `iterate` runs every transformation. Whether one has a modified equation is found by running it once on
-    random gradients (`optax_probe`); fields and flows refuse with a `ValueError` one that has none, and warn
-    of a memory that does not fade (`optax_checks`). The command `implicit-adam optax` makes a table of all.
+    random gradients (`from_optax.probe`); fields and flows refuse with a `ValueError` one that has none, and
+    warn of a memory that does not fade (`from_optax.checks`). `implicit-adam optax` makes a table of all.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from implicit_adam.rules.optax_state import is_number
-from implicit_adam.rules.optax_trial import ALL, STEPS, Record, Trial
+from implicit_adam.rules.from_optax.state import is_number
+from implicit_adam.rules.from_optax.trial import ALL, STEPS, Record, Trial
 
 # Periods up to a third of a run are seen.
 LONGEST = STEPS // 3

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from implicit_adam.rules.optax_trial import EARLY_ONES, Record, Trial
+from implicit_adam.rules.from_optax.trial import EARLY_ONES, Record, Trial
 
 # Over this last stretch a memory that fades loses something.
 STRETCH = 36

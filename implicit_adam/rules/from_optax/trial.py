@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from implicit_adam.checks import is_traced
-from implicit_adam.rules.optax_state import initial_state, set_forward
+from implicit_adam.rules.from_optax.state import initial_state, set_forward
 from implicit_adam.types import Params
 
 STEPS, EARLY, SMALL_FROM, SMALL = 96, 24, 48, 1e-4

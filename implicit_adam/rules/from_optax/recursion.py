@@ -21,11 +21,11 @@ import optax
 
 from implicit_adam.objective import ravel, unravel_like
 from implicit_adam.programs.dependence import dependence, levels
-from implicit_adam.rules.optax_any_time import AnyTime, Memories, at_any_time
-from implicit_adam.rules.optax_checks import refusal
-from implicit_adam.rules.optax_probe import behaviour
-from implicit_adam.rules.optax_rule import raveled_transformation
-from implicit_adam.rules.optax_state import initial_state
+from implicit_adam.rules.from_optax.any_time import AnyTime, Memories, at_any_time
+from implicit_adam.rules.from_optax.checks import refusal
+from implicit_adam.rules.from_optax.probe import behaviour
+from implicit_adam.rules.from_optax.rule import raveled_transformation
+from implicit_adam.rules.from_optax.state import initial_state
 from implicit_adam.types import Scalar, Vector
 
 # Where runs are stopped to look at the state, and the size and sign of their mean gradient.

@@ -16,8 +16,8 @@ import optax
 from implicit_adam.checks import is_traced
 from implicit_adam.programs.captured import trace
 from implicit_adam.programs.last_factor import Data, last_factors
-from implicit_adam.rules.optax_rule import Optax
-from implicit_adam.rules.optax_state import is_number
+from implicit_adam.rules.from_optax.rule import Optax
+from implicit_adam.rules.from_optax.state import is_number
 from implicit_adam.rules.scheduled import LOOKS, RATE, TIMES
 from implicit_adam.types import Params
 

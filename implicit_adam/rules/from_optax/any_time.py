@@ -16,8 +16,8 @@ import numpy as np
 import optax
 
 from implicit_adam.programs.dependence import dependence, passed_on
-from implicit_adam.rules.optax_probe import Behaviour
-from implicit_adam.rules.optax_state import initial_state
+from implicit_adam.rules.from_optax.probe import Behaviour
+from implicit_adam.rules.from_optax.state import initial_state
 from implicit_adam.rules.scheduled import between_steps
 from implicit_adam.types import Scalar, Vector
 

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import optax
 
-from implicit_adam.rules.optax_clock import LONGEST
-from implicit_adam.rules.optax_probe import Behaviour, behaviour
-from implicit_adam.rules.optax_rule import Optax
-from implicit_adam.rules.optax_trial import STEPS, updates_along
+from implicit_adam.rules.from_optax.clock import LONGEST
+from implicit_adam.rules.from_optax.probe import Behaviour, behaviour
+from implicit_adam.rules.from_optax.rule import Optax
+from implicit_adam.rules.from_optax.trial import STEPS, updates_along
 from implicit_adam.types import Params
 
 # A window that leaves more than this of an old gradient cuts the memory itself, not its tail.

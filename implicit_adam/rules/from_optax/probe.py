@@ -1,8 +1,8 @@
 """How an optax transformation behaves, found by running it: its state and its names say too little.
 
-Trial runs (`optax_trial`) tell whether the update responds to the gradient, whether it sees only
+Trial runs (`from_optax.trial`) tell whether the update responds to the gradient, whether it sees only
 differences between points, and whether it sets parameters; what follows the step number alone
-(`optax_clock`), and how old gradients are forgotten (`optax_memory`). What is found is kept.
+(`from_optax.clock`), and how old gradients are forgotten (`from_optax.memory`). What is found is kept.
 """
 
 from typing import Any, NamedTuple
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from implicit_adam.rules.optax_clock import Clock, found_clock
-from implicit_adam.rules.optax_memory import forgetting
-from implicit_adam.rules.optax_trial import ALL, APART, TOGETHER, TracedError, Trial
+from implicit_adam.rules.from_optax.clock import Clock, found_clock
+from implicit_adam.rules.from_optax.memory import forgetting
+from implicit_adam.rules.from_optax.trial import ALL, APART, TOGETHER, TracedError, Trial
 
 ROUNDING = 100
 LATE = (10_000, 1_000_000)
