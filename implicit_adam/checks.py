@@ -362,8 +362,13 @@ def check_saves(steps: Any, save_every: Any) -> tuple[int, int]:
     return steps, save_every
 
 
-def check_steps(save_at: Any, steps: int) -> np.ndarray:
-    """Increasing step numbers up to the last, to save at; returned with the start, 0, in front."""
+def check_saved(steps: int, save_every: int, save_at: Any) -> np.ndarray:
+    """The step numbers to save at, the start, 0, in front: every so many, or chosen ones up to the last."""
+    if save_at is None:
+        return np.arange(0, steps + 1, save_every)
+    if save_every != 1:
+        msg = f"give save_every = {save_every} or save_at, not both"
+        raise ValueError(msg)
     save_at = save_at if np.iterable(save_at) else [save_at]
     saved = (0, *(check_count("save_at", n) for n in save_at))
     if len(saved) < 2 or list(saved) != sorted(set(saved)) or saved[-1] > steps:

@@ -360,6 +360,10 @@ CALLS = {
         lambda: ia.flow(RULE, quadratic, START, 4, shifted="no"),
         "shifted must be True or False",
     ),
+    "every so many steps and chosen ones": (
+        lambda: ia.smooth_flow(RULE, quadratic, START, 4, save_every=2, save_at=(2, 4)),
+        "not both",
+    ),
     "one step to save at": (
         lambda: ia.smooth_flow(RULE, quadratic, START, 4, save_at=5),
         "save_at must be",

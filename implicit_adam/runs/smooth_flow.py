@@ -26,7 +26,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from implicit_adam.checks import check_saves, check_steps
+from implicit_adam.checks import check_saved, check_saves
 from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms, has_closed_form
 from implicit_adam.fields.full_batch.lag_moments import smooth_lag_moments
 from implicit_adam.fields.mini_batch.settled_epoch import epoch_velocity, settling_steps
@@ -99,7 +99,7 @@ def smooth_flow(
     """
     steps, save_every = check_saves(steps, save_every)
     inputs = checked_run(rule, loss, params, steps, batches, schedule, order=order, shifted=shifted)
-    saved = np.arange(0, steps + 1, save_every) if save_at is None else check_steps(save_at, steps)
+    saved = check_saved(steps, save_every, save_at)
     check_smooth(inputs, saved, order)
     run = _smooth_flow(inputs, jnp.asarray(saved), order, solver, stepsize_controller)
     return warned(run, order)
