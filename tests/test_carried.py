@@ -88,13 +88,14 @@ def test_the_error_is_of_order_one_and_two_in_the_step_however_long_the_memory(p
         assert np.log2(coarse / fine) == pytest.approx(order + 1, abs=0.15)
 
 
-def test_at_usual_settings_it_holds_where_the_expanded_flows_are_off_by_half_of_the_way_and_more():
+def test_at_usual_settings_it_holds_where_the_expanded_flows_are_off_by_a_third_of_the_way_and_more():
     rule, steps = ia.Adam(2.5e-3, 0.9, 0.999, 1e-8, eps_in_sqrt=True), 400
     iterates = ia.iterate(rule, net_loss, NET, steps).params
     plain = ia.flow(rule, net_loss, NET, steps, order=0).params
     with pytest.warns(ia.OutsideRangeWarning, match="carried_flow"):
         corrected = ia.flow(rule, net_loss, NET, steps).params
-    assert min(error(plain, iterates), error(corrected, iterates)) > 0.5
+    # How sign layers thinner than a step are crossed depends on rounding: .49 to .51 of the way.
+    assert min(error(plain, iterates), error(corrected, iterates)) > 1 / 3
     carried = ia.carried_flow(rule, net_loss, NET, steps).params
     assert error(carried, iterates) < 1e-3
 
