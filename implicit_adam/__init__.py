@@ -8,12 +8,9 @@ from implicit_adam.bias.bias import bias as bias
 from implicit_adam.bias.bias import perturbed_one_norm as perturbed_one_norm
 from implicit_adam.bias.decomposition import Decomposition as Decomposition
 from implicit_adam.bias.decomposition import decompose as decompose
-from implicit_adam.bias.regimes import CELLS as CELLS
-from implicit_adam.bias.regimes import REGIMES as REGIMES
-from implicit_adam.bias.regimes import Regimes as Regimes
-from implicit_adam.bias.regimes import TrainingRegime as TrainingRegime
-from implicit_adam.bias.regimes import regimes as regimes
-from implicit_adam.bias.regimes import training_regime as training_regime
+from implicit_adam.bias.table1 import CELLS as CELLS
+from implicit_adam.bias.table1 import Regimes as Regimes
+from implicit_adam.bias.table1 import regimes as regimes
 from implicit_adam.bias.with_bias import with_bias as with_bias
 from implicit_adam.fields import limiting_field as limiting_field
 from implicit_adam.fields import optax_vector_field as optax_vector_field
@@ -32,6 +29,9 @@ from implicit_adam.measures.sharpness import TopEigenvalue as TopEigenvalue
 from implicit_adam.measures.sharpness import preconditioned_sharpness as preconditioned_sharpness
 from implicit_adam.measures.sharpness import sharpness as sharpness
 from implicit_adam.measures.stability import stability_threshold as stability_threshold
+from implicit_adam.measures.training_regime import REGIMES as REGIMES
+from implicit_adam.measures.training_regime import TrainingRegime as TrainingRegime
+from implicit_adam.measures.training_regime import training_regime as training_regime
 from implicit_adam.rules import AbstractRule as AbstractRule
 from implicit_adam.rules import Adagrad as Adagrad
 from implicit_adam.rules import Adam as Adam

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.bias.regimes import CELLS, REGIMES, regime_of_losses
+from implicit_adam.bias.table1 import CELLS
 from implicit_adam.losses.problems import digits
+from implicit_adam.measures.training_regime import REGIMES, regime_of_losses
 from tests import losses
 
 g = jax.grad(losses.full_loss)(losses.START)

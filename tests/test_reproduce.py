@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from implicit_adam.bias.regimes import REGIMES, regime_of_losses
 from implicit_adam.cli import main
 from implicit_adam.cli.report import Done, report
+from implicit_adam.measures.training_regime import REGIMES, regime_of_losses
 from implicit_adam.networks import residual
 from implicit_adam.networks.passes import cross_entropy
 from implicit_adam.paper.claims import Claim

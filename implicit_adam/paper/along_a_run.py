@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from implicit_adam.bias.decomposition import decompose
-from implicit_adam.bias.regimes import regimes
+from implicit_adam.bias.table1 import regimes
 from implicit_adam.losses.problems import digits
 from implicit_adam.objective import ravel
 from implicit_adam.paper.claims import Advance, Claim, Item, decided

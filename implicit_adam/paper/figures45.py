@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from implicit_adam.bias.regimes import REGIMES
+from implicit_adam.measures.training_regime import REGIMES
 from implicit_adam.paper.claims import Advance, Claim, Item
 from implicit_adam.paper.hills import height, smoothed
 from implicit_adam.paper.training.cifar_runs import CifarConfig

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from implicit_adam.bias.regimes import REGIMES, training_regime
 from implicit_adam.losses.problems import digits, digits_start
+from implicit_adam.measures.training_regime import REGIMES, training_regime
 from implicit_adam.paper.claims import Advance, Claim, Item, decided
 from implicit_adam.plotting.panels import panels, styled
 from implicit_adam.plotting.style import greek, shades

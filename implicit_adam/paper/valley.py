@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from implicit_adam.bias.regimes import regimes
+from implicit_adam.bias.table1 import regimes
 from implicit_adam.losses.problems import bilinear
 from implicit_adam.paper.claims import Advance, Claim, Item, decided, is_monotone
 from implicit_adam.plotting.panels import panels, short, styled

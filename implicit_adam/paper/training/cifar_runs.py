@@ -9,9 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from implicit_adam.bias.regimes import regime_of_losses
 from implicit_adam.checks import check_seeds
 from implicit_adam.datasets import ImageData, cifar
+from implicit_adam.measures.training_regime import regime_of_losses
 from implicit_adam.paper.claims import Advance
 from implicit_adam.paper.training.full_batch import Callback, FullBatchConfig, checked_setup, run
 from implicit_adam.paper.training.network_runs import NetworkRuns

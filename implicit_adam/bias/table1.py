@@ -1,20 +1,17 @@
-"""Where a run stands: which extreme of eq. (4) describes its bias, which regime of Ma et al. its loss."""
+"""Which extreme of eq. (4), and so which cell of Table 1, describes the bias at a point."""
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
-from implicit_adam.checks import check_batches, check_kind, check_loss
+from implicit_adam.checks import check_kind
 from implicit_adam.fields.full_batch.closed_form import closed_form_terms
 from implicit_adam.inputs import checked_inputs
-from implicit_adam.objective import mean_loss
 from implicit_adam.reprs import fields_of, named
 from implicit_adam.rules.adam import Adam
 from implicit_adam.rules.rmsprop import RMSProp
-from implicit_adam.runs.trajectory import Trajectory
-from implicit_adam.types import Batches, Flag, Loss, Params, Scalar, Vector
+from implicit_adam.types import Flag, Loss, Params, Scalar, Vector
 
 # "Small" and "large" eps, in Table 1's words: by how much g^2 and eps (|g| and eps outside) must differ.
 FACTOR = 100.0
@@ -28,11 +25,6 @@ CELLS = (
     "in between: most coordinates are in neither extreme",
     "unknown: the gradient is not finite",
 )
-
-# The regimes of Ma et al. (2022), by the index in `TrainingRegime.regime`.
-REGIMES = ("stable oscillation", "spikes", "divergence")
-# A rise of the loss is a spike from this share of all that was gained on.
-SPIKE = 0.1
 
 
 class Regimes(NamedTuple):
@@ -60,22 +52,6 @@ class Regimes(NamedTuple):
 
     def __repr__(self) -> str:
         return fields_of(self, cell=named(self.cell, CELLS))
-
-
-class TrainingRegime(NamedTuple):
-    """Which regime of Ma et al. (2022) a run is in.
-
-    - `regime`: index into `REGIMES`.
-    - `largest_rise`: the largest rise of the loss above its lowest value so far, over the whole gain.
-    - `loss`: (saves,) the loss along the run.
-    """
-
-    regime: Int[Array, ""]
-    largest_rise: Scalar
-    loss: Float[Array, " saves"]
-
-    def __repr__(self) -> str:
-        return fields_of(self, regime=named(self.regime, REGIMES))
 
 
 def regimes(rule: Adam | RMSProp, loss: Loss, params: Params) -> Regimes:
@@ -115,36 +91,6 @@ def regimes(rule: Adam | RMSProp, loss: Loss, params: Params) -> Regimes:
         cell=_cell(memories[0] >= memories[1], is_small, is_large, brace),
         validity=rule.h * jnp.linalg.norm(DF) / jnp.linalg.norm(F),
     )
-
-
-def training_regime(trajectory: Trajectory, loss: Loss, *, batches: Batches = None) -> TrainingRegime:
-    """Stable oscillation, spikes or divergence, from the loss along a recorded run.
-
-    - divergence: the loss is not finite somewhere, or the median of its last tenth is above its start;
-    - spikes: otherwise, if it ever rises above its lowest value so far by more than a tenth of the whole gain
-      (start minus lowest);
-    - stable oscillation: otherwise.
-
-    The criterion knows no scale and no tuning of the optimizer. `loss` is averaged over `batches` if given.
-    """
-    if not isinstance(trajectory, Trajectory):
-        msg = f"trajectory must be a run of ia.iterate or ia.flow, got a {type(trajectory).__name__}"
-        raise ValueError(msg)  # noqa: TRY004
-    start = jax.tree.map(lambda x: x[0], trajectory.params)
-    check_batches(batches)
-    check_loss(loss, start, batches)
-    return regime_of_losses(jax.lax.map(mean_loss(loss, batches), trajectory.params))
-
-
-def regime_of_losses(E: Float[Array, " saves"]) -> TrainingRegime:
-    """The criterion of `training_regime` on the losses of a run."""
-    lowest = jax.lax.cummin(E)
-    highest_rise, gain = jnp.max(E - lowest), E[0] - lowest[-1]
-    rise = jnp.where(highest_rise > 0, highest_rise / gain, jnp.zeros_like(gain))
-    last_tenth = E[-max(1, len(E) // 10) :]
-    diverged = ~jnp.all(jnp.isfinite(E)) | (jnp.median(last_tenth) > E[0])
-    regime = jnp.where(diverged, 2, jnp.where(rise > SPIKE, 1, 0))
-    return TrainingRegime(regime, rise, E)
 
 
 def cosine(x: Vector, y: Vector) -> Scalar:
