@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.carried.carrier import _keeping_signs, mean_over_batches, which_are_deltas
+from implicit_adam.fields.carried.carrier import keeping_signs, mean_over_batches, which_are_deltas
 from implicit_adam.losses.problems import bilinear
 from implicit_adam.objective import raveled_loss
 from tests import losses
@@ -205,4 +205,4 @@ def test_mini_batches_that_do_not_fit_at_once_are_taken_one_after_the_other(room
 
 def test_no_memory_changes_its_sign_by_its_change_alone():
     still, more = jnp.asarray([1.0, 1.0, -1.0, -1.0]), jnp.asarray([-2.0, 0.5, 2.0, -3.0])
-    np.testing.assert_array_equal(_keeping_signs(still, more), [1.0, 1.5, -1.0, -4.0])
+    np.testing.assert_array_equal(keeping_signs(still, more), [1.0, 1.5, -1.0, -4.0])
