@@ -49,7 +49,7 @@ class Kernel(eqx.Module):
             masses = jnp.concatenate([self.masses, other.masses])
         return Kernel(scale, decay, masses, forgets=self.forgets and other.forgets)
 
-    def __rmul__(self, factor: Scalar) -> "Kernel":
+    def __rmul__(self, factor: Scalar | float) -> "Kernel":
         masses = None if self.masses is None else factor * self.masses
         return Kernel(factor * self.scale, self.decay, masses, forgets=self.forgets)
 
