@@ -15,7 +15,7 @@ import implicit_adam as ia
 from implicit_adam.fields.carried.carried_field import carrier_of
 from implicit_adam.fields.vector_field import raveled_field
 from implicit_adam.inputs import checked_inputs
-from implicit_adam.runs.flow import interval_step
+from implicit_adam.runs.interval import interval_step
 from implicit_adam.runs.leaps import Leaps
 
 # Square layers, so that nearly all products are with inner activations.

@@ -37,7 +37,9 @@ class ThisPython(AsyncKernelManager):
 def environment(folder):
     """A kernel that imports this checkout and leaves the user's own Jupyter and IPython folders alone."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return os.environ | {"PYTHONPATH": path, "IPYTHONDIR": str(folder), "JUPYTER_CONFIG_DIR": str(folder)}
+    own = {"PYTHONPATH": path, "IPYTHONDIR": str(folder), "JUPYTER_CONFIG_DIR": str(folder)}
+    # Notebooks compute for long: they are compiled as their readers' are, not as quickly as tests.
+    return os.environ | own | {"XLA_FLAGS": ""}
 
 
 def code_cells(notebook):

@@ -23,7 +23,7 @@ TRAININGS = {
     "full batch": {"loss": losses.full_loss},
     "mini-batches": {"loss": losses.batch_loss, "batches": losses.batches()},
 }
-every_training = pytest.mark.parametrize("training", TRAININGS.values(), ids=TRAININGS.keys())
+every_training = pytest.mark.parametrize("inputs", TRAININGS.values(), ids=TRAININGS.keys())
 
 
 @every_rule

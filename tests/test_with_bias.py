@@ -106,5 +106,5 @@ def test_narrow_parameters_have_a_float32_optimizer(dtype):
     # What is added is -h (f_1 h) of the field, to the rounding of the update.
     plain, corrected = (ia.vector_field(rule, loss, order=q)(0, start.astype(jnp.float32)) for q in (0, 1))
     expected = -0.01 * (corrected - plain)
-    assert float(jnp.min(jnp.abs(expected))) > 1e-5
+    assert float(jnp.min(jnp.abs(expected))) > 1e-6
     np.testing.assert_allclose(changed - own, expected, rtol=0.01)
