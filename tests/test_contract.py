@@ -15,7 +15,7 @@ from implicit_adam.objective import raveled_loss
 from implicit_adam.rules import RULES
 from implicit_adam.rules.kernels import masses
 from implicit_adam.rules.linear import remembered
-from implicit_adam.rules.twin import feature_sums, twin
+from implicit_adam.rules.twin import sums_in, twin
 from tests import losses
 from tests.oracles import frozen_update_and_derivative, pick
 from tests.registry import CASES, NO_ASYMPTOTIC_REGIME, NO_LIMIT
@@ -67,7 +67,7 @@ def test_the_derived_twin_makes_the_iterates_of_the_rules_own(build):
                 update, states[i] = tx.update(losses.as_tree(g), states[i], params[i])
             params[i] = optax.apply_updates(params[i], update)
         close(losses.from_tree(params[1]), losses.from_tree(params[0]), 1e-13)
-    n, held = 5 - jnp.arange(6.0), feature_sums(rule, states[1])
+    n, held = 5 - jnp.arange(6.0), sums_in(rule, states[1])
     for kernel, psi, row in zip(rule.kernels(5), rule.features(gradients), held, strict=True):
         for decay, A in zip(kernel.decay, row, strict=True):
             close(A, decay**n @ psi, 1e-12)

@@ -17,6 +17,18 @@ import numpy as np
 from implicit_adam.checks import is_traced
 
 ADDRESS = re.compile(r"0x[0-9a-f]+")
+# Calls of one inner program, with the call's own arguments in their order.
+CALLS = (
+    "checkpoint",
+    "closed_call",
+    "core_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+    "jit",
+    "pjit",
+    "remat",
+)
 
 
 def trace(f: Callable[..., Any], *args: Any) -> tuple[Any, Any]:

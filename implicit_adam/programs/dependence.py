@@ -6,19 +6,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from implicit_adam.programs.captured import inner_jaxprs, trace
+from implicit_adam.programs.captured import CALLS, inner_jaxprs, trace
 
 Depends = Bool[np.ndarray, "results arguments"]
-# Calls whose inner program takes the call's own arguments, in their order.
-CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "remat", "checkpoint")
 
 
 def dependence(f: Callable[..., Any], *args: Any) -> Depends:
-    """Whether each leaf of f(*args) depends on each leaf of `args`.
+    """Whether each leaf of f(*args) depends on each leaf of `args`."""
+    return dependence_in(trace(f, *args)[0].jaxpr)
+
+
+def dependence_in(jaxpr: Any) -> Depends:
+    """Whether each result of a jaxpr depends on each of its arguments.
 
     Nothing is computed. What is inside a loop counts as one: all of its results depend on all that enters it.
     """
-    jaxpr = trace(f, *args)[0].jaxpr
     count = len(jaxpr.invars)
     reached = _reached(jaxpr, [frozenset([i]) for i in range(count)])
     return np.array([[i in sources for i in range(count)] for sources in reached], bool).reshape(

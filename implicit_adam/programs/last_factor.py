@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from implicit_adam.programs.captured import inner_jaxprs
+from implicit_adam.programs.captured import CALLS, inner_jaxprs
 
 # A value through these is the same one, or its negative.
 SAME = (
@@ -35,17 +35,6 @@ SAME = (
 )
 # The largest of several operands.
 JOINS = ("add", "sub", "add_any", "concatenate")
-# One inner program, called with the operands.
-CALLS = (
-    "checkpoint",
-    "closed_call",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-    "jit",
-    "pjit",
-    "remat",
-)
 
 
 class Data(NamedTuple):

@@ -25,7 +25,7 @@ from implicit_adam.rules.contract import check_contract
 from implicit_adam.rules.hyperparameters import ALLOWED, cast, check_hyperparameter
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.rules.names import check_arguments
-from implicit_adam.rules.twin import feature_sums, twin
+from implicit_adam.rules.twin import sums_in, twin
 from implicit_adam.types import Scalar, StepNumber, Vector
 
 
@@ -126,6 +126,10 @@ class AbstractRule(AbstractOptimizer):
     def readout(self, s: tuple[Vector, ...], theta: Vector, n: StepNumber) -> Vector:
         """F^(n) from the remembered features and the present point, elementwise."""
 
+    def readout_between_steps(self, s: tuple[Vector, ...], theta: Vector, n: Scalar) -> Vector:
+        """The readout at a step number that is no integer: its formula, where that holds for any n."""
+        return self.readout(s, theta, n)
+
     def transformation(self) -> optax.GradientTransformation:
         """The optax optimizer that makes the same iterates, derived from the three above (`rules.twin`)."""
         return twin(self)
@@ -136,4 +140,4 @@ class AbstractRule(AbstractOptimizer):
         the flat vector sum_k decay^(n-k) psi(g_k), or None where that is the present gradient alone, which no
         state keeps. A rule with a transformation of its own says here what its state holds; see `Adam`.
         """
-        return feature_sums(self, opt_state)
+        return sums_in(self, opt_state)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from implicit_adam.programs.dependence import dependence_in
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.types import StepNumber
 
@@ -168,11 +169,7 @@ def _program(f: Callable[..., Any], *args: Any) -> Any:
 
 def _depends(program: Any, argument: int = -1) -> bool:
     """Whether a result depends on an argument, the last if not said."""
-    reached = {id(program.jaxpr.invars[argument])}
-    for operation in program.jaxpr.eqns:
-        if any(id(x) in reached for x in operation.invars):
-            reached.update(id(x) for x in operation.outvars)
-    return any(id(x) in reached for x in program.jaxpr.outvars)
+    return bool(dependence_in(program.jaxpr)[:, argument].any())
 
 
 def _across_coordinates(jaxpr: Any) -> Iterator[str]:

@@ -71,6 +71,10 @@ class Scheduled(AbstractRule):
     def readout(self, s, theta, n):
         return self._factor(n, theta.dtype) * self.rule.readout(s, theta, n)
 
+    def readout_between_steps(self, s, theta, n):
+        factor = between_steps(lambda n: jnp.asarray(self.schedule(n)).astype(theta.dtype), n)
+        return factor * self.rule.readout_between_steps(s, theta, n)
+
     def sums(self, opt_state):
         return self.rule.sums(opt_state)
 

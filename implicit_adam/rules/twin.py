@@ -1,11 +1,7 @@
 """The optax transformation of a rule, from its features, kernels and readout alone.
 
-Every exponential of every kernel is one sum of features, as large as the parameters,
-
-    A_e <- decay_e A_e + psi_i(g),        s_i = sum_e scale_e(n) A_e,        update = -h readout(s, theta, n)
-
-from A_e = 0. A rule for which optax has a function of its own returns that instead, so that its states are
-those of a run with optax.
+Its state holds the sums of features (`feature_sums`), each as large as the parameters. A rule for which optax
+has a function of its own returns that instead, so that its states are those of a run with optax.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +13,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int
 
 from implicit_adam.rules.contract import reads_the_point
-from implicit_adam.types import Params, Vector, working_dtype
+from implicit_adam.rules.feature_sums import FeatureSums, next_sums, read
+from implicit_adam.types import Params, working_dtype
 
 
 class TwinState(NamedTuple):
@@ -66,22 +63,12 @@ def _of_leaf(rule: Any, n: Any, g: Array, theta: Array, sums: Any) -> tuple[Arra
     rule, shape = rule.astype(dtype), g.shape
     kernels, psi = rule.kernels(n), rule.features(g.ravel().astype(dtype))
 
-    def next_sum(decay: Array, A: Array, psi: Vector) -> Vector:
-        return decay * A.ravel() + psi
-
-    sums = tuple(
-        tuple(next_sum(kernel.decay[e], A, psi_i) for e, A in enumerate(row))
-        for kernel, row, psi_i in zip(kernels, sums, psi, strict=True)
-    )
-    s = tuple(
-        sum((kernel.scale[e] * A for e, A in enumerate(row)), start=jnp.zeros_like(row[0]))
-        for kernel, row in zip(kernels, sums, strict=True)
-    )
-    update = -rule.h * rule.readout(s, theta.ravel().astype(dtype), n)
+    sums = next_sums(kernels, jax.tree.map(jnp.ravel, sums), psi)
+    update = -rule.h * rule.readout(read(kernels, sums), theta.ravel().astype(dtype), n)
     return update.reshape(shape).astype(g.dtype), jax.tree.map(lambda A: A.reshape(shape), sums)
 
 
-def feature_sums(rule: Any, opt_state: Any) -> tuple[tuple[Vector, ...], ...]:
+def sums_in(rule: Any, opt_state: Any) -> FeatureSums:
     """The flat A_e in a state of `twin`, wherever in a larger state it is."""
     found = optax.tree_utils.tree_get_all_with_path(opt_state, "feature_sums")
     if len(found) != 1:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from implicit_adam.fields.mini_batch.history_sum import first_remembered, memory_of
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
+from implicit_adam.rules.feature_sums import next_sums, no_sums, read
 from implicit_adam.rules.from_optax.clock import Clock
 from implicit_adam.rules.from_optax.probe import behaviour
 from implicit_adam.rules.from_optax.rule import Optax, raveled_transformation
@@ -46,21 +47,14 @@ def replay(optimizer: AbstractOptimizer, objective: Objective) -> Replay:
 
 def _of_kernels(rule: AbstractRule, objective: Objective) -> Replay:
     memory = memory_of(rule, objective)
-    decays = [kernel.decay for kernel in rule.kernels(0)]
 
     def start(_: StepNumber, theta: Vector) -> State:
-        return [jnp.zeros((decay.size, theta.size), theta.dtype) for decay in decays]
+        return no_sums(rule.kernels(0), theta)
 
     def step(k: StepNumber, state: State, g: Vector, theta: Vector) -> tuple[Vector, State]:
-        state = [
-            decay[:, None] * S + psi[None]
-            for decay, S, psi in zip(decays, state, rule.features(g), strict=True)
-        ]
-        s = tuple(
-            jnp.sum(kernel.scale[:, None] * S, axis=0)
-            for kernel, S in zip(rule.kernels(k), state, strict=True)
-        )
-        return rule.readout(s, theta, k), state
+        kernels = rule.kernels(k)
+        state = next_sums(kernels, state, rule.features(g))
+        return rule.readout(read(kernels, state), theta, k), state
 
     # Every power of h brings a displacement, which grows with the lag.
     return Replay(lambda n, order, _: first_remembered(memory, n, moment=order), start, step)

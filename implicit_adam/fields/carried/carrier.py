@@ -28,8 +28,8 @@ import numpy as np
 from implicit_adam.fields.carried.fading import ahead, rate, settled, way_ahead, weight
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.feature_sums import read
 from implicit_adam.rules.kernels import Kernel
-from implicit_adam.rules.scheduled import Scheduled, between_steps
 from implicit_adam.types import Scalar, StepNumber, Vector
 
 # A pytree of vectors: what the optimizer remembers, and what a gradient adds to it.
@@ -149,16 +149,15 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
                 return settled(d, psi, change, v + 1 / 2)
             return keeping_signs(*way_ahead(d, S, psi, change, v + 1 / 2)) / weight(d)
 
-        return rule.h * readout_between_steps(
-            rule, _sums(kernels, _each(held, kernels, memory, psi, change)), theta, n
-        )
+        s = read(kernels, _each(held, kernels, memory, psi, change))
+        return rule.h * rule.readout_between_steps(s, theta, n)
 
     def step(n: StepNumber, theta: Vector, memory: Memory) -> tuple[Vector, Memory]:
         psi = gradients(theta)
         kernels = rule.kernels(n)
         memory = _each(lambda d, S, psi: None if S is None else d * S + weight(d) * psi, kernels, memory, psi)
         s = _each(lambda d, S, psi: psi if S is None else S / weight(d), kernels, memory, psi)
-        return theta - rule.h * rule.readout(_sums(kernels, s), theta, n), memory
+        return theta - rule.h * rule.readout(read(kernels, s), theta, n), memory
 
     return Carrier(
         start,
@@ -185,22 +184,6 @@ def _each(f: Callable[..., Any], kernels: tuple[Kernel, ...], memory: Memory, *f
         tuple(f(kernel.decay[e], S, *psi) for e, S in enumerate(row))
         for kernel, row, *psi in zip(kernels, memory, *features, strict=True)
     )
-
-
-def _sums(kernels: tuple[Kernel, ...], held: Memory) -> tuple[Vector, ...]:
-    """s_i = sum_e scale_e A_e."""
-    return tuple(
-        sum((kernel.scale[e] * A for e, A in enumerate(row)), start=jnp.zeros_like(row[0]))
-        for kernel, row in zip(kernels, held, strict=True)
-    )
-
-
-def readout_between_steps(rule: AbstractRule, s: tuple[Vector, ...], theta: Vector, n: Scalar) -> Vector:
-    """The readout at a step number that is no integer; a schedule is known at the integers only."""
-    if not isinstance(rule, Scheduled):
-        return rule.readout(s, theta, n)
-    factor = between_steps(lambda n: jnp.asarray(rule.schedule(n)).astype(theta.dtype), n)
-    return factor * readout_between_steps(rule.rule, s, theta, n)
 
 
 def which_are_deltas(rule: AbstractRule) -> tuple[tuple[bool, ...], ...]:
