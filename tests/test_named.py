@@ -47,7 +47,7 @@ def test_a_rule_of_ones_own_is_verified_and_swept_from_the_command_line(capsys):
     own = "rules_of_mine:FourthMoment"
     assert issubclass(rule_named(own), ia.AbstractRule)
     options = ["--optimizer", own, "--problem", "bilinear", "--out", "out"]
-    assert main(["verify", *options, "--steps", "60,120,240"]) == 0
+    assert main(["verify", *options, "--steps", "100,200,400", "--horizon", "0.2"]) == 0
     printed = capsys.readouterr().out
     assert "FourthMoment  (rho 0.7" in printed
     assert "theory 2: holds" in printed
@@ -69,6 +69,5 @@ def test_a_rule_of_ones_own_is_verified_and_swept_from_the_command_line(capsys):
 def test_names_that_are_no_rule_are_refused(name, words, capsys):
     with pytest.raises(ValueError, match=words):
         rule_named(name)
-    with pytest.raises(SystemExit, match="2"):
-        main(["verify", "--optimizer", name])
+    assert main(["verify", "--optimizer", name]) == 2
     assert words in capsys.readouterr().err
