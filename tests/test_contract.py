@@ -83,9 +83,10 @@ def test_the_derived_twin_asks_for_the_parameters_where_it_needs_them():
 def test_the_derived_twin_keeps_narrow_parameters_and_remembers_in_float32():
     rule, theta = ia.Signum(0.1, eps=1.0), losses.START.astype(jnp.bfloat16)
     with jax.numpy_dtype_promotion("standard"):
-        update, state = rule.transformation().update(theta, rule.transformation().init(theta), theta)
+        begun = rule.transformation().init(theta)
+        update, state = rule.transformation().update(theta, begun, theta)
     assert update.dtype == jnp.bfloat16
-    assert state.feature_sums[0][0].dtype == jnp.float32
+    assert begun.feature_sums[0][0].dtype == state.feature_sums[0][0].dtype == jnp.float32
 
 
 @every_rule

@@ -62,6 +62,7 @@ def test_a_rule_of_ones_own_is_verified_and_swept_from_the_command_line(capsys):
         ("rules_of_mine:Fourth", "has no attribute 'Fourth'"),
         ("rules_of_mine:number", "must be a class that inherits"),
         ("rules_of_mine:eqx", "must be a class that inherits"),
+        ("rules_of_mine:Array", "must be a class that inherits"),
         ("rules_of_yours:Mine", "No module named"),
         (":Mine", "module:Class"),
     ],
