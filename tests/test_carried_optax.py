@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.rules.from_optax.recursion import recursions
+from implicit_adam.rules.from_optax.recursion import _Seen, _wrong, recursions
 from tests import losses
 from tests.test_carried import NET, error, error_of_field, net_loss
 
@@ -232,3 +232,33 @@ def test_refusals_reach_the_user_also_for_traced_values_and_delays_with_mini_bat
         ia.carried_flow(
             ia.Optax(0.1, SECOND_LEVEL["adan"]), losses.batch_loss, losses.START, 20, batches=losses.batches()
         )
+
+
+LINEAR = _Seen(
+    decay=np.full((3, 1), 0.9),
+    spread=np.zeros((3, 1)),
+    bent=np.zeros((3, 1)),
+    least=np.zeros((3, 1)),
+    off=np.zeros(3),
+    finite=np.full(3, fill_value=True),
+)
+
+
+@pytest.mark.parametrize(
+    ("seen", "jumps", "words"),
+    [
+        ({"spread": [[0.0], [1e-3], [0.0]]}, 0, "does not fade"),
+        ({"bent": [[0.0], [0.0], [1e-3]]}, 0, "does not fade"),
+        ({"decay": [[0.9], [0.9], [0.902]]}, 0, "does not fade"),
+        ({"decay": [[1.1], [1.1], [1.1]]}, 0, "does not fade"),
+        ({"off": [1e-3, 0.0, 0.0]}, 0, "something else at some steps"),
+        ({}, 30, "something else at some steps"),
+        ({"finite": [True, False, True]}, 0, "not finite"),
+    ],
+)
+def test_each_sign_of_another_recursion_is_enough(seen, jumps, words):
+    """A linear one shows none of them."""
+    smooth = np.zeros(40)
+    assert _wrong(LINEAR, smooth, ["mu"], 1e-9) is None
+    changed = LINEAR._replace(**{name: np.asarray(x) for name, x in seen.items()})
+    assert words in (_wrong(changed, np.where(np.arange(40) < jumps, 1.0, smooth), ["mu"], 1e-9) or "")
