@@ -138,7 +138,42 @@ class PerCoordinate(OddRule):
         return s[0] * jnp.arange(3.0)
 
 
+class NoTuple(OddRule):
+    def features(self, g):
+        return g
+
+    def kernels(self, n):
+        return (average(self.beta, n),)
+
+    def readout(self, s, theta, n):
+        return s[0]
+
+
+class OneKernelBare(NoTuple):
+    def features(self, g):
+        return (g,)
+
+    def kernels(self, n):
+        return average(self.beta, n)
+
+
+class PlainDecay(OneKernelBare):
+    def kernels(self, n):
+        return (average(0.9, n),)
+
+
+class PlainNumber(PlainDecay):
+    h: float
+
+    def kernels(self, n):
+        return (average(self.beta, n),)
+
+
 ILLEGAL = {
+    NoTuple: "must return tuples",
+    OneKernelBare: "must return tuples",
+    PlainDecay: r"jnp\.asarray\(0\.9\)",
+    PlainNumber: "h must become an array",
     MovingDecay: "depend on n",
     OneKernelShort: "one Kernel for each of the 2 features",
     Normalised: "reduce_sum mixes coordinates",

@@ -83,6 +83,12 @@ def _check_hyperparameters(rule: AbstractOptimizer) -> None:
         if ALLOWED in field.metadata:
             value, allowed = getattr(rule, field.name), field.metadata[ALLOWED]
             check_hyperparameter(type(rule).__name__, field.name, value, allowed)
+        elif isinstance(getattr(rule, field.name), float):
+            msg = (
+                f"{type(rule).__name__}: {field.name} must become an array, to be swept and differentiated: "
+                f"{field.name}: Array = eqx.field(converter=scalar, metadata=POSITIVE), of ia.rules"
+            )
+            raise ValueError(msg)
 
 
 # For each feature and each exponential of its kernel, sum_k decay^(n-k) psi(g_k); None for the present alone.

@@ -82,13 +82,16 @@ def _kind(rule: Any) -> Kind:
 def _broken(kind: Kind) -> str:
     """What is wrong, in words."""
     try:
+        given, kernels = _given(kind), _kernels(kind)
         features, readout = _features(kind), _readout(kind)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         return (
-            f"features(g) and readout(s, theta, n) must take vectors of any length and run under jit: {error}"
+            "features(g), kernels(n) and readout(s, theta, n) must take vectors of any length and arrays as "
+            f"hyperparameters (a decay that is none: jnp.asarray(0.9)), and run under jit: {error}"
         )
+    if not isinstance(given, tuple) or not isinstance(kernels, tuple):
+        return "features(g) and kernels(n) must return tuples, one entry a feature: (g,) where there is one"
     shapes = [x.aval.shape for x in features.jaxpr.outvars]
-    kernels = _kernels(kind)
     if not all(isinstance(kernel, Kernel) for kernel in kernels) or len(kernels) != len(shapes):
         return (
             f"kernels(n) must give one Kernel for each of the {len(shapes)} features, got {kernels}; "
@@ -138,9 +141,15 @@ def _step_number() -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((), jnp.zeros((), int).dtype)
 
 
-def _kernels(kind: Kind) -> tuple[Kernel, ...]:
+def _kernels(kind: Kind) -> Any:
     with jax.numpy_dtype_promotion("standard"):
         return jax.eval_shape(_method(kind, "kernels"), *_arguments(kind), 0)
+
+
+def _given(kind: Kind) -> Any:
+    """What features(g) returns, in shapes."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.eval_shape(_method(kind, "features"), *_arguments(kind), _vector())
 
 
 def _features(kind: Kind) -> Any:
