@@ -22,7 +22,7 @@ from implicit_adam.losses import problems as problems
 from implicit_adam.losses.accumulated_loss import accumulated_loss as accumulated_loss
 from implicit_adam.measures.convergence import Convergence as Convergence
 from implicit_adam.measures.convergence import convergence as convergence
-from implicit_adam.measures.observe import OBSERVABLES as OBSERVABLES
+from implicit_adam.measures.observables import OBSERVABLES as OBSERVABLES
 from implicit_adam.measures.observe import Observed as Observed
 from implicit_adam.measures.observe import observe as observe
 from implicit_adam.measures.sharpness import TopEigenvalue as TopEigenvalue

@@ -8,7 +8,7 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.cli import main
 from implicit_adam.losses.problems import quadratic
-from implicit_adam.measures.observe import Named
+from implicit_adam.measures.observables import Named
 from tests import losses
 
 RULE = ia.Adam(0.02, 0.5, 0.6, 0.1, eps_in_sqrt=True)

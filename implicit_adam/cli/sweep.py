@@ -18,7 +18,7 @@ from implicit_adam.checks import check_count, check_horizon, check_writable
 from implicit_adam.cli.arguments import add_format, axis, folder, integers, names, require, rule_name, setting
 from implicit_adam.fields.vector_field import HIGHEST_ORDER
 from implicit_adam.losses.problems import PROBLEMS
-from implicit_adam.measures.observe import OBSERVABLES
+from implicit_adam.measures.observables import OBSERVABLES
 from implicit_adam.plotting import plot_sweep
 from implicit_adam.rules import RULES, rule_named
 from implicit_adam.studies import ready_sweeps as sweeps

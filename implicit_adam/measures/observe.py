@@ -6,20 +6,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from implicit_adam.bias.bias import perturbed_one_norm
 from implicit_adam.checks import check_count, is_traced
 from implicit_adam.fields.vector_field import raveled_field
 from implicit_adam.inputs import Inputs, checked_inputs
 from implicit_adam.loops import loop
-from implicit_adam.measures.sharpness import sharpness
-from implicit_adam.objective import Objective
+from implicit_adam.measures.observables import OBSERVABLES, Observable, check_named, chosen, names_of
 from implicit_adam.reprs import brief, table, tree
 from implicit_adam.rules.base import AbstractOptimizer
-from implicit_adam.rules.scheduled import Scheduled
 from implicit_adam.runs.interval import interval_move
 from implicit_adam.runs.iterate import optimizer_step
 from implicit_adam.runs.trajectory import all_finite
@@ -27,8 +23,6 @@ from implicit_adam.runs.validity import OutsideRangeWarning, size_of_correction
 from implicit_adam.types import Batches, Flag, Loss, Params, Scalar, StepNumber, Vector
 
 Count = Int[Array, ""]
-# theta, the point of the flow at the same time -> a number
-Observable = Callable[[Vector, Vector], Scalar]
 
 
 class Observed(NamedTuple):
@@ -98,13 +92,13 @@ def observe(
     if not jnp.issubdtype(jnp.result_type(steps), jnp.integer):
         msg = f"steps must be an integer, got dtype {jnp.result_type(steps)}"
         raise ValueError(msg)
-    _check_named(observables)
-    known_ones = [OBSERVABLES[name] for name in _names(observables) if name in OBSERVABLES]
+    check_named(observables)
+    known_ones = [OBSERVABLES[name] for name in names_of(observables) if name in OBSERVABLES]
     products = any(one.curvature for one in known_ones)
     # Only what follows a flow asks for an equation of the optimizer.
     flowing = any(one.flow is not None for one in known_ones)
     inputs = checked_inputs(rule, loss, params, batches, schedule, known, products=products, equation=flowing)
-    watch = _observables(observables, inputs)
+    watch = chosen(observables, inputs)
     order = max((one.flow for one in known_ones if one.flow is not None), default=None)
     # Wide enough for products with `every`, whatever narrow integer came.
     seen = _observed(inputs, jnp.asarray(steps).astype(int), watch, order, every, records)
@@ -135,37 +129,6 @@ def _traced_count(steps: Any) -> int:
         )
         raise ValueError(msg)
     return 1
-
-
-def _check_named(observables: Any) -> None:
-    if not np.iterable(observables) or any(map(callable, observables)):
-        msg = (
-            f"observables must be names out of {', '.join(OBSERVABLES)}, or your own by name, "
-            f"{{'my name': f, ..}} with f(params) -> a number; got {observables!r}"
-        )
-        raise ValueError(msg)
-
-
-def _observables(observables: Any, inputs: Inputs) -> dict[str, Observable]:
-    if isinstance(observables, Mapping) and observables:
-        return {str(name): _own(str(name), f, inputs) for name, f in observables.items()}
-    names = _names(observables)
-    unknown = [name for name in names if name not in OBSERVABLES]
-    if unknown or not names:
-        msg = f"observables {unknown or names!r} are not known; known are {', '.join(OBSERVABLES)}"
-        raise ValueError(msg)
-    with_flow = [name for name in names if OBSERVABLES[name].flow is not None]
-    if len({OBSERVABLES[name].flow for name in with_flow}) > 1:
-        msg = f"observe one of {' and '.join(with_flow)} at a time: each has a flow of its own"
-        raise ValueError(msg)
-    return {name: OBSERVABLES[name].watch(inputs, inputs.objective.full_batch()) for name in names}
-
-
-def _names(observables: Any) -> tuple[str, ...]:
-    """Those that are asked for by name; none where all are the user's own."""
-    if isinstance(observables, Mapping):
-        return ()
-    return (observables,) if isinstance(observables, str) else tuple(observables)
 
 
 def _observed(
@@ -279,70 +242,3 @@ def _updated(seen: _Seen, values: dict[str, Scalar], n: Count, looks: Count) -> 
         slot=seen.slot + due.astype(seen.slot.dtype),
         progress=jnp.where(due, seen.progress - looks, seen.progress) + jnp.minimum(looks, records),
     )
-
-
-def _gradient(f: Callable[[Inputs, Vector], Scalar]) -> Callable[[Inputs, Objective], Observable]:
-    """An observable of the full-batch gradient."""
-    return lambda inputs, whole: lambda theta, _: f(inputs, whole.gradients(theta)[0])
-
-
-def _perturbed(inputs: Inputs, g: Vector) -> Scalar:
-    rule: Any = inputs.rule.rule if isinstance(inputs.rule, Scheduled) else inputs.rule
-    if not hasattr(rule, "eps_in_sqrt"):
-        msg = (
-            "perturbed_one_norm needs an optimizer whose eps stands beside the root of squared gradients, as "
-            f"ia.Adam's does, which {type(rule).__name__} has not (in ia.Lion and ia.Signum eps is the width "
-            "of the sign). Watch a norm with an eps of your own: "
-            "{'norm': lambda params: ia.perturbed_one_norm(jax.grad(loss)(params), eps)}"
-        )
-        raise ValueError(msg)
-    return perturbed_one_norm(g, rule.eps, eps_in_sqrt=rule.eps_in_sqrt)
-
-
-def _own(name: str, f: Callable[[Params], Any], inputs: Inputs) -> Observable:
-    if not callable(f):
-        msg = f"the observable {name!r} must be a function of the params, got {f!r}"
-        raise ValueError(msg)  # noqa: TRY004
-    value = jax.eval_shape(f, inputs.params)
-    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
-        msg = f"the observable {name!r} must return one real floating number, got {value}"
-        raise ValueError(msg)
-    return lambda theta, _: jnp.asarray(f(inputs.unraveled(theta)), theta.dtype)
-
-
-def _distance(_training: Inputs, _whole: Objective) -> Observable:
-    return lambda theta, flow: jnp.linalg.norm(theta - flow)
-
-
-def _sharpness(_training: Inputs, whole: Objective) -> Observable:
-    def mean_loss(theta: Vector) -> Scalar:
-        return whole.loss(theta, None)
-
-    return lambda theta, _: sharpness(mean_loss, theta).value
-
-
-class Named(NamedTuple):
-    """An observable that is known by name; one entry of `OBSERVABLES` and nothing else adds one.
-
-    - `words`: what it is.
-    - `watch`: (training, the full-batch objective) -> (theta, the flow's point) -> the number.
-    - `flow`: the order of the flow that it is compared with, if any.
-    - `curvature`: whether it takes Hessian-vector products, which the loss must then allow.
-    """
-
-    words: str
-    watch: Callable[[Inputs, Objective], Observable]
-    flow: int | None = None
-    curvature: bool = False
-
-
-# What `observe` and `implicit-adam sweep --observable` know by name.
-OBSERVABLES: dict[str, Named] = {
-    "loss": Named("the full-batch loss", lambda inputs, whole: lambda theta, _: whole.loss(theta, None)),
-    "one_norm": Named("sum_i |g_i| of its gradient", _gradient(lambda inputs, g: jnp.sum(jnp.abs(g)))),
-    "perturbed_one_norm": Named("||g||_{1,eps} with the optimizer's eps", _gradient(_perturbed)),
-    "two_norm": Named("||g||", _gradient(lambda inputs, g: jnp.linalg.norm(g))),
-    "distance": Named("to the flow of order 1 from the same start", _distance, flow=1, curvature=True),
-    "plain_distance": Named("to the flow of order 0 from the same start", _distance, flow=0),
-    "sharpness": Named("the top Hessian eigenvalue", _sharpness, curvature=True),
-}
