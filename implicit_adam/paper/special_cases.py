@@ -55,7 +55,7 @@ def gradient_descent(study: Study, advance: Advance) -> Orders:
 
 
 def heavy_ball(config: HeavyBallConfig, advance: Advance) -> Orders:
-    """Ghosh et al. (2023), eq. (1) with its sign mended. The identity: gradient descent at beta = 0."""
+    """Ghosh et al. (2023), eq. (1) with its sign corrected. The identity: gradient descent at beta = 0."""
     loss, theta = config.study.problem()
 
     def at(h: Any) -> tuple[HeavyBall, Loss, Loss]:
@@ -108,7 +108,7 @@ MOMENTUM = Item(
     heavy_ball,
     order_claim(
         "eq. (1)",
-        "For n large, heavy ball follows eq. (1), its sign mended.",
+        "For n large, heavy ball follows eq. (1), its sign corrected.",
         "without momentum its modified loss is that of gradient descent",
     ),
     picture,
