@@ -35,3 +35,19 @@ def _mode_of_new_files() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
+
+
+def check_writable(name: str, folder: Any) -> Path:
+    """A folder to write to, made and tried before anything runs."""
+    if not isinstance(folder, str | os.PathLike):
+        msg = f"{name} must be the name of a folder, got {folder!r}"
+        raise ValueError(msg)  # noqa: TRY004
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        msg = f"{name} {folder} cannot be written to ({error.strerror}); name a folder that can"
+        raise ValueError(msg) from error
+    return folder

@@ -7,14 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.checks import (
-    check_batches,
-    check_loss,
-    check_params,
-    check_rule,
-    check_schedule,
-    is_traced,
-)
+from implicit_adam.checks.batches import check_batches, check_schedule
+from implicit_adam.checks.losses import check_loss
+from implicit_adam.checks.numbers import is_traced
+from implicit_adam.checks.optimizers import check_rule
+from implicit_adam.checks.parameters import check_params
 from implicit_adam.objective import Objective, first_arguments, ravel, raveled_loss, unravel_like
 from implicit_adam.programs.captured import digest, trace
 from implicit_adam.programs.products import check_products, may_hide

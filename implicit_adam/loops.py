@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import equinox.internal as eqxi
 import jax
 
-from implicit_adam.checks import is_traced
+from implicit_adam.checks.numbers import is_traced
 
 State = TypeVar("State")
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.checks import check_positive
+from implicit_adam.checks.numbers import check_positive
 from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms
 from implicit_adam.inputs import checked_inputs
 from implicit_adam.objective import Objective, ravel

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from implicit_adam.checks import check_step_number
+from implicit_adam.checks.runs import check_step_number
 from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms
 from implicit_adam.fields.vector_field import raveled_field
 from implicit_adam.inputs import checked_inputs

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from implicit_adam.checks import check_kind
+from implicit_adam.checks.optimizers import check_kind
 from implicit_adam.fields.full_batch.closed_form import closed_form_terms
 from implicit_adam.inputs import checked_inputs
 from implicit_adam.reprs import fields_of, named

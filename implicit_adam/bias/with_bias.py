@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from implicit_adam.checks import check_finite, check_order, check_rule, check_step_number, is_traced
+from implicit_adam.checks.numbers import check_finite, is_traced
+from implicit_adam.checks.optimizers import check_rule
+from implicit_adam.checks.runs import check_order, check_step_number
 from implicit_adam.fields.any_order.fixed_point import history_terms
 from implicit_adam.fields.series import Series, value
 from implicit_adam.fields.terms import Terms

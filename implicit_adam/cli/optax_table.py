@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import optax
 
-from implicit_adam.checks import check_writable
 from implicit_adam.cli.arguments import folder, require
+from implicit_adam.files import check_writable
 from implicit_adam.studies import optax_table
 from implicit_adam.studies.optax_table import (
     HORIZON,

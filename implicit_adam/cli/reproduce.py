@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from implicit_adam.checks import check_writable
 from implicit_adam.cli.arguments import add_format, folder, integers, require
 from implicit_adam.cli.report import Done, cores, report, written_by
 from implicit_adam.datasets import CIFAR
+from implicit_adam.files import check_writable
 from implicit_adam.networks import MODELS, choices
 from implicit_adam.networks.normalisation import NORMALISATIONS
 from implicit_adam.networks.select import ACTIVATIONS, DTYPES

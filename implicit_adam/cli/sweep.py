@@ -14,9 +14,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from implicit_adam.checks import check_count, check_horizon, check_writable
+from implicit_adam.checks.numbers import check_count
+from implicit_adam.checks.studies import check_horizon
 from implicit_adam.cli.arguments import add_format, axis, folder, integers, names, require, rule_name, setting
 from implicit_adam.fields.vector_field import HIGHEST_ORDER
+from implicit_adam.files import check_writable
 from implicit_adam.losses.problems import PROBLEMS
 from implicit_adam.measures.observables import OBSERVABLES
 from implicit_adam.plotting import plot_sweep

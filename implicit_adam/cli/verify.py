@@ -11,17 +11,13 @@ from typing import Any
 import diffrax
 import jax.numpy as jnp
 
-from implicit_adam.checks import (
-    check_count,
-    check_horizon,
-    check_orders,
-    check_step_counts,
-    check_wide_dtype,
-    check_writable,
-)
+from implicit_adam.checks.numbers import check_count
+from implicit_adam.checks.runs import check_orders
+from implicit_adam.checks.studies import check_horizon, check_step_counts, check_wide_dtype
 from implicit_adam.cli.arguments import add_format, folder, integers, names, require
 from implicit_adam.cli.optax_names import PREFIX, parse_optax
 from implicit_adam.fields.vector_field import HIGHEST_ORDER
+from implicit_adam.files import check_writable
 from implicit_adam.losses.problems import PROBLEMS, problem_options
 from implicit_adam.plotting import flow_name, plot_studies
 from implicit_adam.rules import RULES, rule_named

@@ -7,14 +7,9 @@ import equinox as eqx
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import (
-    check_batches,
-    check_order,
-    check_rule,
-    check_schedule,
-    check_shifted_order,
-    check_step_number,
-)
+from implicit_adam.checks.batches import check_batches, check_schedule
+from implicit_adam.checks.optimizers import check_rule
+from implicit_adam.checks.runs import check_order, check_shifted_order, check_step_number
 from implicit_adam.fields.any_order.fixed_point import history_terms
 from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms, has_closed_form
 from implicit_adam.fields.mini_batch.any_schedule import mini_batch_terms

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.checks import check_batches
+from implicit_adam.checks.batches import check_batches
 from implicit_adam.types import Batches, Loss, Params, Scalar, working_dtype
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.checks import check_kind
+from implicit_adam.checks.optimizers import check_kind
 from implicit_adam.inputs import checked_inputs
 from implicit_adam.rules.adam import Adam
 from implicit_adam.rules.gradient_descent import GradientDescent

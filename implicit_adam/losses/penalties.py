@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import optax
 
 from implicit_adam.bias.bias import perturbed_one_norm
-from implicit_adam.checks import check_finite, check_loss, check_positive, check_takes
+from implicit_adam.checks.losses import check_loss, check_takes
+from implicit_adam.checks.numbers import check_finite, check_positive
 from implicit_adam.objective import ravel
 from implicit_adam.types import Loss, Params, Scalar, Vector
 

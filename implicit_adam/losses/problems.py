@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from implicit_adam.checks import check_count
+from implicit_adam.checks.numbers import check_count
 from implicit_adam.objective import mean_loss
 from implicit_adam.reprs import line
 from implicit_adam.types import Batches, Loss, Params

@@ -14,13 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from implicit_adam.checks import (
-    check_horizon,
-    check_orders,
-    check_shifted_order,
-    check_step_counts,
-    check_wide_dtype,
-)
+from implicit_adam.checks.runs import check_orders, check_shifted_order
+from implicit_adam.checks.studies import check_horizon, check_step_counts, check_wide_dtype
 from implicit_adam.fields.vector_field import HIGHEST_ORDER, raveled_field
 from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.loops import loop

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from implicit_adam.checks import check_count, is_traced
+from implicit_adam.checks.numbers import check_count, is_traced
 from implicit_adam.fields.vector_field import raveled_field
 from implicit_adam.inputs import Inputs, checked_inputs
 from implicit_adam.loops import loop

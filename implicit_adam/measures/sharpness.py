@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from implicit_adam.bias.bias import late_denominator
-from implicit_adam.checks import check_batches, check_count, check_loss, check_params, check_rule
+from implicit_adam.checks.batches import check_batches
+from implicit_adam.checks.losses import check_loss
+from implicit_adam.checks.numbers import check_count
+from implicit_adam.checks.optimizers import check_rule
+from implicit_adam.checks.parameters import check_params
 from implicit_adam.fields.full_batch.closed_form import check_has_limit
 from implicit_adam.inputs import checked_inputs
 from implicit_adam.measures.eigenpairs import Operator, Rows, largest_eigenpairs

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from implicit_adam.checks import check_rule, check_step_number
+from implicit_adam.checks.optimizers import check_rule
+from implicit_adam.checks.runs import check_step_number
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.linear import LinearPart, linear_part
 from implicit_adam.rules.scheduled import unscheduled

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from implicit_adam.checks import check_batches, check_loss
+from implicit_adam.checks.batches import check_batches
+from implicit_adam.checks.losses import check_loss
 from implicit_adam.objective import mean_loss
 from implicit_adam.reprs import fields_of, named
 from implicit_adam.runs.trajectory import Trajectory

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from implicit_adam.checks import check_count
+from implicit_adam.checks.numbers import check_count
 from implicit_adam.networks.base import Activation, Network
 from implicit_adam.networks.cnn import cnn
 from implicit_adam.networks.normalisation import NORMALISATIONS

@@ -16,7 +16,7 @@ import numpy as np
 
 from implicit_adam.bias.bias import bias
 from implicit_adam.bias.table1 import cosine
-from implicit_adam.checks import check_count
+from implicit_adam.checks.numbers import check_count
 from implicit_adam.paper.claims import Advance, Claim, Item, decided
 from implicit_adam.paper.random_losses import Data, random_data, random_loss
 from implicit_adam.plotting.panels import panels, styled

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from implicit_adam.checks import is_traced
+from implicit_adam.checks.numbers import is_traced
 
 ADDRESS = re.compile(r"0x[0-9a-f]+")
 # Calls of one inner program, with the call's own arguments in their order.

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from implicit_adam.checks import is_traced
+from implicit_adam.checks.numbers import is_traced
 from implicit_adam.programs.captured import digest, equations, inner_jaxprs, trace
 from implicit_adam.types import Params
 

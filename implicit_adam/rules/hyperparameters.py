@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike
 
-from implicit_adam.checks import is_traced
+from implicit_adam.checks.numbers import is_traced
 
 ALLOWED = "allowed"
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from implicit_adam.checks import is_traced
+from implicit_adam.checks.numbers import is_traced
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.rules.opt_state import last_step

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, DTypeLike
 
-from implicit_adam.checks import check_rule, is_traced
+from implicit_adam.checks.numbers import is_traced
+from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.hyperparameters import POSITIVE
 from implicit_adam.types import Scalar, StepNumber

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from implicit_adam.checks import check_count, check_order, check_saved, check_saves
+from implicit_adam.checks.numbers import check_count
+from implicit_adam.checks.runs import check_order, check_saved, check_saves
 from implicit_adam.fields.carried.carried_field import HIGHEST_CARRIED_ORDER, carrier_of, shown
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity
 from implicit_adam.inputs import Inputs, checked_inputs, identified

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from implicit_adam.checks import check_order, check_shifted_order
+from implicit_adam.checks.runs import check_order, check_shifted_order
 from implicit_adam.fields.vector_field import HIGHEST_ORDER
 from implicit_adam.inputs import Inputs, checked_inputs, identified
 

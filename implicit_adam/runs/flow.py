@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import check_saves
+from implicit_adam.checks.runs import check_saves
 from implicit_adam.fields.vector_field import raveled_field
 from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractOptimizer

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import check_saves
+from implicit_adam.checks.runs import check_saves
 from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer

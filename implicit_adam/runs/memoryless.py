@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import check_saves
+from implicit_adam.checks.runs import check_saves
 from implicit_adam.fields.series import value
 from implicit_adam.fields.vector_field import exact_terms
 from implicit_adam.inputs import Inputs

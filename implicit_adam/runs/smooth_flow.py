@@ -26,7 +26,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from implicit_adam.checks import check_saved, check_saves
+from implicit_adam.checks.runs import check_saved, check_saves
 from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms, has_closed_form
 from implicit_adam.fields.full_batch.lag_moments import smooth_lag_moments
 from implicit_adam.fields.mini_batch.settled_epoch import epoch_velocity, settling_steps

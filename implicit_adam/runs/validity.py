@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from implicit_adam.checks import is_traced
+from implicit_adam.checks.numbers import is_traced
 from implicit_adam.runs.trajectory import Trajectory
 from implicit_adam.types import Field, Scalar, StepNumber, Vector
 

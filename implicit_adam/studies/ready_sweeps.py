@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from implicit_adam.bias.bias import bias
-from implicit_adam.checks import check_horizon, check_kind, check_orders, check_step_counts
+from implicit_adam.checks.optimizers import check_kind
+from implicit_adam.checks.runs import check_orders
+from implicit_adam.checks.studies import check_horizon, check_step_counts
 from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms
 from implicit_adam.fields.vector_field import HIGHEST_ORDER
 from implicit_adam.inputs import checked_inputs

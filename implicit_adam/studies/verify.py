@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from implicit_adam.checks import check_batches
+from implicit_adam.checks.batches import check_batches
 from implicit_adam.fields.mini_batch.history_sum import window
 from implicit_adam.losses.problems import Problem, build_problem
 from implicit_adam.measures.convergence import Convergence, convergence

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from implicit_adam.checks import check_writable
-from implicit_adam.files import save_arrays
+from implicit_adam.files import check_writable, save_arrays
 from implicit_adam.sweeps.grid import Grid
 
 PACKAGES = ("implicit-adam", "jax", "jaxlib", "numpy", "optax", "diffrax", "equinox")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from implicit_adam.checks import plain_array
+from implicit_adam.checks.numbers import plain_array
 
 POINT = "point"
 

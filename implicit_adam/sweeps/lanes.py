@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from implicit_adam.checks import is_numeric
+from implicit_adam.checks.numbers import is_numeric
 from implicit_adam.programs.captured import digest, trace
 
 # How much of a device's memory an automatic chunk may take.

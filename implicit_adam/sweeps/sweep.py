@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from implicit_adam.checks import check_count
+from implicit_adam.checks.numbers import check_count
 from implicit_adam.sweeps.checkpoint import Checkpoint, opened
 from implicit_adam.sweeps.grid import Grid, as_grid, check_names
 from implicit_adam.sweeps.lanes import Lanes, device_mesh, prepared

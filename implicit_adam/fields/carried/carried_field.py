@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks import check_count, check_order, check_rule
+from implicit_adam.checks.numbers import check_count
+from implicit_adam.checks.optimizers import check_rule
+from implicit_adam.checks.runs import check_order
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_rule, carried_velocity
 from implicit_adam.fields.carried.optax_carrier import carried_optax
 from implicit_adam.fields.carried.optax_memory import packed_memories

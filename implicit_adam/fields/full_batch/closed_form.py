@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from implicit_adam.checks import check_rule
+from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.fields.full_batch.lag_moments import LagMoments, lag_moments
 from implicit_adam.fields.full_batch.second_order import second_order_terms
 from implicit_adam.fields.series import Series

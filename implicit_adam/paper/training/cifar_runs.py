@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from implicit_adam.checks import check_seeds
+from implicit_adam.checks.numbers import check_seeds
 from implicit_adam.datasets import ImageData, cifar
 from implicit_adam.measures.training_regime import regime_of_losses
 from implicit_adam.paper.claims import Advance

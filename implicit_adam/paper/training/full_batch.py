@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from implicit_adam.checks import check_count, check_rule
+from implicit_adam.checks.numbers import check_count
+from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.datasets import ImageData, channel_statistics
 from implicit_adam.networks import choices, network
 from implicit_adam.networks.base import PARAMETER_DTYPE

@@ -10,7 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from implicit_adam.bias.bias import perturbed_one_norm
-from implicit_adam.checks import check_seeds
+from implicit_adam.checks.numbers import check_seeds
 from implicit_adam.losses.problems import load_digits
 from implicit_adam.measures.training_regime import regime_of_losses
 from implicit_adam.networks.passes import cross_entropy

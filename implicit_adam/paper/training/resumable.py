@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from implicit_adam.checks import check_writable
-from implicit_adam.files import save_arrays
+from implicit_adam.files import check_writable, save_arrays
 from implicit_adam.rules import AbstractOptimizer
 
 Logs = dict[str, list[float]]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from implicit_adam.checks import is_traced
+from implicit_adam.checks.numbers import is_traced
 from implicit_adam.programs.captured import trace
 from implicit_adam.programs.last_factor import Data, last_factors
 from implicit_adam.rules.from_optax.rule import Optax

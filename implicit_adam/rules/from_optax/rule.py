@@ -8,7 +8,8 @@ import jax
 import optax
 from jax.flatten_util import ravel_pytree
 
-from implicit_adam.checks import check_count, check_transformation
+from implicit_adam.checks.numbers import check_count
+from implicit_adam.checks.optimizers import check_transformation
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.hyperparameters import POSITIVE, scalar
 from implicit_adam.types import Params, Scalar, Vector

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from implicit_adam.checks import is_traced
+from implicit_adam.checks.numbers import is_traced
 from implicit_adam.rules.from_optax.state import initial_state, set_forward
 from implicit_adam.types import Params
 
