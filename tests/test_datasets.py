@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from implicit_adam.datasets import channel_statistics, cifar, normalised, parsed
-from tests import cifar_files
+from tests.paper import cifar_files
 
 
 def test_pixels_and_labels_are_those_written(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 import implicit_adam as ia
-from tests import losses
+from tests import examples
 
 RULE = ia.Adam(0.1, 0.5, 0.6, 0.1, eps_in_sqrt=True)
 START = {"w": jnp.asarray([1.0, -0.7]), "b": jnp.asarray(0.4)}
@@ -70,7 +70,7 @@ def test_results_say_what_their_numbers_mean():
 
 
 def test_a_study_is_a_table():
-    study = ia.convergence(RULE, losses.full_loss, losses.START, horizon=0.1, step_counts=(10, 20, 40))
+    study = ia.convergence(RULE, examples.full_loss, examples.START, horizon=0.1, step_counts=(10, 20, 40))
     lines = repr(study).splitlines()
     assert len(lines) == 2 + 3 + 2
     assert lines[3].split() == [

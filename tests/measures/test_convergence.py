@@ -1,0 +1,133 @@
+"""The study of Theorem 3.1: streamed errors, honesty at the floor, and no verdict before its time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import implicit_adam as ia
+from implicit_adam.losses.problems import bilinear, quadratic
+from tests import examples
+
+COUNTS = (20, 40, 80)
+RULE = ia.Adam(1.0, 0.5, 0.6, 0.1, eps_in_sqrt=True)
+
+
+def study(rule=RULE, loss=examples.full_loss, start=examples.START, **kwargs):
+    return ia.convergence(rule, loss, start, **{"horizon": 0.1, "step_counts": COUNTS, **kwargs})
+
+
+def test_the_streamed_error_is_that_of_the_stored_trajectories():
+    """On a quadratic, where the error first grows and then dies out with the run: the sup is not the end."""
+    rule, problem = ia.HeavyBall(1.0, 0.3), quadratic((0.5, 2.0))
+    result = study(rule=rule, loss=problem.loss, start=problem.params, horizon=4.0)
+    for i, steps in enumerate(COUNTS):
+        arguments = (rule.with_step_size(jnp.asarray(4.0 / steps)), problem.loss, problem.params, steps)
+        points = ia.iterate(*arguments).params
+        for order in (0, 1):
+            difference = ia.flow(*arguments, order=order).params - points
+            distance = np.linalg.norm(difference, axis=1)
+            assert distance[-1] < distance.max() / 2
+            np.testing.assert_allclose(result.error[order][i], distance.max(), rtol=1e-9)
+            np.testing.assert_allclose(result.max_norm_error[order][i], np.max(np.abs(difference)), rtol=1e-9)
+        travelled = np.max(np.linalg.norm(points - problem.params[None], axis=1))
+        np.testing.assert_allclose(result.travelled[i], travelled, rtol=1e-12)
+
+
+def test_a_study_compiles_once_and_tells_its_progress():
+    traces, progress = [], []
+
+    def loss(theta):
+        traces.append(1)
+        return examples.full_loss(theta)
+
+    study(loss=loss, callback=lambda done, total: progress.append((done, total)))
+    first = len(traces)
+    study(
+        rule=ia.Adam(0.3, 0.4, 0.5, 0.2, eps_in_sqrt=True),
+        loss=loss,
+        horizon=0.2,
+        step_counts=(30, 60, 90, 120),
+    )
+    assert len(traces) == first + 3  # looks at its shape, at what it hides, at whether it has changed
+    assert progress == [(20, 140), (60, 140), (140, 140)]
+
+
+def test_the_step_size_is_the_horizon_over_the_steps_whatever_the_rules_own():
+    result = study()
+    np.testing.assert_allclose(result.h, 0.1 / np.array(COUNTS))
+    np.testing.assert_array_equal(
+        result.error[1], study(rule=ia.Adam(0.3, 0.5, 0.6, 0.1, eps_in_sqrt=True)).error[1]
+    )
+
+
+def test_the_constant_is_that_of_the_theorem():
+    result = study(step_counts=(80, 160, 320))
+    for order in (0, 1):
+        np.testing.assert_allclose(
+            result.constant[order], result.error[order] / result.h ** (order + 1), rtol=0.1
+        )
+
+
+def test_only_the_asked_orders_are_studied():
+    assert list(study(orders=(1,)).error) == [1]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16])
+def test_narrow_dtypes_are_refused_since_their_rounding_fakes_success(dtype):
+    with pytest.raises(ValueError, match="float64"):
+        study(start=examples.START.astype(dtype), loss=lambda t: examples.full_loss(t.astype(float)))
+
+
+def test_float32_really_would_fake_it():
+    """The reason for refusing: both sides round alike, and the true difference is gone."""
+    rule, start, steps = ia.Adam(2.0**-16, 0.5, 0.6, 0.1, eps_in_sqrt=True), jnp.asarray([2.8, 3.5]), 128
+    loss = bilinear().loss
+    difference = {
+        dtype: jnp.max(jnp.abs(
+            ia.iterate(rule, loss, start.astype(dtype), steps).params
+            - ia.flow(rule, loss, start.astype(dtype), steps, order=0).params
+        ))
+        for dtype in (jnp.float32, jnp.float64)
+    }  # fmt: skip
+    assert float(difference[jnp.float64]) > 1e-8
+    assert float(difference[jnp.float32]) == 0
+
+
+def test_what_rounding_adds_to_tiny_errors_stays_below_the_floor_and_is_not_fitted():
+    steps = (10000, 30000, 90000, 200000)
+    result = study(step_counts=steps)
+    rounding = abs(result.error[1][-1] - result.error[1][0] * (steps[0] / steps[-1]) ** 2)
+    assert result.error[1][-1] / 100 < rounding < result.rounding_floor[-1]
+    # Two per cent off, and left out: the fit is that of the others.
+    fitted = study(step_counts=steps[:-1])
+    assert result.slope[1] == fitted.slope[1]
+    assert abs(result.slope[1] - 2) < 0.01
+
+
+def test_a_long_memory_is_called_not_yet_asymptotic():
+    result = study(
+        rule=ia.Adam(1.0, 0.9, 0.99, 0.1, eps_in_sqrt=True),
+        loss=bilinear().loss,
+        start=jnp.asarray([2.8, 3.5]),
+    )
+    assert not result.asymptotic[1]
+
+
+def test_a_diverging_run_decides_nothing():
+    result = study(rule=ia.GradientDescent(1.0), loss=lambda t: -jnp.sum(t**4), horizon=50.0)
+    assert not result.asymptotic[0]
+    assert not np.isfinite(result.error[0]).any()
+
+
+def test_a_study_vmaps_over_hyperparameters():
+    from implicit_adam.inputs import checked_inputs
+    from implicit_adam.measures.convergence import supremum
+
+    def error(beta):
+        rule = ia.Adam(0.01, beta, 0.6, 0.1, eps_in_sqrt=True)
+        return supremum(checked_inputs(rule, examples.full_loss, examples.START), 10, (1,)).two_norm[0]
+
+    betas = jnp.asarray([0.3, 0.5, 0.7])
+    together = jax.jit(jax.vmap(error))(betas)
+    np.testing.assert_allclose(together, [error(beta) for beta in betas], rtol=1e-9)
