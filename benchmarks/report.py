@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax
 
 from benchmarks.measure import Measure, Missing
 from benchmarks.scaling import Curve, picture
+from implicit_adam.files import installed
 
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "diffrax", "equinox", "scipy", "torch", "torchdiffeq")
 
@@ -55,12 +55,7 @@ features; shifted gradients 2 and 1 + r.
 
 def machine() -> dict[str, Any]:
     """Cores, devices and library versions; nothing that names a machine."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    versions = {"python": platform.python_version(), **installed(PACKAGES)}
     devices = sorted({device.device_kind for device in jax.devices()})
     return {"cores": len(os.sched_getaffinity(0)), "devices": devices, "versions": versions}
 

@@ -1,10 +1,14 @@
-"""Files that are whole or absent, whatever kills the writer."""
+"""Files that are whole or absent, whatever kills the writer, and what is named in them: arrays, versions."""
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -51,3 +55,23 @@ def check_writable(name: str, folder: Any) -> Path:
         msg = f"{name} {folder} cannot be written to ({error.strerror}); name a folder that can"
         raise ValueError(msg) from error
     return folder
+
+
+def named_leaves(tree: Any, separator: str) -> list[tuple[str, Any]]:
+    """The leaves of a pytree by their path; "" for a bare leaf."""
+    return [
+        (separator.join(map(_entry, path)), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def _entry(key: Any) -> str:
+    return str(next((getattr(key, name) for name in ("key", "name", "idx") if hasattr(key, name)), key))
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions

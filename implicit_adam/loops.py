@@ -1,12 +1,15 @@
-"""Loops whose length is only known when they run: forward mode goes through them, reverse mode cannot."""
+"""Loops whose length is only known when they run, which reverse mode cannot pass; sums one term at a time."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import equinox.internal as eqxi
 import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from implicit_adam.checks.numbers import is_traced
+from implicit_adam.types import working_dtype
 
 State = TypeVar("State")
 
@@ -26,3 +29,16 @@ def loop(first: Any, last: Any, advance: Callable[[Any, State], State], start: S
 def forward_only(tree: State) -> State:
     """The same; raises `RuntimeError` where reverse mode comes by."""
     return eqxi.nondifferentiable_backward(tree, msg=FORWARD_ONLY)
+
+
+def scanned_sum(f: Callable[[Any], PyTree], xs: PyTree) -> PyTree:
+    """sum_i f(xs[i]) over the leading axis, one at a time, in float32 at least: in bfloat16 a sum of ones
+    stops at 256.
+    """
+
+    def add(total: PyTree, x: Any) -> tuple[PyTree, None]:
+        return jax.tree.map(lambda total, term: total + term.astype(total.dtype), total, f(x)), None
+
+    term = jax.eval_shape(f, jax.tree.map(lambda x: x[0], xs))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, working_dtype(x.dtype)), term)
+    return jax.lax.scan(add, zero, xs)[0]

@@ -6,7 +6,7 @@ from jaxtyping import Array
 
 from implicit_adam.rules import AbstractRule
 from implicit_adam.rules.hyperparameters import scalar
-from implicit_adam.rules.kernels import average, present
+from implicit_adam.rules.kernels import average, delta
 
 
 class OddRule(AbstractRule):
@@ -81,7 +81,7 @@ class Shifting(OddRule):
 
     def kernels(self, n):
         now = 1 / (jnp.asarray(n, float) + 2)
-        return now * present(self.h) + (1 - now) * average(self.beta, n), average(self.rho, n)
+        return now * delta(self.h) + (1 - now) * average(self.beta, n), average(self.rho, n)
 
 
 class Growing(OddRule):
@@ -98,7 +98,7 @@ class Decaying(OddRule):
         return jnp.ones_like(g), g**3 / 10, g
 
     def kernels(self, n):
-        return present(self.h), average(self.rho, n), average(self.beta, n, bias_correction=False)
+        return delta(self.h), average(self.rho, n), average(self.beta, n, bias_correction=False)
 
     def readout(self, s, theta, n):
         one, cube, M = s

@@ -68,10 +68,10 @@ def test_links_inside_the_repository_lead_somewhere(page):
 
 
 def test_the_report_is_that_of_the_default_run_of_every_item():
-    from implicit_adam.paper.reproduce import ITEMS
+    from implicit_adam.paper.reproduce import EXPERIMENTS
 
     text = (ROOT / "docs/report.md").read_text()
     assert re.search(r"Written by `implicit-adam reproduce --out docs` in \d+ min", text)
-    for name, item in ITEMS.items():
+    for name, item in EXPERIMENTS.items():
         assert f"## {item.title}" in text
         assert (ROOT / f"docs/{name}.png").exists()

@@ -5,5 +5,5 @@ def nothing(share):
     pass
 
 
-def verdicts(item, found, config=None):
-    return [claim.verdict for claim in item.claims(config or item.quick, found)]
+def verdicts(experiment, found, config=None):
+    return [claim.verdict for claim in experiment.claims(config or experiment.quick, found)]

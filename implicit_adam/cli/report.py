@@ -4,12 +4,12 @@ import dataclasses
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
 
-from implicit_adam.paper.claims import Claim, Item
+from implicit_adam.files import installed
+from implicit_adam.paper.claims import Claim, Experiment
 
 PACKAGES = (
     "implicit-adam",
@@ -23,7 +23,7 @@ PACKAGES = (
     "matplotlib",
 )
 
-# What the paper says that no item measures, and why.
+# What the paper says that no experiment measures, and why.
 UNMEASURED = (
     "That the bias may explain sharper minima and poorer generalization of adaptive methods (section 2): the "
     "paper itself calls the link speculative. The accuracies of Figures 4 and 5 are all that bears on it."
@@ -36,9 +36,9 @@ QUICK = "**Small settings (`--quick`): everything runs, and no more. Verdicts on
 
 
 class Done(NamedTuple):
-    """One item after its run."""
+    """One experiment after its run."""
 
-    item: Item
+    experiment: Experiment
     config: Any
     claims: tuple[Claim, ...]
     seconds: float
@@ -48,8 +48,8 @@ class Done(NamedTuple):
 def report(
     done: Mapping[str, Done], command: str, *, quick: bool = False, missing: Sequence[str] = ()
 ) -> str:
-    """Markdown: a table of all claims, then each item with its picture, criteria, measurements and
-    settings; `missing` are items that have not run yet.
+    """Markdown: a table of all claims, then each experiment with its picture, criteria, measurements and
+    settings; `missing` are experiments that have not run yet.
     """
     claims = [claim for one in done.values() for claim in one.claims]
     verdicts = [claim.verdict for claim in claims]
@@ -66,16 +66,16 @@ def report(
         *([f"**Not finished: without {', '.join(missing)}.**", ""] if missing else []),
         "Each verdict is computed from the stated criterion: *held*, *did not hold*, or *not decided here*, "
         "where the data do not say; it is about what the claim was measured on. All settings are listed with "
-        "their item. The command also writes all arrays (npz).",
+        "their experiment. The command also writes all arrays (npz).",
         "",
         f"{len(claims)} claims: {counts}.",
         "",
-        "| source | claim | measured on | verdict | item |",
+        "| source | claim | measured on | verdict | experiment |",
         "|---|---|---|---|---|",
     ]
     for name, one in done.items():
         lines += [
-            f"| {claim.source} | {_cell(claim.statement)} | {one.item.subject} | **{claim.verdict}** | "
+            f"| {claim.source} | {_cell(claim.statement)} | {one.experiment.subject} | **{claim.verdict}** | "
             f"[{name}](#{name}) |"
             for claim in one.claims
         ]
@@ -94,10 +94,10 @@ def _section(name: str, one: Done) -> Iterator[str]:
     # An anchor of its own: what a heading is called in a link depends on who renders it.
     yield f'<a id="{name}"></a>'
     yield ""
-    yield f"## {one.item.title}"
+    yield f"## {one.experiment.title}"
     yield ""
     # Pages show no pdf in their text.
-    yield f"{'' if one.picture == 'pdf' else '!'}[{one.item.title}]({name}.{one.picture})"
+    yield f"{'' if one.picture == 'pdf' else '!'}[{one.experiment.title}]({name}.{one.picture})"
     yield ""
     criterion = ""
     for claim in one.claims:
@@ -105,9 +105,9 @@ def _section(name: str, one: Done) -> Iterator[str]:
         yield f"  * Measured: {claim.measured}."
         yield f"  * Criterion: {'as before' if claim.criterion == criterion else claim.criterion}."
         criterion = claim.criterion
-    if one.item.caveat:
+    if one.experiment.caveat:
         yield ""
-        yield one.item.caveat
+        yield one.experiment.caveat
     yield ""
     settings = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in _settings(one.config))
     yield f"Settings: {settings}. Arrays: `{name}.npz`. Took {one.seconds:.0f} s."
@@ -166,9 +166,8 @@ def _machine() -> str:
 
 
 def _versions() -> str:
-    return ", ".join(
-        [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)]
-    )
+    found = installed(PACKAGES).items()
+    return ", ".join([f"Python {platform.python_version()}", *(" ".join(one) for one in found)])
 
 
 def _minutes(seconds: float) -> str:

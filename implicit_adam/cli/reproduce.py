@@ -15,21 +15,21 @@ import numpy as np
 from implicit_adam.cli.arguments import add_format, folder, integers, require
 from implicit_adam.cli.report import Done, cores, report, written_by
 from implicit_adam.datasets import CIFAR
-from implicit_adam.files import check_writable
+from implicit_adam.files import check_writable, named_leaves
 from implicit_adam.networks import MODELS, choices
+from implicit_adam.networks.named import ACTIVATIONS, DTYPES
 from implicit_adam.networks.normalisation import NORMALISATIONS
-from implicit_adam.networks.select import ACTIVATIONS, DTYPES
-from implicit_adam.paper.claims import Item, named_arrays
-from implicit_adam.paper.reproduce import ITEMS, PAPER_SETTINGS, PaperSetting, on_cifar
+from implicit_adam.paper.claims import Experiment
+from implicit_adam.paper.reproduce import EXPERIMENTS, PAPER_SETTINGS, PaperSetting, on_cifar
 from implicit_adam.paper.training.cifar_runs import CifarConfig
 from implicit_adam.paper.training.network_runs import NetworkConfig
 
 REPRODUCE = """\
 Run the figures, the table and the claims of "On the Implicit Bias of Adam" again and say of each claim
 whether it held, did not hold, or is not decided here, by a stated criterion. Writes report.md and, for each
-item, NAME.npz (its arrays) and NAME.png, its picture. All items take under half an hour on two cores, --quick
-under three minutes: enough to see that everything runs, too little for the networks to show what they do.
-The report of another command is never written over."""
+experiment, NAME.npz (its arrays) and NAME.png, its picture. All of them take under half an hour on two
+cores, --quick under three minutes: enough to see that everything runs, too little for the networks to show
+what they do. The report of another command is never written over."""
 
 REPRODUCE_EXAMPLES = """\
 examples:
@@ -45,11 +45,11 @@ the paper's own setting, on a GPU:
   micro-batch, as the paper's code), exact (of the whole batch, in one piece), frozen (measured at the start)
   or group.
 
-items:
-{items}
+experiments:
+{experiments}
 
 The exit status is 0 once the report is written, whatever the verdicts; 2 after bad usage or
-where a file cannot be written, 130 when interrupted: the items that were finished are in the report."""
+where a file cannot be written, 130 when interrupted: the experiments that were finished are in the report."""
 
 
 OUT = "reproduce"
@@ -84,17 +84,17 @@ CIFAR_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def add_reproduce(commands: Any) -> None:
-    items = "\n".join(f"  {name:<10} {item.title}" for name, item in ITEMS.items())
+    experiments = "\n".join(f"  {name:<16} {experiment.title}" for name, experiment in EXPERIMENTS.items())
     command = commands.add_parser(
         "reproduce",
         help="re-check every figure, table and claim of the paper",
         description=REPRODUCE,
-        epilog=REPRODUCE_EXAMPLES.format(items=items),
+        epilog=REPRODUCE_EXAMPLES.format(experiments=experiments),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(run=_reproduce)
     add = command.add_argument
-    add("names", nargs="*", metavar="NAME", help="which items (default: all)")
+    add("names", nargs="*", metavar="NAME", help="which experiments (default: all)")
     add("--quick", action="store_true", help="small settings, for a look in three minutes")
     cifar = command.add_argument_group("CIFAR (only with --dataset)")
     for name, given in CIFAR_OPTIONS.items():
@@ -110,7 +110,7 @@ def add_reproduce(commands: Any) -> None:
 
 def _reproduce(options: argparse.Namespace) -> int:
     out = options.out or Path(f"{OUT}-quick" if options.quick else OUT)
-    items = _items(options, out)
+    experiments = _experiments(options, out)
     require("matplotlib", "tqdm", "sklearn", "scipy")
     command = shlex.join(["implicit-adam", *options.given])
     check_writable("--out", out)
@@ -118,15 +118,23 @@ def _reproduce(options: argparse.Namespace) -> int:
     _use_all_cores()
     done: dict[str, Done] = {}
     try:
-        for name, item in items.items():
-            done[name] = _run(name, item, item.quick if options.quick else item.config, out, options.format)
-            # After every item, so that an interrupted run leaves what it found.
-            missing = [name for name in items if name not in done]
+        for name, experiment in experiments.items():
+            done[name] = _run(
+                name,
+                experiment,
+                experiment.quick if options.quick else experiment.config,
+                out,
+                options.format,
+            )
+            # After every experiment, so that an interrupted run leaves what it found.
+            missing = [name for name in experiments if name not in done]
             text = report(done, command, quick=options.quick, missing=missing)
             (out / "report.md").write_text(text)
     except KeyboardInterrupt:
         runs = "; the same command goes on with the runs in it" if options.dataset else ""
-        print(f"\nwhat was finished ({', '.join(done) or 'no item'}) is in {out}{runs}", file=sys.stderr)
+        print(
+            f"\nwhat was finished ({', '.join(done) or 'no experiment'}) is in {out}{runs}", file=sys.stderr
+        )
         raise
     print(f"written: {out / 'report.md'}")
     return 0
@@ -140,13 +148,13 @@ def _check_own(path: Path, command: str) -> None:
     raise ValueError(msg)
 
 
-def _items(options: argparse.Namespace, out: Path) -> dict[str, Item]:
+def _experiments(options: argparse.Namespace, out: Path) -> dict[str, Experiment]:
     """What to run; everything that can be wrong with the options is said here."""
-    known = tuple(PAPER_SETTINGS) if options.dataset else tuple(ITEMS)
+    known = tuple(PAPER_SETTINGS) if options.dataset else tuple(EXPERIMENTS)
     unknown = [name for name in options.names if name not in known]
     if unknown:
         about = " with --dataset" if options.dataset else ""
-        msg = f"unknown item {', '.join(unknown)}; known{about} are {', '.join(known)}"
+        msg = f"unknown experiment {', '.join(unknown)}; known{about} are {', '.join(known)}"
         raise ValueError(msg)
     names = tuple(dict.fromkeys(options.names)) or known
     if options.dataset is None:
@@ -154,7 +162,7 @@ def _items(options: argparse.Namespace, out: Path) -> dict[str, Item]:
             if getattr(options, name) is not None:
                 msg = f"--{name.replace('_', '-')} has no effect without --dataset; leave it out"
                 raise ValueError(msg)
-        return {name: ITEMS[name] for name in names}
+        return {name: EXPERIMENTS[name] for name in names}
     if options.quick:
         msg = "--quick has no effect with --dataset; give fewer --epochs"
         raise ValueError(msg)
@@ -191,7 +199,7 @@ def _cifar(
     return config
 
 
-def _run(name: str, item: Item, config: Any, out: Path, picture: str) -> Done:
+def _run(name: str, experiment: Experiment, config: Any, out: Path, picture: str) -> Done:
     from tqdm.auto import tqdm
 
     started = time.perf_counter()
@@ -200,18 +208,18 @@ def _run(name: str, item: Item, config: Any, out: Path, picture: str) -> Done:
         def advance(share: float) -> None:
             bar.update(100 * share - bar.n)
 
-        found = item.run(config, advance)
-    claims = item.claims(config, found)
-    arrays: Any = named_arrays(found)
+        found = experiment.run(config, advance)
+    claims = experiment.claims(config, found)
+    arrays: Any = dict(named_leaves(found, "/"))
     np.savez_compressed(out / f"{name}.npz", **arrays)
-    item.picture(config, found).savefig(out / f"{name}.{picture}", dpi=150)
+    experiment.picture(config, found).savefig(out / f"{name}.{picture}", dpi=150)
     seconds = time.perf_counter() - started
-    print(f"\n{item.title}  ({seconds:.0f} s)")
+    print(f"\n{experiment.title}  ({seconds:.0f} s)")
     for claim in claims:
         print(
             f"  {claim.verdict:>16}  {claim.source}: {claim.statement}\n{'':20}{claim.measured}", flush=True
         )
-    return Done(item, config, claims, seconds, picture)
+    return Done(experiment, config, claims, seconds, picture)
 
 
 _BAR = "{l_bar}{bar}| {elapsed} < {remaining}"

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from implicit_adam.checks.batches import check_batches
-from implicit_adam.types import Batches, Loss, Params, Scalar, working_dtype
+from implicit_adam.loops import scanned_sum
+from implicit_adam.types import Batches, Loss, Params, Scalar
 
 
 def accumulated_loss(loss: Loss, batches: Batches) -> Callable[[Params], Scalar]:
@@ -47,12 +48,7 @@ def _mean(f: Callable[[Params, Any], Any], params: Params, batches: Batches) -> 
     """(1/m) sum_b f(params, batch_b), recomputed rather than stored when differentiated."""
     recomputed = jax.checkpoint(f)
 
-    def add(total: Any, batch: Any) -> tuple[Any, None]:
-        return jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, recomputed(params, batch)), None
-
     m = check_batches(batches)
     value = jax.eval_shape(f, params, jax.tree.map(lambda x: x[0], batches))
-    # In bfloat16 a sum of ones stops at 256.
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, working_dtype(x.dtype)), value)
-    total, _ = jax.lax.scan(add, zero, batches)
+    total = scanned_sum(lambda batch: recomputed(params, batch), batches)
     return jax.tree.map(lambda x, like: (x / m).astype(like.dtype), total, value)

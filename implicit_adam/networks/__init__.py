@@ -1,9 +1,9 @@
 """Image classifiers in pure JAX, with normalisation as an explicit choice."""
 
 from implicit_adam.networks.base import Network as Network
-from implicit_adam.networks.select import MODELS as MODELS
-from implicit_adam.networks.select import choices as choices
-from implicit_adam.networks.select import network as network
+from implicit_adam.networks.named import MODELS as MODELS
+from implicit_adam.networks.named import choices as choices
+from implicit_adam.networks.named import network as network
 
 __all__ = [
     "MODELS",

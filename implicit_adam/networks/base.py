@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 from jaxtyping import Key as JaxKey
 
 from implicit_adam.types import Params
@@ -37,3 +37,8 @@ class Network(NamedTuple):
 def at(statistics: Statistics, name: str) -> Statistics:
     """The statistics of one part of a network; none of none."""
     return None if statistics is None else statistics[name]
+
+
+def is_right(logits: Logits, labels: Int[Array, " n"]) -> Bool[Array, " n"]:
+    """Whether the largest logit is that of the label."""
+    return jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels

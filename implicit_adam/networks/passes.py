@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int, Int32, UInt8
 
 from implicit_adam.datasets import normalised
-from implicit_adam.networks.base import Images, Logits, Network, Statistics
+from implicit_adam.loops import scanned_sum
+from implicit_adam.networks.base import Images, Logits, Network, Statistics, is_right
 from implicit_adam.types import Params, Scalar
 
 Order = Int[Array, "m micro_batch"]
@@ -77,13 +78,10 @@ def accuracy(
     def correct(row: Array) -> Array:
         images, labels = examples.at(jnp.minimum(row, n - 1))
         logits, _ = network.apply(params, images, statistics)
-        return jnp.sum((jnp.argmax(logits, axis=1).astype(labels.dtype) == labels) & (row < n))
+        return jnp.sum(is_right(logits, labels) & (row < n))
 
     return jnp.sum(jax.lax.map(correct, indices)).astype(jnp.float32) / n
 
 
 def _mean(f: Callable[[Array], Any], order: Order) -> Any:
-    shapes = jax.eval_shape(f, order[0])
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, _ = jax.lax.scan(lambda sum_, row: (jax.tree.map(jnp.add, sum_, f(row)), None), zero, order)
-    return jax.tree.map(lambda x: x / len(order), total)
+    return jax.tree.map(lambda x: x / len(order), scanned_sum(f, order))

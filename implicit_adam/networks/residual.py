@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from implicit_adam.networks.base import is_right
 from implicit_adam.types import Params
 
 Images = Float[Array, "samples _ _ _"]
@@ -39,7 +40,7 @@ def residual_logits(params: Params, images: Float[Array, "samples 8 8"]) -> Floa
 
 def accuracy(logits: Float[Array, "samples classes"], labels: Int[Array, " samples"]) -> Array:
     """The share of samples whose label has the largest logit."""
-    return jnp.mean((jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels).astype(logits.dtype))
+    return jnp.mean(is_right(logits, labels).astype(logits.dtype))
 
 
 def _layer(key: Array, inputs: int, outputs: int, variance: float) -> Params:

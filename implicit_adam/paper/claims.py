@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 HELD, DID_NOT_HOLD, UNDECIDED = "held", "did not hold", "not decided here"
@@ -22,7 +21,7 @@ class Claim(NamedTuple):
     verdict: str
 
 
-class Item(NamedTuple):
+class Experiment(NamedTuple):
     """A figure, table or statement: `run(config, advance)` gives arrays, `claims(config, found)` judges them,
     `picture(config, found)` draws them, a matplotlib Figure.
 
@@ -50,13 +49,3 @@ def decided(*, held: Any, refuted: Any) -> str:
 def is_monotone(values: np.ndarray, sign: int) -> bool:
     """Whether the values, two or more, rise (sign = 1) or fall (-1) at every step."""
     return len(values) > 1 and bool((sign * np.diff(values) > 0).all())
-
-
-def named_arrays(result: Any) -> dict[str, np.ndarray]:
-    """The leaves of a pytree by their path, for an npz file."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(result)
-    return {"/".join(_key(key) for key in path): np.asarray(leaf) for path, leaf in paths}
-
-
-def _key(key: Any) -> str:
-    return str(next(getattr(key, name) for name in ("name", "key", "idx") if hasattr(key, name)))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from implicit_adam.bias.bias import bias
-from implicit_adam.paper.claims import Advance, Claim, Item, decided
+from implicit_adam.paper.claims import Advance, Claim, Experiment, decided
 from implicit_adam.plotting.panels import panels, styled
 from implicit_adam.plotting.style import shades
 from implicit_adam.rules import Adam
@@ -121,7 +121,7 @@ def picture(config: Figure1Config, found: Figure1) -> Any:
     return figure
 
 
-FIGURE1 = Item(
+FIGURE1 = Experiment(
     "Figure 1: what is penalised in one dimension",
     "one parameter",
     Figure1Config(),

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from implicit_adam.paper.claims import Advance, Claim, Item, decided
+from implicit_adam.paper.claims import Advance, Claim, Experiment, decided
 from implicit_adam.paper.figures45 import CAVEAT, QUICK, SUBJECT, stable
 from implicit_adam.paper.hills import has_hill, height, smoothed
 from implicit_adam.paper.training.cifar_runs import CifarConfig
@@ -162,6 +162,6 @@ def _norms(
     ax.set(xlabel="epoch", ylabel=NORM, title=title, yscale="log", xscale="log")
 
 
-FIGURE6 = Item(
+FIGURE6 = Experiment(
     "Figure 6: the norm over the epochs", SUBJECT, Figure6Config(), _QUICK, run, claims, picture, CAVEAT
 )

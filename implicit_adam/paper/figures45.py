@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from implicit_adam.measures.training_regime import REGIMES
-from implicit_adam.paper.claims import Advance, Claim, Item
+from implicit_adam.paper.claims import Advance, Claim, Experiment
 from implicit_adam.paper.hills import height, smoothed
 from implicit_adam.paper.training.cifar_runs import CifarConfig
 from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
@@ -153,7 +153,7 @@ def picture(config: TrendConfig, found: Trends) -> Any:
 
 
 FIGURE4, FIGURE5 = (
-    Item(
+    Experiment(
         title,
         SUBJECT,
         TrendConfig(varied, sign, network),

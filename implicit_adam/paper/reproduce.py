@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import NamedTuple
 
-from implicit_adam.paper.along_a_run import ALONG
-from implicit_adam.paper.claims import Item
+from implicit_adam.paper.claims import Experiment
+from implicit_adam.paper.during_training import DURING_TRAINING
 from implicit_adam.paper.figure1 import FIGURE1
 from implicit_adam.paper.figure6 import FIGURE6
+from implicit_adam.paper.figures23 import FIGURE2, FIGURE3
 from implicit_adam.paper.figures45 import FIGURE4, FIGURE5
-from implicit_adam.paper.reach import REACH
+from implicit_adam.paper.higher_orders import HIGHER_ORDERS
 from implicit_adam.paper.shuffles import SGD
 from implicit_adam.paper.special_cases import EXAMPLE21, GD, MOMENTUM
 from implicit_adam.paper.table1 import TABLE1
@@ -17,9 +18,8 @@ from implicit_adam.paper.theorem import THEOREM
 from implicit_adam.paper.three_regimes import THREE_REGIMES
 from implicit_adam.paper.training.cifar_runs import CifarConfig
 from implicit_adam.paper.training.network_runs import NetworkConfig
-from implicit_adam.paper.valley import FIGURE2, FIGURE3
 
-ITEMS: dict[str, Item] = {
+EXPERIMENTS: dict[str, Experiment] = {
     "figure1": FIGURE1,
     "table1": TABLE1,
     "figure2": FIGURE2,
@@ -29,12 +29,12 @@ ITEMS: dict[str, Item] = {
     "gd": GD,
     "sgd": SGD,
     "momentum": MOMENTUM,
-    "along": ALONG,
+    "during-training": DURING_TRAINING,
     "regimes": THREE_REGIMES,
     "figure4": FIGURE4,
     "figure5": FIGURE5,
     "figure6": FIGURE6,
-    "reach": REACH,
+    "higher-orders": HIGHER_ORDERS,
 }
 
 
@@ -53,17 +53,17 @@ PAPER_SETTINGS = {
 }
 
 
-def on_cifar(name: str, setting: Callable[[NetworkConfig, PaperSetting], CifarConfig]) -> Item:
-    """An item of Figures 4 to 6 with its networks trained on CIFAR at the same values of beta and rho."""
-    item = ITEMS[name]
+def on_cifar(name: str, setting: Callable[[NetworkConfig, PaperSetting], CifarConfig]) -> Experiment:
+    """One of Figures 4 to 6 with its networks trained on CIFAR at the same values of beta and rho."""
+    experiment = EXPERIMENTS[name]
     networks = {
         field.name: setting(value, PAPER_SETTINGS[name])
-        for field in fields(item.config)
-        if isinstance(value := getattr(item.config, field.name), NetworkConfig)
+        for field in fields(experiment.config)
+        if isinstance(value := getattr(experiment.config, field.name), NetworkConfig)
     }
-    config = replace(item.config, **networks)
+    config = replace(experiment.config, **networks)
     (first, *_) = networks.values()
-    return item._replace(
+    return experiment._replace(
         config=config,
         quick=config,
         subject=f"{first.training.model} on {first.dataset}",

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from implicit_adam.losses import modified_losses
 from implicit_adam.objective import mean_loss
-from implicit_adam.paper.claims import Advance, Item
+from implicit_adam.paper.claims import Advance, Experiment
 from implicit_adam.paper.modified_flows import Orders, gradient_flow, order_claim, orders, picture
 from implicit_adam.paper.random_losses import random_data, random_loss
 from implicit_adam.rules import GradientDescent
@@ -60,7 +60,7 @@ def run(config: ShuffleConfig, advance: Advance) -> Orders:
     return orders(3, np.asarray(config.h), errors, 0.0)
 
 
-SGD = Item(
+SGD = Experiment(
     "Shuffled mini-batches (Smith et al.)",
     "random losses",
     ShuffleConfig(),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from implicit_adam.losses import modified_losses
-from implicit_adam.paper.claims import Advance, Item
+from implicit_adam.paper.claims import Advance, Experiment
 from implicit_adam.paper.modified_flows import Orders, Study, compared, order_claim, picture
 from implicit_adam.rules import Adam, GradientDescent, HeavyBall
 from implicit_adam.types import Loss
@@ -87,7 +87,7 @@ def _scaled(loss: Loss, factor: float) -> Loss:
     return lambda theta: factor * loss(theta)
 
 
-GD = Item(
+GD = Experiment(
     "Gradient descent (Barrett & Dherin)",
     "a random loss",
     replace(_STUDY, burn_in=0),
@@ -100,7 +100,7 @@ GD = Item(
     ),
     picture,
 )
-MOMENTUM = Item(
+MOMENTUM = Experiment(
     "Heavy-ball momentum (Ghosh et al.)",
     "a random loss",
     HeavyBallConfig(),
@@ -113,7 +113,7 @@ MOMENTUM = Item(
     ),
     picture,
 )
-EXAMPLE21 = Item(
+EXAMPLE21 = Experiment(
     "Example 2.1: Adam with a large eps",
     "a random loss",
     LargeEpsConfig(),

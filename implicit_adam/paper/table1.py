@@ -17,7 +17,7 @@ import numpy as np
 from implicit_adam.bias.bias import bias
 from implicit_adam.bias.table1 import cosine
 from implicit_adam.checks.numbers import check_count
-from implicit_adam.paper.claims import Advance, Claim, Item, decided
+from implicit_adam.paper.claims import Advance, Claim, Experiment, decided
 from implicit_adam.paper.random_losses import Data, random_data, random_loss
 from implicit_adam.plotting.panels import panels, styled
 from implicit_adam.plotting.style import COLOURS, MARKERS, greek
@@ -185,6 +185,6 @@ def picture(config: Table1Config, found: Table1) -> Any:
     return figure
 
 
-TABLE1 = Item(
+TABLE1 = Experiment(
     "Table 1: the four cells", "random losses", Table1Config(), Table1Config(losses=20), run, claims, picture
 )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from implicit_adam.measures.asymptotics import CONTRADICTED, DEFAULT_TOLERANCE, HOLDS, TOLERANCE
 from implicit_adam.measures.convergence import Convergence
-from implicit_adam.paper.claims import Advance, Claim, Item, decided
+from implicit_adam.paper.claims import Advance, Claim, Experiment, decided
 from implicit_adam.plotting.convergence import plot_studies
 from implicit_adam.plotting.panels import styled
 from implicit_adam.studies.verify import (
@@ -117,7 +117,7 @@ def picture(_: TheoremConfig, found: Theorem) -> Any:
     return plot_studies(studies(found))
 
 
-THEOREM = Item(
+THEOREM = Experiment(
     "Theorem 3.1: the order of the corrected flow",
     "the bilinear model, a small network on digits",
     TheoremConfig(),

@@ -11,7 +11,7 @@ import numpy as np
 
 from implicit_adam.losses.problems import digits, digits_start
 from implicit_adam.measures.training_regime import REGIMES, training_regime
-from implicit_adam.paper.claims import Advance, Claim, Item, decided
+from implicit_adam.paper.claims import Advance, Claim, Experiment, decided
 from implicit_adam.plotting.panels import panels, styled
 from implicit_adam.plotting.style import greek, shades
 from implicit_adam.rules import Adam
@@ -114,7 +114,7 @@ def _regimes(config: RegimesConfig, loss: np.ndarray, placement: str, row: Any) 
     row[0].set_ylabel(greek(f"loss $E$, eps {placement}"))
 
 
-THREE_REGIMES = Item(
+THREE_REGIMES = Experiment(
     "Three regimes of training",
     "a small network on digits",
     RegimesConfig(),

@@ -8,7 +8,7 @@
             return g, g**4
 
         def kernels(self, n):
-            return present(self.h), average(self.rho, n)
+            return delta(self.h), average(self.rho, n)
 
         def readout(self, s, theta, n):
             g, fourth = s
@@ -35,7 +35,7 @@ from implicit_adam.rules.hyperparameters import scalar as scalar
 from implicit_adam.rules.kernels import Kernel as Kernel
 from implicit_adam.rules.kernels import accumulation as accumulation
 from implicit_adam.rules.kernels import average as average
-from implicit_adam.rules.kernels import present as present
+from implicit_adam.rules.kernels import delta as delta
 from implicit_adam.rules.kernels import total as total
 from implicit_adam.rules.lion import Lion as Lion
 from implicit_adam.rules.nadam import NAdam as NAdam
@@ -70,8 +70,8 @@ __all__ = [
     "Signum",
     "accumulation",
     "average",
+    "delta",
     "flag",
-    "present",
     "rule_named",
     "scalar",
     "total",

@@ -8,7 +8,7 @@ import optax
 
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.hyperparameters import NON_NEGATIVE, POSITIVE, scalar
-from implicit_adam.rules.kernels import present, total
+from implicit_adam.rules.kernels import delta, total
 from implicit_adam.rules.opt_state import held
 from implicit_adam.types import Scalar
 
@@ -29,7 +29,7 @@ class Adagrad(AbstractRule):
         return g, g**2
 
     def kernels(self, n):
-        return present(self.h), total(self.h)
+        return delta(self.h), total(self.h)
 
     def readout(self, s, theta, n):
         g, R2 = s

@@ -7,7 +7,7 @@ import optax
 
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.hyperparameters import POSITIVE, scalar
-from implicit_adam.rules.kernels import present
+from implicit_adam.rules.kernels import delta
 from implicit_adam.types import Scalar
 
 
@@ -21,7 +21,7 @@ class GradientDescent(AbstractRule):
         return (g,)
 
     def kernels(self, n):
-        return (present(self.h),)
+        return (delta(self.h),)
 
     def readout(self, s, theta, n):
         return s[0]

@@ -54,7 +54,7 @@ class Kernel(eqx.Module):
         return Kernel(factor * self.scale, self.decay, masses, forgets=self.forgets)
 
 
-def present(like: Scalar) -> Kernel:
+def delta(like: Scalar) -> Kernel:
     """The present gradient only: w(n, k) = [k = n], in the dtype of `like`."""
     one = jnp.ones((1,), like.dtype)
     return Kernel(one, jnp.zeros_like(one), one)

@@ -9,7 +9,7 @@ import optax
 
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.hyperparameters import DECAY, NON_NEGATIVE, POSITIVE, POSITIVE_DECAY, scalar
-from implicit_adam.rules.kernels import average, present
+from implicit_adam.rules.kernels import average, delta
 from implicit_adam.rules.opt_state import held
 from implicit_adam.types import Scalar
 
@@ -41,7 +41,7 @@ class Lion(AbstractRule):
         # The average starts at lag 0; what it holds there too much is taken back from the present.
         past = (self.beta1 / self.beta2) * average(self.beta2, n, bias_correction=False)
         taken_back = self.beta1 * (1 - self.beta2) / self.beta2
-        return (past + (1 - self.beta1 - taken_back) * present(self.h),)
+        return (past + (1 - self.beta1 - taken_back) * delta(self.h),)
 
     def readout(self, s, theta, n):
         return jnp.tanh(s[0] / self.eps) + self.weight_decay * theta

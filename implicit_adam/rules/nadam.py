@@ -7,7 +7,7 @@ import optax
 
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.hyperparameters import DECAY, POSITIVE, flag, scalar
-from implicit_adam.rules.kernels import average, one_minus_power, present
+from implicit_adam.rules.kernels import average, delta, one_minus_power
 from implicit_adam.rules.opt_state import held
 from implicit_adam.rules.root import root
 from implicit_adam.types import Scalar
@@ -35,7 +35,7 @@ class NAdam(AbstractRule):
     def kernels(self, n):
         ahead = self.beta / one_minus_power(self.beta, n + 2)
         now = (1 - self.beta) / one_minus_power(self.beta, n + 1)
-        s = ahead * average(self.beta, n, bias_correction=False) + now * present(self.h)
+        s = ahead * average(self.beta, n, bias_correction=False) + now * delta(self.h)
         return s, average(self.rho, n)
 
     def readout(self, s, theta, n):

@@ -7,7 +7,7 @@ import optax
 
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.hyperparameters import DECAY, POSITIVE, scalar
-from implicit_adam.rules.kernels import accumulation, present
+from implicit_adam.rules.kernels import accumulation, delta
 from implicit_adam.rules.opt_state import held
 from implicit_adam.types import Scalar
 
@@ -27,7 +27,7 @@ class Nesterov(AbstractRule):
         return (g,)
 
     def kernels(self, n):
-        return (present(self.h) + self.beta * accumulation(self.beta),)
+        return (delta(self.h) + self.beta * accumulation(self.beta),)
 
     def readout(self, s, theta, n):
         return s[0]

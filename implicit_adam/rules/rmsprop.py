@@ -7,7 +7,7 @@ import optax
 
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.hyperparameters import DECAY, POSITIVE, flag, scalar
-from implicit_adam.rules.kernels import average, present
+from implicit_adam.rules.kernels import average, delta
 from implicit_adam.rules.opt_state import held
 from implicit_adam.rules.root import root
 from implicit_adam.types import Scalar
@@ -36,7 +36,7 @@ class RMSProp(AbstractRule):
         return g, g**2
 
     def kernels(self, n):
-        return present(self.h), average(self.rho, n, bias_correction=self.bias_correction)
+        return delta(self.h), average(self.rho, n, bias_correction=self.bias_correction)
 
     def readout(self, s, theta, n):
         g, R2 = s

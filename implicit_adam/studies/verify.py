@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import diffrax
@@ -14,6 +13,7 @@ import optax
 
 from implicit_adam.checks.batches import check_batches
 from implicit_adam.fields.mini_batch.history_sum import window
+from implicit_adam.files import installed
 from implicit_adam.losses.problems import Problem, build_problem
 from implicit_adam.measures.convergence import Convergence, convergence
 from implicit_adam.objective import ravel
@@ -176,7 +176,7 @@ def hyperparameter_values(case: Case) -> dict[str, float | bool]:
 def as_json(config: VerifyConfig, outcomes: list[Outcome]) -> dict[str, Any]:
     """The steps, the seed and everything measured, as plain numbers and strings (NaN as null)."""
     return {
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": installed(PACKAGES),
         "solver": "Tsit5" if config.solver is None else type(config.solver).__name__,
         "dtype": config.dtype,
         "window": config.window,

@@ -1,17 +1,15 @@
 """Finished chunks on disk: one file each, written atomically, named by what determines it."""
 
-import contextlib
 import hashlib
 import json
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from implicit_adam.files import check_writable, save_arrays
+from implicit_adam.files import check_writable, installed, save_arrays
 from implicit_adam.sweeps.grid import Grid
 
 PACKAGES = ("implicit-adam", "jax", "jaxlib", "numpy", "optax", "diffrax", "equinox")
@@ -69,18 +67,10 @@ def opened(folder: Any, grid: Grid, digest: str, devices: list[str], *details: A
 def _key(grid: Grid, digest: str, devices: list[str], *details: Any) -> str:
     """What the bits of a lane may depend on: the program, the points, the devices and their software."""
     key = hashlib.sha256(digest.encode())
-    key.update(json.dumps([list(grid.points), devices, _versions(), *details]).encode())
+    key.update(json.dumps([list(grid.points), devices, installed(PACKAGES), *details]).encode())
     for values in grid.points.values():
         key.update(str(values.dtype).encode() + values.tobytes())
     return key.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions
 
 
 def _checksum(chunk: int, leaves: list[np.ndarray]) -> str:

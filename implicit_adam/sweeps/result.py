@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from implicit_adam.files import save_arrays
+from implicit_adam.files import named_leaves, save_arrays
 from implicit_adam.reprs import listed, table
 
 
@@ -110,12 +109,7 @@ class SweepResult:
 
 
 def _named(values: Any) -> list[tuple[str, np.ndarray]]:
-    paths, _ = jax.tree_util.tree_flatten_with_path(values)
-    return [(".".join(map(_key, path)) or "value", leaf) for path, leaf in paths]
-
-
-def _key(entry: Any) -> str:
-    return str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
+    return [(name or "value", leaf) for name, leaf in named_leaves(values, ".")]
 
 
 def _suffixed(name: str, suffixes: Iterable[Any]) -> list[str]:

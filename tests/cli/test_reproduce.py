@@ -13,7 +13,7 @@ from implicit_adam.measures.training_regime import REGIMES, regime_of_losses
 from implicit_adam.networks import residual
 from implicit_adam.networks.passes import cross_entropy
 from implicit_adam.paper.claims import Claim
-from implicit_adam.paper.reproduce import ITEMS
+from implicit_adam.paper.reproduce import EXPERIMENTS
 from implicit_adam.paper.training import cifar_runs
 from implicit_adam.paper.training.network_runs import NetworkConfig, train_networks
 from tests.paper import cifar_files
@@ -38,7 +38,7 @@ def test_it_writes_arrays_a_picture_and_a_report_with_every_claim(tmp_path, caps
 @pytest.mark.parametrize(("name", "link"), [("svg", "![{}](figure1.svg)"), ("pdf", "\n[{}](figure1.pdf)")])
 def test_the_report_shows_pictures_of_the_format_that_was_asked_for(name, link, tmp_path):
     assert main(["reproduce", "figure1", "--quick", "--format", name, "--out", str(tmp_path)]) == 0
-    assert link.format(ITEMS["figure1"].title) in (tmp_path / "report.md").read_text()
+    assert link.format(EXPERIMENTS["figure1"].title) in (tmp_path / "report.md").read_text()
     assert (tmp_path / f"figure1.{name}").exists()
 
 
@@ -55,7 +55,7 @@ def test_what_was_finished_before_an_interruption_is_in_the_report(tmp_path, cap
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(ITEMS, "gd", ITEMS["gd"]._replace(run=interrupted))
+    monkeypatch.setitem(EXPERIMENTS, "gd", EXPERIMENTS["gd"]._replace(run=interrupted))
     assert main(["reproduce", "figure1", "gd", "sgd", "--quick", "--out", str(tmp_path)]) == 130
     assert "what was finished (figure1) is in" in capsys.readouterr().err
     text = (tmp_path / "report.md").read_text()
@@ -71,13 +71,13 @@ def test_a_file_that_cannot_be_written_is_said_in_words(tmp_path, capsys):
 
 def test_an_unknown_item_is_refused_before_anything_is_written(tmp_path, capsys):
     assert main(["reproduce", "figure7", "--out", str(tmp_path / "out")]) == 2
-    assert "unknown item figure7; known are figure1" in capsys.readouterr().err
+    assert "unknown experiment figure7; known are figure1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_report_counts_verdicts_and_keeps_bars_out_of_its_table():
     claims = (Claim("a", "|g| is small", "c", "m", "held"), Claim("b", "s", "c", "m", "not decided here"))
-    done = {"gd": Done(ITEMS["gd"], ITEMS["gd"].quick, claims, 1.0)}
+    done = {"gd": Done(EXPERIMENTS["gd"], EXPERIMENTS["gd"].quick, claims, 1.0)}
     text = report(done, "command")
     assert "2 claims: 1 held, 1 not decided here." in text
     assert r"| a | \|g\| is small | a random loss | **held** |" in text
@@ -90,13 +90,15 @@ def test_a_report_counts_verdicts_and_keeps_bars_out_of_its_table():
 
 def test_a_report_lists_a_setting_once_unless_it_differs_between_the_parts_of_an_item():
     claims = (Claim("a", "b", "c", "m", "held"), Claim("a", "d", "c", "m", "held"))
-    quick = ITEMS["figure6"].quick
-    section = report({"figure6": Done(ITEMS["figure6"], quick, claims, 1.0)}, "command").split("Settings: ")[
-        1
-    ]
+    quick = EXPERIMENTS["figure6"].quick
+    section = report({"figure6": Done(EXPERIMENTS["figure6"], quick, claims, 1.0)}, "command").split(
+        "Settings: "
+    )[1]
     assert "left beta 0.9, 0.97, 0.99; right beta 0.97;" in section
     assert section.count("epochs 300") == section.count("seeds 0, 1, 2;") == 1
-    text = report({"theorem": Done(ITEMS["theorem"], ITEMS["theorem"].config, claims, 1.0)}, "command")
+    text = report(
+        {"theorem": Done(EXPERIMENTS["theorem"], EXPERIMENTS["theorem"].config, claims, 1.0)}, "command"
+    )
     assert "schedule cyclic; cyclic schedule cyclic; shuffled schedule shuffled" in text
     assert "seed 0;" in text
     assert "eps default;" in text
@@ -196,7 +198,10 @@ def test_figure_4_runs_on_cifar_files_and_goes_on_where_it_stopped(tmp_path):
     [
         (["figure4", *CIFAR], "needs --data-dir"),
         (["figure4", *CIFAR, "--test-every", "1", "--data-dir", "nowhere"], "nowhere"),
-        (["figure1", *CIFAR, "--data-dir", "."], "unknown item figure1; known with --dataset are figure4"),
+        (
+            ["figure1", *CIFAR, "--data-dir", "."],
+            "unknown experiment figure1; known with --dataset are figure4",
+        ),
         (["figure4", "--model", "vit"], "--model has no effect without --dataset"),
         (["figure4", *CIFAR, "--data-dir", ".", "--quick"], "--quick has no effect with --dataset"),
         (["figure4", *CIFAR, "--data-dir", ".", "--seeds", "3,3"], "different integers, got 3, 3"),

@@ -17,7 +17,7 @@ from implicit_adam.losses.problems import (
     problem_options,
     quadratic,
 )
-from implicit_adam.paper import reach
+from implicit_adam.paper import higher_orders
 from implicit_adam.studies import ready_sweeps as sweeps
 from implicit_adam.studies.verify import VerifyConfig, cases
 
@@ -105,10 +105,10 @@ def test_a_newly_registered_problem_is_verified_swept_and_reached_by_its_name_al
     assert main(["sweep", *sweep, "--beta", "0.5", "--out", str(tmp_path / "sweep")]) == 0
     values = ia.SweepResult.load(tmp_path / "sweep" / "sweep.npz").values["last_loss"]
     assert values[0] != values[1]
-    config = reach.ReachConfig(
+    config = higher_orders.HigherOrdersConfig(
         (("valley", 0.3, 1e-3),), ((0.5, 0.6),), step_counts=(20, 40), orders=(0, 1), unexpanded_steps=()
     )
-    assert np.isfinite(reach.run(config, lambda share: None).error[0, 0, :2]).all()
+    assert np.isfinite(higher_orders.run(config, lambda share: None).error[0, 0, :2]).all()
 
 
 def test_an_optimizer_that_moves_by_gradients_gets_the_time_for_it():

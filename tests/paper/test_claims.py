@@ -4,16 +4,17 @@ import jax
 import numpy as np
 import pytest
 
+from implicit_adam.files import named_leaves
 from implicit_adam.losses.problems import digits
 from implicit_adam.paper import (
-    along_a_run,
+    during_training,
     figure1,
+    figures23,
     shuffles,
     special_cases,
     table1,
     theorem,
     three_regimes,
-    valley,
 )
 from implicit_adam.paper.claims import (
     DID_NOT_HOLD,
@@ -21,22 +22,21 @@ from implicit_adam.paper.claims import (
     UNDECIDED,
     decided,
     is_monotone,
-    named_arrays,
 )
-from implicit_adam.paper.reproduce import ITEMS
+from implicit_adam.paper.reproduce import EXPERIMENTS
 from tests.verdicts import nothing, verdicts
 
 
 def test_every_item_has_two_configs_of_one_kind():
-    for item in ITEMS.values():
-        assert type(item.config) is type(item.quick)
+    for experiment in EXPERIMENTS.values():
+        assert type(experiment.config) is type(experiment.quick)
 
 
 def test_the_integral_of_figure_1_is_that_of_the_braces_and_a_wrong_one_is_found_out():
-    item = figure1.FIGURE1
-    found = item.run(item.quick, nothing)
-    assert verdicts(item, found) == [HELD, HELD]
-    eps, beta, rho = item.quick.eps, item.quick.beta, found.rho[-1]
+    experiment = figure1.FIGURE1
+    found = experiment.run(experiment.quick, nothing)
+    assert verdicts(experiment, found) == [HELD, HELD]
+    eps, beta, rho = experiment.quick.eps, experiment.quick.beta, found.rho[-1]
     y = found.x[50:51]
     step = 1e-6 * y
     slope = np.diff([figure1._closed_form(y + s, beta, rho, eps) for s in (-step, step)], axis=0)[0] / (
@@ -44,20 +44,20 @@ def test_the_integral_of_figure_1_is_that_of_the_braces_and_a_wrong_one_is_found
     )
     a, c = (1 + beta) / (1 - beta), (1 + rho) / (1 - rho)
     assert slope == pytest.approx((a - c + c * eps / (y**2 + eps)) * y / np.sqrt(y**2 + eps), rel=1e-6)
-    assert verdicts(item, found._replace(closed_form=1.001 * found.closed_form))[0] == DID_NOT_HOLD
-    assert verdicts(item, found._replace(closed_form=-found.closed_form))[1] == DID_NOT_HOLD
+    assert verdicts(experiment, found._replace(closed_form=1.001 * found.closed_form))[0] == DID_NOT_HOLD
+    assert verdicts(experiment, found._replace(closed_form=-found.closed_form))[1] == DID_NOT_HOLD
 
 
 def test_table_1_holds_on_random_losses_and_not_for_the_opposite_signs():
-    item = table1.TABLE1
-    found = item.run(table1.Table1Config(losses=4), nothing)
-    assert verdicts(item, found) == [HELD] * 10
+    experiment = table1.TABLE1
+    found = experiment.run(table1.Table1Config(losses=4), nothing)
+    assert verdicts(experiment, found) == [HELD] * 10
     flipped = found._replace(
         one_norm=-found.one_norm, two_norm=-found.two_norm, bias_error=found.bias_error + 1
     )
-    assert verdicts(item, flipped) == [DID_NOT_HOLD] * 10
+    assert verdicts(experiment, flipped) == [DID_NOT_HOLD] * 10
     other_kind = found._replace(one_norm=found.two_norm, two_norm=found.one_norm)
-    assert verdicts(item, other_kind)[:4] == verdicts(item, other_kind)[5:9] == [DID_NOT_HOLD] * 4
+    assert verdicts(experiment, other_kind)[:4] == verdicts(experiment, other_kind)[5:9] == [DID_NOT_HOLD] * 4
 
 
 def test_on_a_level_set_of_the_bilinear_model_the_one_norm_is_the_level_times_the_sum():
@@ -71,16 +71,16 @@ def test_on_a_level_set_of_the_bilinear_model_the_one_norm_is_the_level_times_th
 @pytest.fixture(scope="module")
 def small_valley():
     families = (
-        valley.Varied("beta", (0.5, 0.9), (("h", 4e-3), ("rho", 0.8), ("eps", 1e-8)), -1, "down"),
-        valley.Varied("rho", (0.5, 0.9), (("h", 4e-3), ("beta", 0.8), ("eps", 1e-8)), 1, "up"),
+        figures23.Varied("beta", (0.5, 0.9), (("h", 4e-3), ("rho", 0.8), ("eps", 1e-8)), -1, "down"),
+        figures23.Varied("rho", (0.5, 0.9), (("h", 4e-3), ("beta", 0.8), ("eps", 1e-8)), 1, "up"),
     )
-    config = valley.ValleyConfig(families)
-    return config, valley.run(config, nothing)
+    config = figures23.BilinearConfig(families)
+    return config, figures23.run(config, nothing)
 
 
 def test_adam_meets_the_valley_as_the_paper_says_and_its_flow_agrees(small_valley):
     config, found = small_valley
-    assert verdicts(valley.FIGURE2, found, config) == [HELD] * 4
+    assert verdicts(figures23.FIGURE2, found, config) == [HELD] * 4
     for family in found:
         assert np.allclose(family.met.prod(axis=1), 0.75, atol=1e-5)
         np.testing.assert_array_equal(family.adam[:, -1], family.met)
@@ -96,7 +96,7 @@ def test_adam_meets_the_valley_as_the_paper_says_and_its_flow_agrees(small_valle
 
 def test_the_flow_is_drawn_on_top_of_adams_trajectories(small_valley):
     config, found = small_valley
-    plane = ITEMS["figure2"].picture(config, found).axes[0]
+    plane = EXPERIMENTS["figure2"].picture(config, found).axes[0]
     drawn = [(line.get_linestyle(), line.get_xydata()) for line in plane.get_lines()]
     adam, flow = ([xy for style, xy in drawn if style == kind] for kind in ("-", "--"))
     np.testing.assert_array_equal(adam, found[0].adam)
@@ -111,8 +111,8 @@ def test_trajectories_in_the_opposite_order_refute_figure_2(small_valley):
         )
         for family in found
     )
-    assert verdicts(valley.FIGURE2, reversed_, config)[:2] == [DID_NOT_HOLD] * 2
-    assert verdicts(valley.FIGURE2, reversed_, config)[3] == DID_NOT_HOLD
+    assert verdicts(figures23.FIGURE2, reversed_, config)[:2] == [DID_NOT_HOLD] * 2
+    assert verdicts(figures23.FIGURE2, reversed_, config)[3] == DID_NOT_HOLD
 
 
 SPECIAL = {
@@ -125,18 +125,18 @@ SPECIAL = {
 
 @pytest.mark.parametrize("name", SPECIAL)
 def test_the_special_cases_have_their_orders_and_others_would_be_noticed(name):
-    item = SPECIAL[name]
-    found = item.run(item.quick, nothing)
-    assert verdicts(item, found) == [HELD]
+    experiment = SPECIAL[name]
+    found = experiment.run(experiment.quick, nothing)
+    assert verdicts(experiment, found) == [HELD]
     same = found._replace(modified_slope=found.plain_slope)
-    assert verdicts(item, same) == [DID_NOT_HOLD]
+    assert verdicts(experiment, same) == [DID_NOT_HOLD]
     # One last slope that happens to be right, or wrong, has not settled.
     for last in (found.modified_slope[-1], found.plain_slope[-1]):
         by_chance = np.array([*found.modified_slope[:-2], last - 0.11, last])
-        assert verdicts(item, found._replace(modified_slope=by_chance)) == [UNDECIDED]
-    assert verdicts(item, found._replace(plain_slope=found.modified_slope)) == [UNDECIDED]
+        assert verdicts(experiment, found._replace(modified_slope=by_chance)) == [UNDECIDED]
+    assert verdicts(experiment, found._replace(plain_slope=found.modified_slope)) == [UNDECIDED]
     if name != "sgd":
-        assert verdicts(item, found._replace(identity=np.asarray(1e-3))) == [DID_NOT_HOLD]
+        assert verdicts(experiment, found._replace(identity=np.asarray(1e-3))) == [DID_NOT_HOLD]
 
 
 def test_a_slope_elsewhere_refutes_the_theorem():
@@ -153,10 +153,10 @@ def test_a_slope_elsewhere_refutes_the_theorem():
 
 
 def test_the_bias_along_a_short_run_is_judged_by_its_sign():
-    item = along_a_run.ALONG
-    config = along_a_run.AlongConfig(rho=0.99, steps=600, every=100, samples=100)
-    found = item.run(config, nothing)
-    assert verdicts(item, found, config)[0] == verdicts(item, found, config)[4] == HELD
+    experiment = during_training.DURING_TRAINING
+    config = during_training.DuringTrainingConfig(rho=0.99, steps=600, every=100, samples=100)
+    found = experiment.run(config, nothing)
+    assert verdicts(experiment, found, config)[0] == verdicts(experiment, found, config)[4] == HELD
     # At the first step there is nothing to remember: the transient takes all memory away.
     assert found.transient_at_start[:, 0] == pytest.approx(1, abs=0.1)
     assert (found.transient_at_start[:, 0] > found.transient_at_start[:, -1]).all()
@@ -168,18 +168,23 @@ def test_the_bias_along_a_short_run_is_judged_by_its_sign():
         transient_at_start=found.transient_at_start + 1,
         validity=1e-9 * found.validity,
     )
-    assert verdicts(item, turned, config) == [DID_NOT_HOLD] * 8
+    assert verdicts(experiment, turned, config) == [DID_NOT_HOLD] * 8
 
 
 def test_the_claims_about_eps_are_those_of_the_run_with_eps_where_they_say():
     """1e-8 inside the root is 1e-4 outside: of the same gradients, fewer are large against it."""
-    item, config = along_a_run.ALONG, along_a_run.AlongConfig(rho=0.99, steps=200, every=200, samples=100)
-    found = item.run(config, nothing)
+    experiment, config = (
+        during_training.DURING_TRAINING,
+        during_training.DuringTrainingConfig(rho=0.99, steps=200, every=200, samples=100),
+    )
+    found = experiment.run(config, nothing)
     loss, params = digits(batches=1, samples=100).mean_loss, digits(batches=1, samples=100).params
     size = np.abs(np.concatenate([np.ravel(x) for x in jax.tree.leaves(jax.grad(loss)(params))]))
     assert found.eps_small[:, 0] == pytest.approx([np.mean(size**2 > 1e-6), np.mean(size > 1e-6)], abs=1e-6)
     large_inside = found._replace(eps_small=np.stack([0 * found.eps_small[0], 1 + 0 * found.eps_small[1]]))
-    about_eps = [claim for claim in item.claims(config, large_inside) if "eps is usually" in claim.statement]
+    about_eps = [
+        claim for claim in experiment.claims(config, large_inside) if "eps is usually" in claim.statement
+    ]
     assert [(claim.verdict, "eps inside" in claim.statement) for claim in about_eps] == [
         (DID_NOT_HOLD, True),
         (HELD, False),
@@ -188,14 +193,18 @@ def test_the_claims_about_eps_are_those_of_the_run_with_eps_where_they_say():
 
 def test_what_is_not_a_number_decides_nothing():
     nan = lambda found: jax.tree.map(lambda x: np.full_like(np.asarray(x, float), np.nan), found)
-    for name in ("figure1", "table1", "gd", "along"):
-        item = ITEMS[name]
-        config = item.quick if name != "along" else along_a_run.AlongConfig(steps=40, samples=20)
-        found = item.run(config, nothing)
+    for name in ("figure1", "table1", "gd", "during-training"):
+        experiment = EXPERIMENTS[name]
+        config = (
+            experiment.quick
+            if name != "during-training"
+            else during_training.DuringTrainingConfig(steps=40, samples=20)
+        )
+        found = experiment.run(config, nothing)
         empty = nan(found)._replace(
             **{k: getattr(found, k) for k in ("rho", "order", "n") if hasattr(found, k)}
         )
-        assert set(verdicts(item, empty, config)) == {UNDECIDED}, name
+        assert set(verdicts(experiment, empty, config)) == {UNDECIDED}, name
 
 
 def test_a_regime_that_the_other_pairs_are_in_as_well_is_not_explained():
@@ -216,8 +225,8 @@ def test_the_flows_of_the_special_cases_are_compared_over_the_horizon_they_are_g
 
 
 def test_arrays_are_named_by_their_path():
-    family = valley.Family(*(np.zeros(2) for _ in valley.Family._fields))
-    assert "1/met" in named_arrays((family, family))
+    family = figures23.Family(*(np.zeros(2) for _ in figures23.Family._fields))
+    assert "1/met" in dict(named_leaves((family, family), "/"))
 
 
 def test_equal_values_single_ones_and_numbers_that_are_none_are_not_monotone():
@@ -250,11 +259,11 @@ def test_no_losses_at_all_are_refused_and_do_not_hold_by_default():
 
 @pytest.mark.parametrize(("gap", "verdict"), [(0.199, HELD), (0.201, UNDECIDED)])
 def test_the_flow_of_figures_2_and_3_may_be_a_fifth_of_the_largest_shift_off(gap, verdict):
-    varied = valley.Varied("beta", (0.5, 0.7, 0.9), (), -1, "down")
-    config = valley.ValleyConfig((varied,), levels=(9.0,))
+    varied = figures23.Varied("beta", (0.5, 0.7, 0.9), (), -1, "down")
+    config = figures23.BilinearConfig((varied,), levels=(9.0,))
     adam = np.array([-1.0, -2.0, -4.0])[:, None]
     unused = np.zeros(3)
-    family = valley.Family(
+    family = figures23.Family(
         unused,
         unused,
         unused,
@@ -265,8 +274,8 @@ def test_the_flow_of_figures_2_and_3_may_be_a_fifth_of_the_largest_shift_off(gap
         adam + 4 * gap * np.array([[0], [0], [1]]),
         0 * adam,
     )
-    assert valley._predicted(config, [(varied, family)]).verdict == verdict
+    assert figures23._predicted(config, [(varied, family)]).verdict == verdict
     other_order = family._replace(flow_sum=family.flow_sum[::-1])
-    assert valley._predicted(config, [(varied, other_order)]).verdict == DID_NOT_HOLD
+    assert figures23._predicted(config, [(varied, other_order)]).verdict == DID_NOT_HOLD
     nothing_moves = family._replace(adam_sum=0 * adam, flow_sum=0 * adam)
-    assert valley._predicted(config, [(varied, nothing_moves)]).verdict == UNDECIDED
+    assert figures23._predicted(config, [(varied, nothing_moves)]).verdict == UNDECIDED

@@ -55,7 +55,7 @@ def test_kernels_have_the_mass_and_the_lag_of_their_weights(n):
     beta = jnp.asarray(0.8)
     lags = np.arange(n + 1)
     for kernel, weights in (
-        (kernels.present(beta), (lags == 0) * 1.0),
+        (kernels.delta(beta), (lags == 0) * 1.0),
         (kernels.accumulation(beta), 0.8**lags),
         (kernels.average(beta, n), 0.2 * 0.8**lags / (1 - 0.8 ** (n + 1))),
         (kernels.average(beta, n, bias_correction=False), 0.2 * 0.8**lags),
@@ -68,7 +68,7 @@ def test_kernels_have_the_mass_and_the_lag_of_their_weights(n):
 
 def test_kernels_add_and_scale_and_their_masses_with_them():
     beta, n = jnp.asarray(0.8), 3
-    both = 3.0 * kernels.average(beta, n) + kernels.present(beta)
+    both = 3.0 * kernels.average(beta, n) + kernels.delta(beta)
     assert both.masses is not None
     np.testing.assert_allclose(both.masses, [3.0, 1.0], rtol=1e-14)
     weights = 3 * 0.2 * 0.8 ** np.arange(4) / (1 - 0.8**4) + np.array([1.0, 0, 0, 0])
@@ -76,9 +76,9 @@ def test_kernels_add_and_scale_and_their_masses_with_them():
     np.testing.assert_allclose(each, weights, rtol=1e-13)
     # A mass that is not known of one part is not of the sum, and what one part keeps the sum keeps.
     assert (3.0 * kernels.accumulation(beta)).masses is None
-    assert (kernels.present(beta) + kernels.accumulation(beta)).masses is None
-    assert (kernels.present(beta) + kernels.accumulation(beta)).forgets
-    assert not (kernels.present(beta) + kernels.total(beta)).forgets
+    assert (kernels.delta(beta) + kernels.accumulation(beta)).masses is None
+    assert (kernels.delta(beta) + kernels.accumulation(beta)).forgets
+    assert not (kernels.delta(beta) + kernels.total(beta)).forgets
     assert not (2.0 * kernels.total(beta)).forgets
 
 

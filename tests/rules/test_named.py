@@ -9,7 +9,7 @@ from implicit_adam.rules import RULES, rule_named
 MINE = """
 import equinox as eqx
 from jax import Array
-from implicit_adam.rules import DECAY, POSITIVE, AbstractRule, average, present, scalar
+from implicit_adam.rules import DECAY, POSITIVE, AbstractRule, average, delta, scalar
 
 
 class FourthMoment(AbstractRule):
@@ -20,7 +20,7 @@ class FourthMoment(AbstractRule):
         return g, g**4
 
     def kernels(self, n):
-        return present(self.h), average(self.rho, n)
+        return delta(self.h), average(self.rho, n)
 
     def readout(self, s, theta, n):
         return s[0] / (s[1] + 1e-2) ** 0.25

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from implicit_adam.fields.carried.fading import ahead, rate, settled, way_ahead, weight
+from implicit_adam.loops import scanned_sum
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.feature_sums import read
@@ -217,11 +218,7 @@ def mean_over_batches(f: Callable[[Vector], Any], theta: Vector, objective: Obje
     together = max(c for c in range(1, m + 1) if m % c == 0 and (c == 1 or c * theta.size <= AT_ONCE))
     chunks = jax.tree.map(lambda x: x.reshape(m // together, together, *x.shape[1:]), objective.batches)
 
-    def add(total: Any, chunk: Any) -> tuple[Any, None]:
-        sums = jax.tree.map(lambda x: jnp.sum(x, 0), jax.vmap(of_batch)(chunk))
-        return jax.tree.map(jnp.add, total, sums), None
+    def of_chunk(chunk: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.sum(x, 0), jax.vmap(of_batch)(chunk))
 
-    shapes = jax.eval_shape(of_batch, jax.tree.map(lambda x: x[0], objective.batches))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, chunks)
-    return jax.tree.map(lambda x: x / m, total)
+    return jax.tree.map(lambda x: x / m, scanned_sum(of_chunk, chunks))

@@ -10,9 +10,9 @@ import optax
 from implicit_adam.bias.bias import perturbed_one_norm
 from implicit_adam.networks import Network
 from implicit_adam.networks.base import Key, Statistics
+from implicit_adam.networks.named import Choices
 from implicit_adam.networks.normalisation import NORMALISATIONS, Normalisation
 from implicit_adam.networks.passes import Examples, Order, accuracy, full_batch, measured_statistics
-from implicit_adam.networks.select import Choices
 from implicit_adam.objective import ravel
 from implicit_adam.rules import AbstractOptimizer
 from implicit_adam.types import Params, Scalar, StepNumber

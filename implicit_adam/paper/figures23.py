@@ -16,9 +16,10 @@ import numpy as np
 
 from implicit_adam.bias.table1 import regimes
 from implicit_adam.losses.problems import bilinear
-from implicit_adam.paper.claims import Advance, Claim, Item, decided, is_monotone
+from implicit_adam.paper.claims import Advance, Claim, Experiment, decided, is_monotone
+from implicit_adam.paper.level_sets import draw_level_sets, going_down, level_of, meeting_point, sums_at
 from implicit_adam.plotting.panels import panels, short, styled
-from implicit_adam.plotting.plane import plot_level_sets, plot_path
+from implicit_adam.plotting.plane import plot_path
 from implicit_adam.plotting.style import shades
 from implicit_adam.rules import Adam
 from implicit_adam.runs.flow import flow
@@ -50,7 +51,7 @@ class Varied:
 
 
 @dataclass(frozen=True)
-class ValleyConfig:
+class BilinearConfig:
     """The start is the paper's, (2.8, 3.5); its hyperparameters are printed in the pictures only."""
 
     families: tuple[Varied, ...]
@@ -81,7 +82,7 @@ class Family(NamedTuple):
     plain_sum: np.ndarray
 
 
-def run(config: ValleyConfig, advance: Advance) -> tuple[Family, ...]:
+def run(config: BilinearConfig, advance: Advance) -> tuple[Family, ...]:
     """Every family of the config."""
     found, total, done = [], sum(len(varied.values) for varied in config.families), 0
     for varied in config.families:
@@ -95,7 +96,7 @@ def run(config: ValleyConfig, advance: Advance) -> tuple[Family, ...]:
     return tuple(found)
 
 
-def _one(config: ValleyConfig, varied: Varied, value: float) -> Sequence[np.ndarray]:
+def _one(config: BilinearConfig, varied: Varied, value: float) -> Sequence[np.ndarray]:
     problem, rule, outside = bilinear(), varied.rule(value), varied.rule(value, eps_in_sqrt=False)
     steps = round(config.horizon / float(rule.h))
     adam = np.asarray(iterate(rule, problem.loss, problem.params, steps).params)
@@ -108,53 +109,24 @@ def _one(config: ValleyConfig, varied: Varied, value: float) -> Sequence[np.ndar
             for order in (0, 1)
         )
     kept = np.round(np.linspace(0, steps, config.points)).astype(int)
-    valid = _down(corrected) & _within(config, rule, corrected)
+    valid = going_down(corrected) & _within(config, rule, corrected)
     followed = np.where(valid[:, None], corrected, np.nan)
-    paths = (adam[_down(adam)], corrected[valid], plain[_down(plain)])
-    sums = [_sums(points, np.asarray(config.levels)) for points in paths]
-    met = _meets(adam)
-    arrived = np.logical_or.accumulate(_level(adam) <= 0)
+    paths = (adam[going_down(adam)], corrected[valid], plain[going_down(plain)])
+    sums = [sums_at(points, np.asarray(config.levels)) for points in paths]
+    met = meeting_point(adam)
+    arrived = np.logical_or.accumulate(level_of(adam) <= 0)
     until_met = np.where(arrived[:, None], met, adam)
-    return [until_met[kept], followed[kept], met, _meets(other), *sums]
+    return [until_met[kept], followed[kept], met, meeting_point(other), *sums]
 
 
-def _within(config: ValleyConfig, rule: Adam, points: np.ndarray) -> np.ndarray:
+def _within(config: BilinearConfig, rule: Adam, points: np.ndarray) -> np.ndarray:
     """Up to where the first correction outgrows its share of the leading field."""
     loss = bilinear().loss
     share = jax.jit(jax.vmap(lambda theta: regimes(rule, loss, theta).validity))(points)
     return np.logical_and.accumulate(np.asarray(share) < config.validity)
 
 
-def _down(points: np.ndarray) -> np.ndarray:
-    """Up to where the level first rises."""
-    return np.logical_and.accumulate(np.diff(_level(points), prepend=np.inf) < 0)
-
-
-def _level(points: np.ndarray) -> np.ndarray:
-    return 4 * points[:, 0] * points[:, 1] - 3
-
-
-def _sums(points: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """theta_1 + theta_2 where a path that only goes down passes the levels, NaN for those it does not
-    reach.
-    """
-    level = _level(points)
-    sums = np.interp(levels, level[::-1], points.sum(axis=1)[::-1])
-    return np.where(levels >= level[-1], sums, np.nan)
-
-
-def _meets(points: np.ndarray) -> np.ndarray:
-    """Where the level first falls to zero, between two steps by a straight line."""
-    level = _level(points)
-    below = np.flatnonzero(level <= 0)
-    if len(below) == 0:
-        return np.full(2, np.nan)
-    k = below[0]
-    share = level[k - 1] / (level[k - 1] - level[k])
-    return points[k - 1] + share * (points[k] - points[k - 1])
-
-
-def claims(config: ValleyConfig, found: tuple[Family, ...]) -> tuple[Claim, ...]:
+def claims(config: BilinearConfig, found: tuple[Family, ...]) -> tuple[Claim, ...]:
     """What the paper sees in each family; that the flow sees it too; that the place of eps does not
     matter.
     """
@@ -176,7 +148,7 @@ def _observed(varied: Varied, family: Family) -> Claim:
     )
 
 
-def _predicted(config: ValleyConfig, pairs: list[tuple[Varied, Family]]) -> Claim:
+def _predicted(config: BilinearConfig, pairs: list[tuple[Varied, Family]]) -> Claim:
     """The corrected flow against Adam, both measured from the plain flow, which knows no beta, rho or h."""
     at = config.levels.index(config.level)
     shifts = [
@@ -255,7 +227,7 @@ FIGURE3_FAMILIES = (
 
 
 @styled
-def picture(config: ValleyConfig, found: tuple[Family, ...]) -> Any:
+def picture(config: BilinearConfig, found: tuple[Family, ...]) -> Any:
     """Trajectories over the level sets, and the one-norm that they meet on the way down, Adam and its
     flow.
     """
@@ -263,10 +235,10 @@ def picture(config: ValleyConfig, found: tuple[Family, ...]) -> Any:
 
     figure, axes = panels(2, len(found), 3.5, 3.0)
     for (plane, norms), varied, family in zip(axes.T, config.families, found, strict=True):
-        _level_sets(plane, (0.3, 0.6), (2.95, 3.65))
+        draw_level_sets(plane, (0.3, 0.6), (2.95, 3.65))
         low, high = _around(family)
         inset = plane.inset_axes((0.6, 0.06, 0.38, 0.4))
-        _level_sets(inset, low, high)
+        draw_level_sets(inset, low, high)
         for i, colour in enumerate(shades(len(family.values))):
             plot_path(family.adam[i], plane, label=f"{varied.values[i]:g}", colour=colour)
             plot_path(family.flow[i], plane, dashed=True)
@@ -299,12 +271,6 @@ def picture(config: ValleyConfig, found: tuple[Family, ...]) -> Any:
     return figure
 
 
-def _level_sets(ax: Any, low: tuple[float, float], high: tuple[float, float]) -> None:
-    x, y = np.linspace(low[0], high[0], 200), np.linspace(low[1], high[1], 200)
-    # The signed root of the loss: its level sets are those of the loss, evenly spaced.
-    plot_level_sets(x, y, 4 * x[None] * y[:, None] - 3, ax, minimum=0.0)
-
-
 def _around(family: Family) -> tuple[tuple[float, float], tuple[float, float]]:
     """A square around the meeting points."""
     met = family.met[np.isfinite(family.met).all(axis=1)]
@@ -313,11 +279,11 @@ def _around(family: Family) -> tuple[tuple[float, float], tuple[float, float]]:
 
 
 FIGURE2, FIGURE3 = (
-    Item(
+    Experiment(
         title,
         "the bilinear model",
-        ValleyConfig(families),
-        ValleyConfig(families),
+        BilinearConfig(families),
+        BilinearConfig(families),
         run,
         claims,
         picture,

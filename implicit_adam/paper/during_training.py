@@ -18,7 +18,7 @@ from implicit_adam.bias.decomposition import decompose
 from implicit_adam.bias.table1 import regimes
 from implicit_adam.losses.problems import digits
 from implicit_adam.objective import ravel
-from implicit_adam.paper.claims import Advance, Claim, Item, decided
+from implicit_adam.paper.claims import Advance, Claim, Experiment, decided
 from implicit_adam.plotting.curves import plot_parts
 from implicit_adam.plotting.panels import NORM, panels, styled
 from implicit_adam.plotting.style import COLOURS, greek
@@ -27,7 +27,7 @@ from implicit_adam.runs.iterate import iterate
 
 
 @dataclass(frozen=True)
-class AlongConfig:
+class DuringTrainingConfig:
     """The usual beta, rho, eps and h of Adam; `placements` says where eps stands, a run for each."""
 
     h: float = 1e-3
@@ -62,7 +62,7 @@ class Along(NamedTuple):
     loss: np.ndarray
 
 
-def run(config: AlongConfig, advance: Advance) -> Along:
+def run(config: DuringTrainingConfig, advance: Advance) -> Along:
     """A run for each placement."""
     runs = []
     for i, placement in enumerate(config.placements):
@@ -72,7 +72,7 @@ def run(config: AlongConfig, advance: Advance) -> Along:
     return Along(n, *(np.stack(values) for values in zip(*runs, strict=True)))
 
 
-def _look_along(config: AlongConfig, placement: str) -> tuple[np.ndarray, ...]:
+def _look_along(config: DuringTrainingConfig, placement: str) -> tuple[np.ndarray, ...]:
     """Run, then look at the saved points: all of `Along` but n."""
     problem = digits(batches=1, samples=config.samples)
     loss = problem.mean_loss
@@ -105,7 +105,7 @@ def _norm(tree: Any) -> Any:
     return jnp.linalg.norm(ravel(tree))
 
 
-def claims(config: AlongConfig, found: Along) -> tuple[Claim, ...]:
+def claims(config: DuringTrainingConfig, found: Along) -> tuple[Claim, ...]:
     """Anti-regularization is typical; eps is small; young memories are soon forgotten: for each placement."""
     made = []
     for i, placement in enumerate(config.placements):
@@ -114,7 +114,7 @@ def claims(config: AlongConfig, found: Along) -> tuple[Claim, ...]:
     return tuple(made)
 
 
-def _claims_for(config: AlongConfig, found: Along, placement: str) -> tuple[Claim, ...]:
+def _claims_for(config: DuringTrainingConfig, found: Along, placement: str) -> tuple[Claim, ...]:
     against, along = (float((sign * found.alignment > 0).mean()) for sign in (-1, 1))
     small, large = float((found.eps_small > 0.5).mean()), float((found.eps_small <= 0.5).mean())
     late = config.memories / (1 - config.rho)
@@ -165,7 +165,7 @@ def _claims_for(config: AlongConfig, found: Along, placement: str) -> tuple[Clai
 
 
 @styled
-def picture(config: AlongConfig, found: Along) -> Any:
+def picture(config: DuringTrainingConfig, found: Along) -> Any:
     """A row for each placement of eps: the parts of the field; how young memories are forgotten; the sign of
     the bias and the size of eps; the loss.
     """
@@ -175,7 +175,7 @@ def picture(config: AlongConfig, found: Along) -> Any:
     return figure
 
 
-def _along(config: AlongConfig, found: Along, placement: str, row: Any) -> None:
+def _along(config: DuringTrainingConfig, found: Along, placement: str, row: Any) -> None:
     parts, young, signs, loss = row
     later = found.n > 0
     plot_parts(
@@ -215,11 +215,11 @@ def _along(config: AlongConfig, found: Along, placement: str, row: Any) -> None:
     loss.set(xlabel="step $n$", ylabel="loss $E$", title="the run")
 
 
-ALONG = Item(
+DURING_TRAINING = Experiment(
     "The bias along a run",
     "a small network on digits",
-    AlongConfig(),
-    AlongConfig(rho=0.99, steps=800, every=20, samples=400),
+    DuringTrainingConfig(),
+    DuringTrainingConfig(rho=0.99, steps=800, every=20, samples=400),
     run,
     claims,
     picture,

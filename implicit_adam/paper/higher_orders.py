@@ -25,7 +25,7 @@ from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.losses.problems import build_problem
 from implicit_adam.measures.convergence import supremum
 from implicit_adam.objective import Objective
-from implicit_adam.paper.claims import Advance, Claim, Item, decided
+from implicit_adam.paper.claims import Advance, Claim, Experiment, decided
 from implicit_adam.plotting.panels import panels, styled
 from implicit_adam.plotting.style import COLOURS, MARKERS, flow_name
 from implicit_adam.rules import AbstractRule, Adam
@@ -35,7 +35,7 @@ from implicit_adam.types import Scalar, StepNumber, Vector
 
 
 @dataclass(frozen=True)
-class ReachConfig:
+class HigherOrdersConfig:
     """The problems with their time and eps, and the practical (beta, rho)."""
 
     problems: tuple[tuple[str, float, float], ...] = (
@@ -55,7 +55,7 @@ class ReachConfig:
     solver: str = "Bosh3"
 
 
-class Reach(NamedTuple):
+class HigherOrders(NamedTuple):
     """Relative errors, axes (problem, decays, order or map, steps); h (problem, steps).
 
     `largest_h` (problem, decays, order or map, accuracy): the largest h that is, with all smaller ones,
@@ -67,7 +67,7 @@ class Reach(NamedTuple):
     largest_h: np.ndarray
 
 
-def run(config: ReachConfig, advance: Advance) -> Reach:
+def run(config: HigherOrdersConfig, advance: Advance) -> HigherOrders:
     """Every problem, pair of decays and number of steps."""
     h, errors = [], []
     total, done = len(config.problems) * len(config.decays), 0
@@ -86,10 +86,10 @@ def run(config: ReachConfig, advance: Advance) -> Reach:
     largest = [
         [_largest(h_i, row, config.accuracies) for row in rows] for h_i, rows in zip(h, found, strict=True)
     ]
-    return Reach(np.asarray(h), found, np.asarray(largest))
+    return HigherOrders(np.asarray(h), found, np.asarray(largest))
 
 
-def _errors(config: ReachConfig, name: str, training: Inputs, horizon: float) -> np.ndarray:
+def _errors(config: HigherOrdersConfig, name: str, training: Inputs, horizon: float) -> np.ndarray:
     """Of every order, and of the unexpanded map, relative to the distance travelled: (orders + 1, steps)."""
     columns = []
     for steps in config.step_counts:
@@ -154,7 +154,7 @@ def _largest(h: np.ndarray, errors: np.ndarray, accuracies: tuple[float, ...]) -
     return np.asarray([[one(error, accuracy) for accuracy in accuracies] for error in errors])
 
 
-def claims(config: ReachConfig, found: Reach) -> tuple[Claim, ...]:
+def claims(config: HigherOrdersConfig, found: HigherOrders) -> tuple[Claim, ...]:
     """A claim of ours for every panel: the second order predicts up to larger h."""
     made = []
     for i, (name, horizon, eps) in enumerate(config.problems):
@@ -169,7 +169,7 @@ def claims(config: ReachConfig, found: Reach) -> tuple[Claim, ...]:
     return tuple(made)
 
 
-def _reaches_further(config: ReachConfig, setting: str, largest: np.ndarray) -> Claim:
+def _reaches_further(config: HigherOrdersConfig, setting: str, largest: np.ndarray) -> Claim:
     first, second = (largest[config.orders.index(order), 0] for order in (1, 2))
     ranges = "; ".join(
         f"order {order}: "
@@ -195,7 +195,7 @@ def _from(h: float, accuracy: float) -> str:
 
 
 @styled
-def picture(config: ReachConfig, found: Reach) -> Any:
+def picture(config: HigherOrdersConfig, found: HigherOrders) -> Any:
     """Errors relative to the distance travelled, a panel for each problem and pair of decays."""
     figure, axes = panels(len(config.problems), len(config.decays), 3.6, 2.7)
     for row, (name, _, eps), h, by_decays in zip(axes, config.problems, found.h, found.error, strict=True):
@@ -223,11 +223,11 @@ def _scientific(x: float) -> str:
     return f"10^{{{exponent}}}" if np.isclose(x, 10.0**exponent) else f"{x:g}"
 
 
-REACH = Item(
+HIGHER_ORDERS = Experiment(
     "Beyond the paper: what order 2 buys",
     "the bilinear model, a small network on digits",
-    ReachConfig(),
-    ReachConfig(
+    HigherOrdersConfig(),
+    HigherOrdersConfig(
         problems=(("bilinear", 1.0, 1e-8),),
         decays=((0.9, 0.99),),
         step_counts=(100, 200, 400, 800, 1600),
