@@ -16,15 +16,21 @@ from implicit_adam.checks.runs import check_orders
 from implicit_adam.checks.studies import check_horizon, check_step_counts, check_wide_dtype
 from implicit_adam.cli.arguments import add_format, folder, integers, names, require
 from implicit_adam.cli.optax_names import PREFIX, parse_optax
+from implicit_adam.fields.carried.carried_field import HIGHEST_CARRIED_ORDER
 from implicit_adam.fields.vector_field import HIGHEST_ORDER
 from implicit_adam.files import check_writable
 from implicit_adam.losses.problems import PROBLEMS, problem_options
+from implicit_adam.measures.convergence import Convergence
 from implicit_adam.plotting import flow_name, plot_studies
 from implicit_adam.rules import RULES, rule_named
 from implicit_adam.studies import verify
 from implicit_adam.studies.verify import Case, Outcome, VerifyConfig
 
 HOLDS, CONTRADICTED, UNDECIDED = 0, 1, 3
+# What everybody uses, at which the expanded flows say nothing.
+PRACTICAL = {"beta": 0.9, "rho": 0.999, "eps": 1e-8}
+# With bias correction, or the first steps of so long a memory are too large for any equation.
+CARRIED_OPTIMIZERS = ("adam", "nadam")
 
 SOLVERS: dict[str, Callable[[], diffrax.AbstractSolver]] = {
     "tsit5": diffrax.Tsit5,
@@ -45,6 +51,7 @@ VERIFY_EXAMPLES = """\
 examples:
   implicit-adam verify
   implicit-adam verify --orders 0,1,2
+  implicit-adam verify --carried
   implicit-adam verify --problem bilinear --optimizer adam --beta 0.9 --rho 0.95 --steps 500,1000,2000,4000
   implicit-adam verify --problem bilinear --optimizer 'optax:rmsprop(decay=0.7,eps=1.0,momentum=0.5)'
   implicit-adam verify --problem digits --optimizer heavy-ball --beta 0.8 --horizon 0.05 --out results
@@ -81,7 +88,6 @@ def add_verify(commands: Any) -> None:
     add(
         "--optimizer",
         type=names(RULES, accepts=lambda name: name.startswith(PREFIX) or rule_named(name) is not None),
-        default=default.optimizers,
         metavar="NAME[,NAME]",
         help=f"{', '.join(RULES)}, {PREFIX}NAME(argument=value), or a rule of your own as module:Class "
         f"(default: {listed(default.optimizers)})",
@@ -104,6 +110,13 @@ def add_verify(commands: Any) -> None:
         help=f"which flows, of 0 (plain), 1 (the paper's), 2, .. {HIGHEST_ORDER} (default: 0,1); "
         f"beyond 1 on {verify.HIGH_ORDER_SAMPLES} samples and for a shorter time, as every evaluation in "
         "mini-batches runs over the remembered steps: two minutes for 0,1,2",
+    )
+    add(
+        "--carried",
+        action="store_true",
+        help="the equation with carried memory in place of the flows, in full batch; beta 0.9, rho 0.999 and "
+        "eps 1e-8, unless told, are those of the largest h, and memories last as long in time at every other "
+        f"(default optimizers: {listed(CARRIED_OPTIMIZERS)})",
     )
     counts = listed(map(str, default.counts)), listed(map(str, verify.HIGH_ORDER_STEP_COUNTS))
     add(
@@ -175,6 +188,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _verify_config(options: argparse.Namespace) -> VerifyConfig:
     """Everything that can be wrong with the options is said here, before anything runs."""
+    if options.optimizer is None:
+        options.optimizer = CARRIED_OPTIMIZERS if options.carried else VerifyConfig().optimizers
     rules = [rule_named(name) for name in options.optimizer if not name.startswith(PREFIX)]
     known = {name for rule in rules for name in verify.hyperparameters(rule)}
     for name, needs in (("beta", "beta"), ("rho", "rho"), ("eps", "eps"), ("eps_placement", "eps_in_sqrt")):
@@ -193,7 +208,10 @@ def _verify_config(options: argparse.Namespace) -> VerifyConfig:
             msg = f"--window has no effect on {', '.join(options.optimizer)}; leave it out"
             raise ValueError(msg)
     check_wide_dtype(jnp.dtype(options.dtype))
-    check_orders(options.orders, HIGHEST_ORDER)
+    check_orders(options.orders, HIGHEST_CARRIED_ORDER if options.carried else HIGHEST_ORDER)
+    if options.carried and (options.schedule or options.window):
+        msg = "--carried is in full batch and looks back for ever: leave out --schedule and --window"
+        raise ValueError(msg)
     if options.steps is not None:
         check_step_counts(options.steps)
     if options.seed is not None:
@@ -205,6 +223,8 @@ def _verify_config(options: argparse.Namespace) -> VerifyConfig:
         for name in ("beta", "rho", "eps", "horizon", "seed", "schedule")
         if getattr(options, name) is not None
     }
+    if options.carried:
+        given = {**PRACTICAL, **given, "carried": True}
     placements = ("inside", "outside")
     if options.eps_placement in placements:
         placements = (options.eps_placement,)
@@ -229,7 +249,7 @@ def _table(outcome: Outcome) -> str:
     numbers = [f"{name} {value:g}" for name, value in values.items() if not isinstance(value, bool)]
     lines = [
         f"\n{case.problem.name}: {case.label}  ({', '.join([*numbers, f'T {case.horizon:g}'])})",
-        f"  {'h':>10} {'steps':>7}" + "".join(f" {flow_name(q):>16} {'slope':>6}" for q in orders),
+        f"  {'h':>10} {'steps':>7}" + "".join(f" {_name(study, q):>16} {'slope':>6}" for q in orders),
     ]
     for i, (h, steps) in enumerate(zip(study.h, study.steps, strict=True)):
         slopes = [f"{study.local_slope[q][i - 1]:6.2f}" if i else " " * 6 for q in orders]
@@ -241,9 +261,13 @@ def _table(outcome: Outcome) -> str:
         measured = f"slope {study.slope[q]:.3f} +- {study.slope_stderr[q]:.3f}"
         why = study.why[q] if outcome.verdict[q] == study.verdict[q] else ""
         lines.append(
-            f"  {flow_name(q)}: {measured}, theory {q + 1}: {outcome.verdict[q]}" + f" ({why})" * bool(why)
+            f"  {_name(study, q)}: {measured}, theory {q + 1}: {outcome.verdict[q]}" + f" ({why})" * bool(why)
         )
     return "\n".join(lines)
+
+
+def _name(study: Convergence, order: int) -> str:
+    return flow_name(order, carried=study.carried)
 
 
 def _summary(outcomes: list[Outcome], status: int, seconds: float) -> str:

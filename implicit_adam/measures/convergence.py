@@ -1,7 +1,6 @@
 """Does the flow follow the optimizer, and to which power of h? Theorem 3.1 as a measurement.
 
-The optimizer and the flows run in lockstep from the same start, so that sup_n ||theta(nh) - theta^(n)|| is
-streamed and nothing is stored; the order is then read off the errors at several h.
+sup_n ||theta(nh) - theta^(n)|| is streamed (`lockstep`); the order is then read off the errors at several h.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,19 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.checks.runs import check_orders, check_shifted_order
 from implicit_adam.checks.studies import check_horizon, check_step_counts, check_wide_dtype
-from implicit_adam.fields.vector_field import HIGHEST_ORDER, raveled_field
-from implicit_adam.inputs import Inputs, checked_inputs, identified
-from implicit_adam.loops import loop
+from implicit_adam.fields.carried.carried_field import HIGHEST_CARRIED_ORDER
+from implicit_adam.fields.vector_field import HIGHEST_ORDER
+from implicit_adam.inputs import checked_inputs, identified
 from implicit_adam.measures.asymptotics import NOT_YET, Setting, judged
+from implicit_adam.measures.lockstep import Supremum, carried_supremum, supremum
 from implicit_adam.measures.slopes import local_slopes
-from implicit_adam.measures.watched import Watched, remembered, share, watched
+from implicit_adam.measures.watched import share
 from implicit_adam.reprs import study
 from implicit_adam.rules.base import AbstractOptimizer
-from implicit_adam.runs.interval import interval_step
-from implicit_adam.runs.iterate import optimizer_step
-from implicit_adam.types import Batches, Loss, Params, Scalar, StepNumber
+from implicit_adam.rules.from_optax.rule import as_optimizer
+from implicit_adam.runs.carried_flow import START
+from implicit_adam.types import Batches, Loss, Params
 
 
 class Convergence(NamedTuple):
@@ -50,6 +51,8 @@ class Convergence(NamedTuple):
     - `remembered`: (K,) the share of the last update that the first half of the run decides; above a tenth
       of it the memory is as long as the run, and the errors are left out of the fit.
     - `roughness`: (K,) the share of the gradient's change along the run that is in no Hessian-vector product.
+    - `carried`: whether the flows are those with carried memory. `validity` is then the relative change of
+      the update from one step to the next, after the optimizer's own steps, and `remembered` is 0.
     """
 
     h: np.ndarray
@@ -69,63 +72,10 @@ class Convergence(NamedTuple):
     validity: np.ndarray
     remembered: np.ndarray
     roughness: np.ndarray
+    carried: bool = False
 
     def __repr__(self) -> str:
         return study(self)
-
-
-class Supremum(NamedTuple):
-    """Streamed over one run: each flow's largest errors, the largest ||theta|| and ||theta - start||.
-
-    `solver_error` is the largest sum of the solver's error estimates, of all flows; see also `validity`.
-    """
-
-    two_norm: tuple[Scalar, ...]
-    max_norm: tuple[Scalar, ...]
-    size: Scalar
-    travelled: Scalar
-    solver_error: Scalar
-    remembered: Scalar
-    watched: Watched
-
-
-def supremum(
-    inputs: Inputs,
-    steps: StepNumber,
-    orders: tuple[int, ...],
-    solver: diffrax.AbstractSolver | None = None,
-    controller: diffrax.AbstractStepSizeController | None = None,
-) -> Supremum:
-    """sup_{n <= steps} of the distance between the iterates and each order's flow; steps may be traced."""
-    rule, objective, theta = inputs.rule, inputs.objective, inputs.theta
-    start, step = optimizer_step(rule, objective)
-    nothing, watch = watched(rule, objective)
-    flows = [
-        interval_step(raveled_field(rule, objective, order), rule.h, solver, controller) for order in orders
-    ]
-
-    def advance(n: StepNumber, carry: Any) -> Any:
-        optimizer, points, spent, sup = carry
-        here, optimizer = optimizer[0], step(n, optimizer)
-        moved = [flow(n, point) for flow, point in zip(flows, points, strict=True)]
-        points = tuple(point for point, _ in moved)
-        spent = tuple(x + error for x, (_, error) in zip(spent, moved, strict=True))
-        differences = [point - optimizer[0] for point in points]
-        now = Supremum(
-            tuple(jnp.linalg.norm(difference) for difference in differences),
-            tuple(jnp.max(jnp.abs(difference)) for difference in differences),
-            jnp.linalg.norm(optimizer[0]),
-            jnp.linalg.norm(optimizer[0] - theta),
-            jnp.max(jnp.stack(spent)),
-            sup.remembered,
-            watch(n, here, optimizer[0], sup.watched),
-        )
-        return optimizer, points, spent, jax.tree.map(jnp.maximum, sup, now)
-
-    zero, each = jnp.zeros((), theta.dtype), (jnp.zeros((), theta.dtype),) * len(orders)
-    half = remembered(rule, objective, theta, steps)
-    none = Supremum(each, each, jnp.linalg.norm(theta), zero, zero, half, nothing)
-    return loop(0, steps, advance, (start(theta), (theta,) * len(orders), each, none))[3]
 
 
 def check_solver_order(
@@ -147,11 +97,11 @@ def check_solver_order(
     return False
 
 
-_compiled_supremum = eqx.filter_jit(supremum)
+_compiled_supremum, _compiled_carried = eqx.filter_jit(supremum), eqx.filter_jit(carried_supremum)
 
 
 def convergence(
-    rule: AbstractOptimizer | optax.GradientTransformation,
+    rule: AbstractOptimizer | optax.GradientTransformation | Callable[[Any], AbstractOptimizer],
     loss: Loss,
     params: Params,
     *,
@@ -163,18 +113,23 @@ def convergence(
     shifted: bool = False,
     solver: diffrax.AbstractSolver | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+    carried: bool = False,
     callback: Callable[[int, int], None] | None = None,
 ) -> Convergence:
     """Measure the order of Theorem 3.1: sup_{n <= T/h} ||theta(nh) - theta^(n)|| against h.
 
     - `rule`: the optimizer; its own h is replaced by horizon / steps (so that a bare optax transformation
-      should have learning rate 1).
+      should have learning rate 1). Or a function of h that gives the optimizer, where its memory is to last
+      as long in time for every h: `lambda h: ia.Adam(h, 1 - h / 0.01, 1 - h)`.
     - `loss`, `params`, `batches`, `schedule`: as in `iterate`; the schedule covers the largest step count.
     - `horizon`: the time T > 0.
     - `step_counts`: at least three increasing numbers of steps, e.g. `(50, 100, 200, 400)`.
     - `orders`: which flows; keep 0, the uncorrected flow, as contrast.
     - `shifted`, `solver`, `stepsize_controller`: as in `flow`. One step an interval of a solver of order s is
       off by O(h^s), so that s must exceed every order asked for.
+    - `carried`: measure `carried_flow` (orders 0 and 1, full batch) in place of `flow`, from an eighth of the
+      run on (10 steps at least), the optimizer's own up to there. h must then be small only against what
+      changes in a step; give `rule` as a function of h to keep h / (1 - beta) and h / (1 - rho) fixed.
     - `callback`: called as `callback(done, total)` after each step count, in units of steps.
 
     Needs float64 parameters: in float32 the flow and the optimizer round alike for small h, and their
@@ -183,11 +138,22 @@ def convergence(
     """
     counts = check_step_counts(step_counts)
     check_horizon(horizon)
-    orders = check_orders(orders, HIGHEST_ORDER)
+    orders = check_orders(orders, HIGHEST_CARRIED_ORDER if carried else HIGHEST_ORDER)
     check_shifted_order(max(orders), shifted=shifted)
-    taking_products = max(orders) > 0
+    taking_products = max(orders) > 0 and not carried
+    if carried:
+        _check_carried(batches=batches, schedule=schedule, controller=stepsize_controller, shifted=shifted)
+    build = _for_step_size(rule)
     inputs = checked_inputs(
-        rule, loss, params, batches, schedule, counts[-1], shifted=shifted, products=taking_products
+        build(jnp.asarray(horizon / counts[0])),
+        loss,
+        params,
+        batches,
+        schedule,
+        counts[-1],
+        shifted=shifted,
+        products=taking_products,
+        equation=not carried,
     )
     inputs = identified(inputs)
     check_wide_dtype(inputs.theta.dtype)
@@ -195,15 +161,35 @@ def convergence(
 
     suprema = []
     for count in counts:
-        h = jnp.asarray(horizon / count, inputs.theta.dtype)
-        run = inputs._replace(rule=inputs.rule.with_step_size(h))
+        optimizer = build(jnp.asarray(horizon / count, inputs.theta.dtype))
+        run = inputs._replace(rule=optimizer.astype(inputs.theta.dtype))
         steps = jnp.asarray(count)
-        result = _compiled_supremum(run, steps, orders, solver, stepsize_controller)
+        if carried:
+            result = _compiled_carried(run, steps, orders, jnp.asarray(max(START, count // 8)), solver)
+        else:
+            result = _compiled_supremum(run, steps, orders, solver, stepsize_controller)
         suprema.append(jax.device_get(result))
         if callback is not None:
             callback(sum(counts[: len(suprema)]), sum(counts))
     h, steps = horizon / np.asarray(counts), np.asarray(counts)
-    return _study(h, steps, orders, suprema, adaptive=adaptive)
+    return _study(h, steps, orders, suprema, adaptive=adaptive)._replace(carried=carried)
+
+
+def _for_step_size(rule: Any) -> Callable[[Any], Any]:
+    """The optimizer as a function of h."""
+    if callable(rule) and not isinstance(rule, type | AbstractOptimizer):
+        return rule
+    optimizer = as_optimizer(rule)
+    check_rule(optimizer, AbstractOptimizer)
+    return optimizer.with_step_size
+
+
+def _check_carried(**given: Any) -> None:
+    """The equation with carried memory is that of full-batch runs, or of a mean that one run is not."""
+    for name, value in given.items():
+        if value is not None and value is not False:
+            msg = f"carried=True measures full-batch runs, one solver step an interval; leave out {name}"
+            raise ValueError(msg)
 
 
 def _study(

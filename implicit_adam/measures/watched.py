@@ -56,29 +56,56 @@ class Watched(NamedTuple):
         return share(self.unexplained, self.gradient_path)
 
 
-Watch = Callable[[StepNumber, Vector, Vector, Watched], Watched]
+# watch(n, theta_n-1, theta_n, theta_n+1, so far); at n = 0 the first two are the same.
+Watch = Callable[[StepNumber, Vector, Vector, Vector, Watched], Watched]
 
 
 def watched(rule: AbstractOptimizer, objective: Objective) -> tuple[Watched, Watch]:
-    """What is known before a run, and `watch(n, theta_n, theta_n+1, so far)` to be called at every step."""
+    """What is known before a run, and `watch`, to be called at every step."""
     plain = raveled_field(rule, objective, 0)
-    nothing = Watched(*(jnp.zeros_like(rule.h) for _ in Watched._fields))
 
-    def watch(n: StepNumber, here: Vector, there: Vector, so_far: Watched) -> Watched:
+    def watch(n: StepNumber, _before: Vector, here: Vector, there: Vector, so_far: Watched) -> Watched:
         F, F_here, F_there = (here - there) / rule.h, -plain(n)(here), -plain(n)(there)
         memory, step = _largest(F - F_here), _largest(F_there - F_here) / 2
-        gradient = objective.gradient_of_step(n)
-        moved, turned = there - here, gradient(there) - gradient(here)
-        _, explained = jax.jvp(gradient, (here + moved / 2,), (moved,))
         return Watched(
             jnp.maximum(so_far.change, memory + step),
             jnp.maximum(so_far.update, _largest(F)),
             jnp.where(n == 0, memory, so_far.first),
-            so_far.unexplained + jnp.linalg.norm(turned - explained),
-            so_far.gradient_path + jnp.linalg.norm(turned),
+            *_smoothness(objective, n, here, there, so_far),
         )
 
-    return nothing, watch
+    return _nothing(rule), watch
+
+
+def watched_steps(rule: AbstractOptimizer, objective: Objective, start: StepNumber) -> tuple[Watched, Watch]:
+    """For equations that expand the step alone: what changes in one, |F^(n) - F^(n-1)| for n > start."""
+
+    def watch(n: StepNumber, before: Vector, here: Vector, there: Vector, so_far: Watched) -> Watched:
+        F, F_before = (here - there) / rule.h, (before - here) / rule.h
+        change = jnp.where(n > start, _largest(F - F_before), jnp.zeros_like(rule.h))
+        return Watched(
+            jnp.maximum(so_far.change, change),
+            jnp.maximum(so_far.update, _largest(F)),
+            so_far.first,
+            *_smoothness(objective, n, here, there, so_far),
+        )
+
+    return _nothing(rule), watch
+
+
+def _nothing(rule: AbstractOptimizer) -> Watched:
+    return Watched(*(jnp.zeros_like(rule.h) for _ in Watched._fields))
+
+
+def _smoothness(
+    objective: Objective, n: StepNumber, here: Vector, there: Vector, so_far: Watched
+) -> tuple[Scalar, Scalar]:
+    """The sums of the roughness, one step on."""
+    gradient = objective.gradient_of_step(n)
+    moved, turned = there - here, gradient(there) - gradient(here)
+    _, explained = jax.jvp(gradient, (here + moved / 2,), (moved,))
+    unexplained = so_far.unexplained + jnp.linalg.norm(turned - explained)
+    return unexplained, so_far.gradient_path + jnp.linalg.norm(turned)
 
 
 def remembered(rule: AbstractOptimizer, objective: Objective, theta: Vector, steps: StepNumber) -> Scalar:

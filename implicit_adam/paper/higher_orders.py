@@ -23,7 +23,7 @@ import numpy as np
 
 from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.losses.problems import build_problem
-from implicit_adam.measures.convergence import supremum
+from implicit_adam.measures.lockstep import supremum
 from implicit_adam.objective import Objective
 from implicit_adam.paper.claims import Advance, Claim, Experiment, decided
 from implicit_adam.plotting.panels import panels, styled

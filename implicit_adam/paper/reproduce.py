@@ -1,4 +1,4 @@
-"""Everything of the paper that is checked here, by name."""
+"""Everything of the paper and beyond it that is checked here, by name."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -11,6 +11,7 @@ from implicit_adam.paper.figure6 import FIGURE6
 from implicit_adam.paper.figures23 import FIGURE2, FIGURE3
 from implicit_adam.paper.figures45 import FIGURE4, FIGURE5
 from implicit_adam.paper.higher_orders import HIGHER_ORDERS
+from implicit_adam.paper.practical_settings import PRACTICAL_SETTINGS
 from implicit_adam.paper.shuffles import SGD
 from implicit_adam.paper.special_cases import EXAMPLE21, GD, MOMENTUM
 from implicit_adam.paper.table1 import TABLE1
@@ -35,6 +36,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "figure5": FIGURE5,
     "figure6": FIGURE6,
     "higher-orders": HIGHER_ORDERS,
+    "practical-settings": PRACTICAL_SETTINGS,
 }
 
 

@@ -18,7 +18,7 @@ def plot_convergence(study: Convergence, ax: Any = None, *, title: str = "") -> 
     for order, error in study.error.items():
         colour = COLOURS[order % len(COLOURS)]
         marker = MARKERS[order % len(MARKERS)]
-        ax.loglog(study.h, error, marker, color=colour, label=flow_name(order))
+        ax.loglog(study.h, error, marker, color=colour, label=flow_name(order, carried=study.carried))
         reference = error[-1] * (study.h / study.h[-1]) ** (order + 1)
         ax.loglog(study.h, reference, "-", color=colour, linewidth=1, alpha=0.6, zorder=0)
         middle = len(study.h) // 2

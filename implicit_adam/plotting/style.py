@@ -4,11 +4,12 @@ import re
 from typing import Any
 
 NAMES = {0: "plain flow", 1: "corrected flow"}
+CARRIED_NAMES = {0: "carried, plain", 1: "carried memory"}
 
 
-def flow_name(order: int) -> str:
+def flow_name(order: int, *, carried: bool = False) -> str:
     """What a flow of this order is called in tables and legends."""
-    return NAMES.get(order, f"order-{order} flow")
+    return CARRIED_NAMES[order] if carried else NAMES.get(order, f"order-{order} flow")
 
 
 # Okabe & Ito's colours, told apart by colour-blind readers, in the order of the flows' orders.

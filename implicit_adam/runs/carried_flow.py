@@ -96,14 +96,15 @@ def _carried_flow(
     h, carrier = inputs.rule.h, carrier_of(inputs)
     state, kept = _first_steps(carrier, inputs.theta, start, early)
     times = jnp.concatenate([jnp.asarray(early), late]).astype(h.dtype) * h
+    tried = jnp.zeros((), int)
     if len(late):
-        solution = _solve(carrier, h, state, start * h, times[len(early) :], order, solver, controller)
+        solution, tried = _solve(carrier, h, state, start * h, times[len(early) :], order, solver, controller)
         kept = jax.tree.map(lambda *x: jnp.concatenate(x), kept, solution)
     thetas, memory = kept
     points = jax.vmap(inputs.unraveled)(thetas)
     remembered = shown(inputs, memory, saves=True) if memories else None
     unknown = jnp.full_like(times, jnp.nan)
-    return Trajectory(times, points, all_finite(thetas), unknown, unknown, unknown, remembered)
+    return Trajectory(times, points, all_finite(thetas), unknown, unknown, unknown, remembered, tried)
 
 
 def _first_steps(carrier: Carrier, theta: Vector, start: int, early: tuple[int, ...]) -> tuple[State, Any]:
@@ -133,8 +134,8 @@ def _solve(
     order: int,
     solver: diffrax.AbstractSolver | None,
     controller: diffrax.AbstractStepSizeController | None,
-) -> Any:
-    """The states at the saved times."""
+) -> tuple[Any, Int[Array, ""]]:
+    """The states at the saved times, and how many steps the solver tried."""
     velocity = carried_velocity(carrier, order)
     leaps = solver is None and order > 0
     if solver is None:
@@ -162,4 +163,5 @@ def _solve(
         throw=False,
     )
     solved = solution.result == diffrax.RESULTS.successful
-    return jax.tree.map(lambda y: jnp.where(solved, y, jnp.full_like(y, jnp.nan)), solution.ys)
+    states = jax.tree.map(lambda y: jnp.where(solved, y, jnp.full_like(y, jnp.nan)), solution.ys)
+    return states, solution.stats["num_steps"].astype(int)

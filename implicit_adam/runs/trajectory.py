@@ -30,6 +30,8 @@ class Trajectory(NamedTuple):
       far. Where it is as large as the distance travelled, the steps are too small for the dtype. NaN where
       a solver hides its own steps (`stepsize_controller`, `smooth_flow`).
     - `memories`: the saved memories of a `carried_flow` that was asked for them, as in `carried_field`.
+    - `solver_steps`: how many steps the solver of a `carried_flow` tried, accepted or not. A leap, the
+      default, takes one gradient (of every mini-batch). None for other runs.
     """
 
     t: Float[Array, " saves"]
@@ -39,6 +41,7 @@ class Trajectory(NamedTuple):
     validity: Float[Array, " saves"]
     rounding: Float[Array, " saves"]
     memories: PyTree = None
+    solver_steps: Int[Array, ""] | None = None
 
     def __repr__(self) -> str:
         return line(self)

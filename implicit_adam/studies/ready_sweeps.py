@@ -18,7 +18,7 @@ from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_
 from implicit_adam.fields.vector_field import HIGHEST_ORDER
 from implicit_adam.inputs import checked_inputs
 from implicit_adam.losses.problems import Problem
-from implicit_adam.measures.convergence import supremum
+from implicit_adam.measures.lockstep import supremum
 from implicit_adam.measures.observe import observe
 from implicit_adam.objective import ravel
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import diffrax
@@ -18,8 +18,11 @@ from implicit_adam.losses.problems import Problem, build_problem
 from implicit_adam.measures.convergence import Convergence, convergence
 from implicit_adam.objective import ravel
 from implicit_adam.rules import AbstractOptimizer, AbstractRule, Optax, rule_named
+from implicit_adam.rules.hyperparameters import ALLOWED, DECAY, POSITIVE_DECAY
 
 STEP_COUNTS = (48, 96, 192, 384, 768)
+# The first are so many that the memory and the optimizer's own first steps are short against the run.
+CARRIED_STEP_COUNTS = (96, 192, 384, 768, 1536)
 # Beyond order 1 an evaluation in mini-batches runs the optimizer again over all the steps it remembers: fewer
 # steps, and a shorter time on fewer digits.
 HIGH_ORDER_STEP_COUNTS = (32, 64, 128, 256)
@@ -46,9 +49,12 @@ class VerifyConfig:
     eps: float | None = None
     # None: the problem's own.
     horizon: float | None = None
-    # None: STEP_COUNTS or, beyond order 1, HIGH_ORDER_STEP_COUNTS.
+    # None: STEP_COUNTS or, beyond order 1, HIGH_ORDER_STEP_COUNTS, or CARRIED_STEP_COUNTS.
     step_counts: tuple[int, ...] | None = None
     orders: tuple[int, ...] = (0, 1)
+    # The flows with carried memory in place of the expanded ones, in full batch. The decays are those at the
+    # largest step size: memories last as long for every h.
+    carried: bool = False
     # None: Tsit5, one step an interval.
     solver: diffrax.AbstractSolver | None = None
     # The order of the mini-batches: one of SCHEDULES. It means nothing to a problem of one loss.
@@ -69,6 +75,8 @@ class VerifyConfig:
         """The numbers of steps of every case."""
         if self.step_counts is not None:
             return self.step_counts
+        if self.carried:
+            return CARRIED_STEP_COUNTS
         return HIGH_ORDER_STEP_COUNTS if self.high_order else STEP_COUNTS
 
 
@@ -119,24 +127,39 @@ def run(config: VerifyConfig, callback: Callable[[Case, int], None] | None = Non
             done = steps
 
         study = convergence(
-            case.rule,
-            problem.loss,
+            _as_long_for_every_step_size(config, case) if config.carried else case.rule,
+            problem.mean_loss if config.carried else problem.loss,
             problem.params,
             horizon=case.horizon,
             step_counts=config.counts,
             orders=config.orders,
-            batches=problem.batches,
+            batches=None if config.carried else problem.batches,
             schedule=_schedule(config, problem),
+            carried=config.carried,
             solver=config.solver,
             callback=advance,
         )
         yield Outcome(case, study, {order: verdict(case.rule, study, order) for order in config.orders})
 
 
+def _as_long_for_every_step_size(config: VerifyConfig, case: Case) -> Callable[[Any], AbstractOptimizer]:
+    """The optimizer as a function of h with h / (1 - d) fixed; its decays d are those at the largest h."""
+    rule, largest = case.rule, case.horizon / config.counts[0]
+    decays = [
+        x.name for x in fields(rule) if x.metadata.get(ALLOWED) in (DECAY[ALLOWED], POSITIVE_DECAY[ALLOWED])
+    ]
+
+    def at(h: Any) -> AbstractOptimizer:
+        changed = {name: 1 - (1 - getattr(rule, name)) * h / largest for name in decays}
+        return replace(rule, h=h, **changed)
+
+    return at
+
+
 def _schedule(config: VerifyConfig, problem: Problem) -> np.ndarray | None:
     """None for cyclic; else every epoch in an order of its own, drawn by the seed."""
     m = check_batches(problem.batches)
-    if config.schedule == "cyclic" or m == 1:
+    if config.schedule == "cyclic" or m == 1 or config.carried:
         return None
     epochs = -(-max(config.counts) // m)
     rng = np.random.default_rng(config.seed)
@@ -149,7 +172,7 @@ def verdict(rule: AbstractOptimizer, study: Convergence, order: int) -> str:
     A memory that never fades (Adagrad) spans the whole run: h times memory does not go to zero with h, and
     the theorem promises nothing.
     """
-    return OUTSIDE if never_fades(rule) else study.verdict[order]
+    return OUTSIDE if never_fades(rule) and not study.carried else study.verdict[order]
 
 
 def never_fades(rule: AbstractOptimizer) -> bool:
@@ -180,6 +203,7 @@ def as_json(config: VerifyConfig, outcomes: list[Outcome]) -> dict[str, Any]:
         "solver": "Tsit5" if config.solver is None else type(config.solver).__name__,
         "dtype": config.dtype,
         "window": config.window,
+        "carried": config.carried,
         "step_counts": list(config.counts),
         "schedule": config.schedule,
         "seed": config.seed,

@@ -277,7 +277,9 @@ BOUNDARIES = {
     "kinks a tenth of what is left": (lambda x: seen(H, roughness=x + 0 * H), 0.099, 0.101, CONTRADICTED),
     "which fall like h^.75": (lambda x: seen(H, roughness=H**x / H[0]**x), 0.76, 0.74, CONTRADICTED),
     "like h^1.75 for order 2": (lambda x: seen(H**2, 2, roughness=H**x / H[0]**x), 1.76, 1.74, CONTRADICTED),
+    "and for order 3": (lambda x: seen(H**3, 3, roughness=H**x / H[0]**x), 1.76, 1.74, CONTRADICTED),
     "another first update": (lambda x: seen(H**2, first=x + 0 * H), 0.99e-6, 1.01e-6, HOLDS),
+    "at a single h": (lambda x: seen(H**2, first=x * (H[0] == H)), 0.99e-6, 1.01e-6, HOLDS),
 }  # fmt: skip
 
 

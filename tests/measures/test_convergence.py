@@ -122,7 +122,7 @@ def test_a_diverging_run_decides_nothing():
 
 def test_a_study_vmaps_over_hyperparameters():
     from implicit_adam.inputs import checked_inputs
-    from implicit_adam.measures.convergence import supremum
+    from implicit_adam.measures.lockstep import supremum
 
     def error(beta):
         rule = ia.Adam(0.01, beta, 0.6, 0.1, eps_in_sqrt=True)

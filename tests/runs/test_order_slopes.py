@@ -10,7 +10,7 @@ import implicit_adam as ia
 from implicit_adam.fields.series import value
 from implicit_adam.fields.vector_field import exact_terms
 from implicit_adam.inputs import checked_inputs
-from implicit_adam.measures.convergence import supremum
+from implicit_adam.measures.lockstep import supremum
 from implicit_adam.runs.interval import interval_step
 from tests import examples
 from tests.registry import CASES

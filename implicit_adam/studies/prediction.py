@@ -1,0 +1,119 @@
+"""How well equations predict a whole run: the distance in parameters, and the loss."""
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from implicit_adam.checks.batches import check_batches
+from implicit_adam.losses.problems import Problem
+from implicit_adam.rules import AbstractOptimizer
+from implicit_adam.runs.carried_flow import carried_flow
+from implicit_adam.runs.flow import flow
+from implicit_adam.runs.iterate import iterate
+from implicit_adam.runs.validity import OutsideRangeWarning
+from implicit_adam.types import Params
+
+# The equations, and the optimizer itself from a start nearby.
+CARRIED, PLAIN, CORRECTED, NEARBY = "carried memory", "plain flow", "corrected flow", "nearby start"
+# How far the nearby start is away, in every component times a normal variable.
+NUDGE = 1e-6
+
+
+class Prediction(NamedTuple):
+    """At the saved steps (saves,): of the optimizer, and by name of what is compared with it.
+
+    - `loss`: of all mini-batches, of the optimizer; the mean over the runs if there are several.
+    - `predicted_loss`: of the equations at their points.
+    - `error`: ||theta - optimizer|| over the largest distance that the optimizer travels, theirs in the mean
+      over the runs; `sampling_error`: what that mean is uncertain by, a standard error; 0 of one run.
+    - `gradients`: how many full-batch gradients the optimizer and the equation with carried memory took.
+    """
+
+    steps: np.ndarray
+    loss: np.ndarray
+    predicted_loss: dict[str, np.ndarray]
+    error: dict[str, np.ndarray]
+    sampling_error: np.ndarray
+    gradients: np.ndarray
+
+
+def predict(
+    rule: AbstractOptimizer, problem: Problem, steps: int, saves: int, *, runs: int = 1, flows: bool = False
+) -> Prediction:
+    """An optimizer on a problem, `saves` times as it goes, and the equations for it.
+
+    In full batch `problem` has one mini-batch. With several, the optimizer is run `runs` times, each epoch in
+    another order, and the equation with carried memory is that of the mean run.
+
+    - `flows`: whether to solve the plain and the corrected flow too (full batch, some 10 gradients a step).
+    """
+    m, every = check_batches(problem.batches), steps // saves
+    options: Any = {"save_every": every}
+    if m == 1:
+        loss, batches = problem.mean_loss, None
+        optimizer = iterate(rule, loss, problem.params, steps, **options).params
+        ensemble = jax.tree.map(lambda x: x[None], optimizer)
+    else:
+        loss, batches = problem.loss, problem.batches
+        ensemble = _ensemble(rule, problem, steps, runs, options)
+    carried = carried_flow(rule, loss, problem.params, steps, batches=batches, **options)
+    found = {CARRIED: carried.params}
+    if flows:
+        found |= _flows(rule, problem, steps, options)
+    if m == 1:
+        found[NEARBY] = iterate(rule, loss, _nudged(problem.params), steps, **options).params
+    thetas = jax.vmap(_vectors)(ensemble)
+    mean, apart = jnp.mean(thetas, 0), jnp.linalg.norm(jnp.std(thetas, 0), axis=-1)
+    travelled = jnp.max(jnp.linalg.norm(mean - mean[:1], axis=1))
+    losses = jax.jit(lambda points: jax.lax.map(problem.mean_loss, points))
+    return Prediction(
+        steps=np.arange(0, steps + 1, every),
+        loss=np.mean([losses(jax.tree.map(lambda x, i=i: x[i], ensemble)) for i in range(len(thetas))], 0),
+        predicted_loss={name: np.asarray(losses(points)) for name, points in found.items() if name != NEARBY},
+        error={
+            name: np.asarray(jnp.linalg.norm(_vectors(points) - mean, axis=1) / travelled)
+            for name, points in found.items()
+        },
+        sampling_error=np.asarray(apart / travelled / max(1, len(thetas) - 1) ** 0.5),
+        gradients=np.asarray([steps / m, float(np.asarray(carried.solver_steps))]),
+    )
+
+
+def _ensemble(rule: AbstractOptimizer, problem: Problem, steps: int, runs: int, options: Any) -> Params:
+    """Seeded runs with every epoch reshuffled, a leading axis of runs."""
+    m = check_batches(problem.batches)
+    epochs = np.tile(np.arange(m), (runs, -(-steps // m), 1))
+    schedules = np.random.default_rng(0).permuted(epochs, axis=2).reshape(runs, -1)[:, :steps]
+
+    def one(schedule: jax.Array) -> Params:
+        arguments: Any = {"batches": problem.batches, "schedule": schedule, **options}
+        return iterate(rule, problem.loss, problem.params, steps, **arguments).params
+
+    return jax.jit(jax.vmap(one))(jnp.asarray(schedules))
+
+
+def _flows(rule: AbstractOptimizer, problem: Problem, steps: int, options: Any) -> dict[str, Params]:
+    with warnings.catch_warnings():
+        # That they are outside their range here is what is shown.
+        warnings.simplefilter("ignore", OutsideRangeWarning)
+        return {
+            name: flow(rule, problem.mean_loss, problem.params, steps, order=order, **options).params
+            for name, order in ((PLAIN, 0), (CORRECTED, 1))
+        }
+
+
+def _nudged(params: Params) -> Params:
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    moved = [
+        x + NUDGE * jax.random.normal(key, x.shape, x.dtype) for x, key in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, moved)
+
+
+def _vectors(points: Params) -> jax.Array:
+    """(saves, p), in float64."""
+    return jnp.concatenate([x.reshape(len(x), -1).astype(float) for x in jax.tree.leaves(points)], axis=1)
