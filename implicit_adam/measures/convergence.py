@@ -176,12 +176,15 @@ def convergence(
 
 
 def _for_step_size(rule: Any) -> Callable[[Any], Any]:
-    """The optimizer as a function of h."""
-    if callable(rule) and not isinstance(rule, type | AbstractOptimizer):
-        return rule
-    optimizer = as_optimizer(rule)
-    check_rule(optimizer, AbstractOptimizer)
-    return optimizer.with_step_size
+    """The optimizer as a function of h, whose step size is h whatever a function makes of it."""
+    follows = callable(rule) and not isinstance(rule, type | AbstractOptimizer)
+
+    def at(h: Any) -> Any:
+        optimizer: Any = rule(h) if follows else as_optimizer(rule)
+        check_rule(optimizer, AbstractOptimizer)
+        return optimizer.with_step_size(h)
+
+    return at
 
 
 def _check_carried(**given: Any) -> None:

@@ -19,8 +19,13 @@ def carried_step(
 ) -> Callable[[StepNumber, State], tuple[State, Scalar]]:
     """`state, error = step(n, state)`: one step of a solver, with its local error estimate in the points.
 
-    The optimizer takes the first `start` steps itself.
+    The optimizer takes the first `start` steps itself. Raises `ValueError` for a solver that is not explicit.
     """
+    if not isinstance(solver, diffrax.AbstractSolver | None) or isinstance(
+        solver, diffrax.AbstractImplicitSolver
+    ):
+        msg = f"solver must be an explicit diffrax solver such as diffrax.Heun(), got {solver!r}"
+        raise ValueError(msg)  # noqa: TRY004
     solver = diffrax.Tsit5() if solver is None else solver
     velocity = carried_velocity(carrier, order)
     zero = jnp.zeros_like(h)

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-import implicit_adam
+import implicit_adam as ia
 from implicit_adam.cli import main
+from implicit_adam.losses.problems import bilinear
 from implicit_adam.rules import RULES
 
 QUICK = ["--problem", "bilinear", "--steps", "160,320,640", "--horizon", "0.2"]
@@ -159,6 +160,29 @@ def test_options_reach_the_study(tmp_path):
         assert not np.array_equal(slopes(*options)[1], base), options
 
 
+def test_carried_memory_is_verified_at_practical_settings(tmp_path, capsys):
+    common = ("--carried", "--problem", "bilinear", "--optimizer", "adam", "--eps-placement", "outside")
+    assert verify(tmp_path, *common, "--steps", "96,192,384") == 0
+    printed = capsys.readouterr().out
+    assert "beta 0.9, rho 0.999, eps 1e-08" in printed
+    assert "carried memory: slope 2.0" in printed
+    written = json.loads((tmp_path / "out/verify.json").read_text())
+    assert written["carried"]
+    assert written["cases"][0]["steps"] == [96, 192, 384]
+    # Memory that lasts as many steps for every h is another run, except at the largest, whose decays are told.
+    errors = np.asarray(written["cases"][0]["orders"]["1"]["error"])
+    fixed = ia.convergence(
+        ia.Adam(1.0),
+        bilinear().loss,
+        bilinear().params,
+        horizon=0.5,
+        step_counts=(96, 192, 384),
+        carried=True,
+    )
+    np.testing.assert_allclose(errors[0], fixed.error[1][0], rtol=1e-9)
+    assert abs(errors[-1] / fixed.error[1][-1] - 1) > 0.01
+
+
 BAD = {
     "unknown-problem": (["--problem", "mnist"], "known are bilinear"),
     "unknown-optimizer": (["--optimizer", "adam,sgd"], "'sgd'"),
@@ -185,6 +209,8 @@ BAD = {
     "useless-window": (["--window", "5"], "no effect"),
     "float32": (["--dtype", "float32"], "float64"),
     "unknown-option": (["--fast"], "--fast"),
+    "carried-order": (["--carried", "--orders", "0,2"], "to 1, got 2"),
+    "carried-schedule": (["--carried", "--schedule", "shuffled"], "leave out --schedule"),
 }
 
 
@@ -213,7 +239,7 @@ def test_no_command_is_bad_usage_and_help_teaches(capsys):
 
 def test_it_tells_its_version(capsys):
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"implicit-adam {implicit_adam.__version__}\n"
+    assert capsys.readouterr().out == f"implicit-adam {ia.__version__}\n"
 
 
 def test_a_log_gets_no_fragments_of_a_progress_bar(tmp_path):
@@ -222,8 +248,10 @@ def test_a_log_gets_no_fragments_of_a_progress_bar(tmp_path):
     study = ["verify", "--problem", "bilinear", "--optimizer", "gradient-descent", "--steps", "10,20,40"]
     figure = ["reproduce", "figure1", "--quick", "--out", str(tmp_path / "figure")]
     program = f"""
-import implicit_adam
+
+import implicit_adam as ia
 from implicit_adam.cli import main
+from implicit_adam.losses.problems import bilinear
 for command in ({sweep}, {[*study, "--out", str(tmp_path / "study")]}, {figure}):
     assert main(command) in (0, 3)
 """

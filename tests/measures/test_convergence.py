@@ -1,13 +1,16 @@
 """The study of Theorem 3.1: streamed errors, honesty at the floor, and no verdict before its time."""
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import implicit_adam as ia
 from implicit_adam.losses.problems import bilinear, quadratic
 from tests import examples
+from tests.fields.test_carried import NET, net_loss
 
 COUNTS = (20, 40, 80)
 RULE = ia.Adam(1.0, 0.5, 0.6, 0.1, eps_in_sqrt=True)
@@ -131,3 +134,60 @@ def test_a_study_vmaps_over_hyperparameters():
     betas = jnp.asarray([0.3, 0.5, 0.7])
     together = jax.jit(jax.vmap(error))(betas)
     np.testing.assert_allclose(together, [error(beta) for beta in betas], rtol=1e-9)
+
+
+def in_time(h):
+    """Adam with memories of .01 and .2 in time."""
+    return ia.Adam(h, 1 - h / 0.01, 1 - h / 0.2)
+
+
+def test_carried_memory_is_of_its_order_where_the_expansion_says_nothing():
+    kwargs = {"horizon": 0.1, "step_counts": (80, 160, 320)}
+    carried = ia.convergence(in_time, net_loss, NET, carried=True, **kwargs)
+    assert carried.verdict == {0: "holds", 1: "holds"}
+    assert carried.slope == pytest.approx({0: 1.0, 1: 2.0}, abs=0.1)
+    assert carried.carried
+    assert not carried.remembered.any()
+    expanded = ia.convergence(in_time, net_loss, NET, **kwargs)
+    assert expanded.verdict == {0: "not yet asymptotic", 1: "not yet asymptotic"}
+    assert (expanded.error[1] > 100 * carried.error[1]).all()
+
+
+def test_its_streamed_error_and_validity_are_those_of_the_stored_run():
+    """From an eighth of the run on, at one step of the solver each."""
+    result = ia.convergence(in_time, net_loss, NET, horizon=0.1, step_counts=(80, 160, 320), carried=True)
+    for i, steps in enumerate(result.steps):
+        rule = in_time(jnp.asarray(0.1 / steps))
+        twin = ia.iterate(rule, net_loss, NET, int(steps)).params
+        options = {"start": int(steps) // 8, "solver": diffrax.Tsit5()}
+        options["stepsize_controller"] = diffrax.ConstantStepSize()
+        flow = ia.carried_flow(rule, net_loss, NET, int(steps), **options).params
+        distance = np.linalg.norm(flow - twin, axis=1).max()
+        np.testing.assert_allclose(result.error[1][i], distance, rtol=1e-6)
+        F = np.diff(np.asarray(twin), axis=0)
+        change = np.abs(np.diff(F, axis=0))[int(steps) // 8 :].max() / np.abs(F).max()
+        np.testing.assert_allclose(result.validity[i], change, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"batches": examples.batches()}, "leave out batches"),
+        ({"shifted": True}, "leave out shifted"),
+        ({"orders": (0, 2)}, "to 1, got 2"),
+    ],
+)
+def test_what_carried_memory_does_not_know_is_refused(given, words):
+    loss = examples.batch_loss if "batches" in given else examples.full_loss
+    with pytest.raises(ValueError, match=words):
+        study(loss=loss, carried=True, **given)
+
+
+def test_a_rule_may_follow_the_step_size():
+    fixed = study()
+    followed = study(rule=lambda h: ia.Adam(h, 0.5, 0.6, 0.1, eps_in_sqrt=True))
+    np.testing.assert_array_equal(fixed.error[1], followed.error[1])
+    ignored = study(rule=lambda h: ia.Adam(0.3, 0.5, 0.6, 0.1, eps_in_sqrt=True))
+    np.testing.assert_array_equal(fixed.error[1], ignored.error[1])
+    with pytest.raises(ValueError, match="rule must be an optimizer"):
+        study(rule=optax.sgd)
