@@ -177,10 +177,10 @@ def convergence(
 
 def _for_step_size(rule: Any) -> Callable[[Any], Any]:
     """The optimizer as a function of h, whose step size is h whatever a function makes of it."""
-    follows = callable(rule) and not isinstance(rule, type | AbstractOptimizer)
+    made: Any = rule if callable(rule) and not isinstance(rule, type | AbstractOptimizer) else None
 
     def at(h: Any) -> Any:
-        optimizer: Any = rule(h) if follows else as_optimizer(rule)
+        optimizer = as_optimizer(rule) if made is None else made(h)
         check_rule(optimizer, AbstractOptimizer)
         return optimizer.with_step_size(h)
 

@@ -85,7 +85,7 @@ def test_a_slope_that_contradicts_the_theorem_is_exit_status_1(tmp_path, capsys,
         plain, right = (raveled_field(rule, objective, q) for q in (0, order))
         return lambda n: lambda theta: 2 * plain(n)(theta) - right(n)(theta)
 
-    monkeypatch.setattr(sys.modules["implicit_adam.measures.convergence"], "raveled_field", flipped)
+    monkeypatch.setattr(sys.modules["implicit_adam.measures.lockstep"], "raveled_field", flipped)
     options = ["--problem", "quadratic", "--optimizer", "gradient-descent", "--steps", "160,320,640"]
     assert verify(tmp_path, *options) == 1
     assert "theory 2: contradicted (the error falls like h^1" in capsys.readouterr().out
@@ -169,7 +169,7 @@ def test_carried_memory_is_verified_at_practical_settings(tmp_path, capsys):
     written = json.loads((tmp_path / "out/verify.json").read_text())
     assert written["carried"]
     assert written["cases"][0]["steps"] == [96, 192, 384]
-    # Memory that lasts as many steps for every h is another run, except at the largest, whose decays are told.
+    # Memory of as many steps for every h is another run, except at the largest, whose decays are told.
     errors = np.asarray(written["cases"][0]["orders"]["1"]["error"])
     fixed = ia.convergence(
         ia.Adam(1.0),

@@ -185,7 +185,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("wrong", "rule", "orders", "expected"), WRONG.values(), ids=WRONG)
 def test_a_wrong_term_is_a_contradiction(wrong, rule, orders, expected, monkeypatch):
-    monkeypatch.setattr(sys.modules["implicit_adam.measures.convergence"], "raveled_field", wrong)
+    monkeypatch.setattr(sys.modules["implicit_adam.measures.lockstep"], "raveled_field", wrong)
     # A function of its own, or a program compiled for the right field would serve.
     loss = lambda theta: examples.full_loss(theta)
     orders = (0, *orders) if expected[0] == HOLDS else orders
@@ -198,7 +198,7 @@ def test_a_wrong_term_is_a_contradiction(wrong, rule, orders, expected, monkeypa
 
 def test_a_wrong_leading_field_is_seen_at_the_first_step(monkeypatch):
     """Whose error does not fall at all, as it does not where the memory is as long as the run."""
-    for module in ("measures.convergence", "measures.watched"):
+    for module in ("measures.lockstep", "measures.watched"):
         monkeypatch.setattr(sys.modules[f"implicit_adam.{module}"], "raveled_field", a_percent_too_fast)
     study = ia.convergence(
         SHORT, lambda theta: examples.full_loss(theta), examples.START, horizon=0.3, step_counts=(40, 80, 160)

@@ -112,9 +112,9 @@ def test_another_version_of_any_package_never_finds_them(monkeypatch):
     before = key()
     for package in checkpoint.PACKAGES:
         other = lambda name, package=package: "0.0" if name == package else importlib.metadata.version(name)
-        monkeypatch.setattr(checkpoint, "version", other)
+        monkeypatch.setattr("implicit_adam.files.version", other)
         assert key() != before, package
-    monkeypatch.setattr(checkpoint, "version", importlib.metadata.version)
+    monkeypatch.setattr("implicit_adam.files.version", importlib.metadata.version)
     assert key() == before
 
 
