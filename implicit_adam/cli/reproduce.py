@@ -27,8 +27,8 @@ from implicit_adam.paper.training.network_runs import NetworkConfig
 REPRODUCE = """\
 Run the figures, the table and the claims of "On the Implicit Bias of Adam" again and say of each claim
 whether it held, did not hold, or is not decided here, by a stated criterion. Writes report.md and, for each
-experiment, NAME.npz (its arrays) and NAME.png, its picture. All of them take under half an hour on two
-cores, --quick under three minutes: enough to see that everything runs, too little for the networks to show
+experiment, NAME.npz (its arrays) and NAME.png, its picture. All of them take half an hour on two
+cores, --quick three minutes: enough to see that everything runs, too little for the networks to show
 what they do. The report of another command is never written over."""
 
 REPRODUCE_EXAMPLES = """\

@@ -91,18 +91,22 @@ def _sharpness(_inputs: Inputs, whole: Objective) -> Observable:
     return lambda theta, _: sharpness(mean_loss, theta).value
 
 
+# The flow with carried memory, of order 1.
+CARRIED = "carried"
+
+
 class Named(NamedTuple):
     """An observable that is known by name; one entry of `OBSERVABLES` and nothing else adds one.
 
     - `words`: what it is.
     - `watch`: (training, the full-batch objective) -> (theta, the flow's point) -> the number.
-    - `flow`: the order of the flow that it is compared with, if any.
+    - `flow`: the order of the flow that it is compared with, or `CARRIED`, if any.
     - `curvature`: whether it takes Hessian-vector products, which the loss must then allow.
     """
 
     words: str
     watch: Callable[[Inputs, Objective], Observable]
-    flow: int | None = None
+    flow: int | str | None = None
     curvature: bool = False
 
 
@@ -114,5 +118,6 @@ OBSERVABLES: dict[str, Named] = {
     "two_norm": Named("||g||", _gradient(lambda inputs, g: jnp.linalg.norm(g))),
     "distance": Named("to the flow of order 1 from the same start", _distance, flow=1, curvature=True),
     "plain_distance": Named("to the flow of order 0 from the same start", _distance, flow=0),
+    "carried_distance": Named("to the flow with carried memory (`ia.carried_flow`)", _distance, flow=CARRIED),
     "sharpness": Named("the top Hessian eigenvalue", _sharpness, curvature=True),
 }

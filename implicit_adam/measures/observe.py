@@ -10,12 +10,22 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from implicit_adam.checks.numbers import check_count, is_traced
+from implicit_adam.fields.carried.carried_field import carrier_of
 from implicit_adam.fields.vector_field import raveled_field
 from implicit_adam.inputs import Inputs, checked_inputs
 from implicit_adam.loops import loop
-from implicit_adam.measures.observables import OBSERVABLES, Observable, check_named, chosen, names_of
+from implicit_adam.measures.observables import (
+    CARRIED,
+    OBSERVABLES,
+    Observable,
+    check_named,
+    chosen,
+    names_of,
+)
 from implicit_adam.reprs import brief, table, tree
 from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.runs.carried_flow import START
+from implicit_adam.runs.carried_step import carried_step
 from implicit_adam.runs.interval import interval_move
 from implicit_adam.runs.iterate import optimizer_step
 from implicit_adam.runs.trajectory import all_finite
@@ -78,8 +88,9 @@ def observe(
     - `rule`, `loss`, `params`, `batches`, `schedule`: as in `iterate`.
     - `steps`: how many steps; may be traced, so that runs of different lengths share one compilation.
     - `observables`: names out of `ia.OBSERVABLES`, all of the full-batch loss: "loss", "one_norm",
-      "perturbed_one_norm" and "two_norm" of its gradient, "sharpness", "distance" and
-      "plain_distance" to the flow of order 1 and 0 from the same start; or your own, `{name: f(params)}`.
+      "perturbed_one_norm" and "two_norm" of its gradient, "sharpness", "distance" and "plain_distance" to the
+      flow of order 1 and 0 from the same start, "carried_distance" to that with carried memory (of the mean
+      run, with batches; the first steps are the optimizer's own); or your own, `{name: f(params)}`.
     - `every`: watch only every so many steps, for costly observables.
     - `records`: how many values to keep, evenly spread over the run.
 
@@ -96,12 +107,12 @@ def observe(
     known_ones = [OBSERVABLES[name] for name in names_of(observables) if name in OBSERVABLES]
     products = any(one.curvature for one in known_ones)
     # Only what follows a flow asks for an equation of the optimizer.
-    flowing = any(one.flow is not None for one in known_ones)
+    flowing = any(isinstance(one.flow, int) for one in known_ones)
     inputs = checked_inputs(rule, loss, params, batches, schedule, known, products=products, equation=flowing)
     watch = chosen(observables, inputs)
-    order = max((one.flow for one in known_ones if one.flow is not None), default=None)
+    flow = next((one.flow for one in known_ones if one.flow is not None), None)
     # Wide enough for products with `every`, whatever narrow integer came.
-    seen = _observed(inputs, jnp.asarray(steps).astype(int), watch, order, every, records)
+    seen = _observed(inputs, jnp.asarray(steps).astype(int), watch, _followed(inputs, flow), every, records)
     _warn_of_range(seen.validity)
     return seen
 
@@ -135,20 +146,19 @@ def _observed(
     inputs: Inputs,
     steps: Count,
     watch: dict[str, Observable],
-    order: int | None,
+    followed: "_Followed",
     every: int,
     records: int,
 ) -> Observed:
     start, optimizer = optimizer_step(inputs.rule, inputs.objective)
     theta = inputs.theta
-    follow = _followed(inputs, order)
 
     def advance(n: StepNumber, carry: Any) -> Any:
-        state, followed = carry
-        return optimizer(n, state), followed if follow is None else follow(n, followed)
+        state, flow = carry
+        return optimizer(n, state), followed.step(n, flow)
 
     def look(carry: Any) -> dict[str, Scalar]:
-        return {name: f(carry[0][0], carry[1].point) for name, f in watch.items()}
+        return {name: f(carry[0][0], followed.point(carry[1])) for name, f in watch.items()}
 
     looks = -(-steps // every) + 1
 
@@ -159,44 +169,59 @@ def _observed(
         run = loop((i - 1) * every, last, advance, run)
         return run, _updated(seen, look(run), last, looks)
 
-    run = (start(theta), _Followed(theta, jnp.zeros_like(inputs.rule.h)))
+    run = (start(theta), followed.start)
     first = look(run)
     seen = _updated(_first(first, records, looks, theta.dtype), first, jnp.zeros_like(looks), looks)
     run, seen = loop(1, looks, block, (run, seen))
     mean = {name: total / looks.astype(total.dtype) for name, total in seen.total.items()}
     summary = (seen.least, seen.largest, mean, seen.last)
-    point, validity = run[0][0], run[1].validity if order else jnp.full_like(inputs.rule.h, jnp.nan)
+    point, validity = run[0][0], followed.validity(run[1])
     # A traced number of steps below one cannot be refused.
     finite = all_finite((summary, point)) & (steps >= 1)
     return Observed(*summary, seen.n, seen.record, inputs.unraveled(point), finite, validity)
 
 
 class _Followed(NamedTuple):
-    """Where the flow is, and the largest size of its correction so far."""
+    """A flow beside the optimizer: its state at the start and an interval later, and what is read of it."""
 
-    point: Vector
-    validity: Scalar
+    start: Any
+    step: Callable[[StepNumber, Any], Any]
+    point: Callable[[Any], Vector]
+    validity: Callable[[Any], Scalar]
 
 
-def _followed(inputs: Inputs, order: int | None) -> Callable[[StepNumber, _Followed], _Followed] | None:
-    """One interval of the flow of the order; None where there is none to follow."""
-    if order is None:
-        return None
+def _followed(inputs: Inputs, flow: int | str | None) -> _Followed:
+    """The flow of an order, with the largest size of its correction; the carried one; the start, if none."""
+    theta, h = inputs.theta, inputs.rule.h
+
+    def unknown(_: Any) -> Scalar:
+        return jnp.full_like(h, jnp.nan)
+
+    if flow is None:
+        return _Followed(theta, lambda n, theta: theta, lambda theta: theta, unknown)
+    if flow == CARRIED:
+        carrier = carrier_of(inputs)
+        step = carried_step(carrier, h, 1, START)
+        start = (theta, carrier.start(theta))
+        return _Followed(start, lambda n, state: step(n, state)[0], lambda state: state[0], unknown)
+    return _expanded(inputs, int(flow), unknown)
+
+
+def _expanded(inputs: Inputs, order: int, unknown: Callable[[Any], Scalar]) -> _Followed:
     rule, objective = inputs.rule, inputs.objective
-    move, leading = (
-        interval_move(raveled_field(rule, objective, order), rule.h),
-        raveled_field(rule, objective, 0),
-    )
+    move = interval_move(raveled_field(rule, objective, order), rule.h)
+    leading = raveled_field(rule, objective, 0)
 
-    def follow(n: StepNumber, followed: _Followed) -> _Followed:
-        by, _, velocity = move(n, followed.point)
-        validity = followed.validity
+    def follow(n: StepNumber, state: tuple[Vector, Scalar]) -> tuple[Vector, Scalar]:
+        point, validity = state
+        by, _, velocity = move(n, point)
         if order > 0:
-            plain = leading(n)(jax.lax.stop_gradient(followed.point))
+            plain = leading(n)(jax.lax.stop_gradient(point))
             validity = jnp.maximum(validity, size_of_correction(velocity, plain))
-        return _Followed(followed.point + by, validity)
+        return point + by, validity
 
-    return follow
+    start = (inputs.theta, jnp.zeros_like(rule.h))
+    return _Followed(start, follow, lambda state: state[0], (lambda state: state[1]) if order else unknown)
 
 
 class _Seen(NamedTuple):

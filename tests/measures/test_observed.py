@@ -1,8 +1,10 @@
 """Streamed observables are those of the stored run."""
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import implicit_adam as ia
@@ -10,6 +12,7 @@ from implicit_adam.cli import main
 from implicit_adam.losses.problems import quadratic
 from implicit_adam.measures.observables import Named
 from tests import examples
+from tests.fields.test_carried import NET, net_loss
 
 RULE = ia.Adam(0.02, 0.5, 0.6, 0.1, eps_in_sqrt=True)
 NAMES = ("loss", "one_norm", "perturbed_one_norm", "two_norm")
@@ -64,6 +67,20 @@ def test_the_distance_is_to_the_flow_of_its_order(name, order):
     arguments = (RULE, examples.batch_loss, examples.START, 15)
     gap = ia.iterate(*arguments, **KWARGS).params - ia.flow(*arguments, order=order, **KWARGS).params
     np.testing.assert_allclose(seen.largest[name], jnp.max(jnp.linalg.norm(gap, axis=1)), rtol=1e-10)
+
+
+def test_the_carried_distance_is_to_the_carried_flow_whatever_has_no_expansion():
+    """One solver step an interval; an optax transformation with a sign has a carried flow of its momentum."""
+    for rule in (ia.Adam(2.5e-3), ia.Optax(2.5e-3, optax.chain(optax.trace(0.9), optax.clip(1.0)))):
+        seen = ia.observe(rule, net_loss, NET, 60, ("carried_distance", "loss"))
+        options = {"solver": diffrax.Tsit5(), "stepsize_controller": diffrax.ConstantStepSize()}
+        flow = ia.carried_flow(rule, net_loss, NET, 60, **options)
+        gap = jnp.linalg.norm(flow.params - ia.iterate(rule, net_loss, NET, 60).params, axis=1)
+        np.testing.assert_allclose(seen.largest["carried_distance"], jnp.max(gap), rtol=1e-6)
+        assert np.isnan(seen.validity)
+    lanes = jax.vmap(lambda h: ia.observe(ia.Adam(h), net_loss, NET, 60, "carried_distance").largest)
+    largest = lanes(jnp.asarray([1e-3, 2.5e-3]))["carried_distance"]
+    assert 0 < largest[0] < largest[1]
 
 
 def test_the_flow_that_is_followed_has_a_validity():
