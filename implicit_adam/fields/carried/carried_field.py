@@ -13,6 +13,7 @@ from implicit_adam.checks.runs import check_order
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_rule, carried_velocity
 from implicit_adam.fields.carried.optax_carrier import carried_optax
 from implicit_adam.fields.carried.optax_memory import packed_memories
+from implicit_adam.fields.carried.parts import CarriedParts, carried_parts
 from implicit_adam.inputs import Inputs, checked_inputs
 from implicit_adam.objective import ravel
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
@@ -40,6 +41,26 @@ class CarriedField(eqx.Module):
         per_step = velocity(jnp.asarray(t, theta.dtype) / h, theta, hidden(inputs, memories))
         theta_dot, memory_dot = jax.tree.map(lambda x: x / h.astype(x.dtype), per_step)
         return inputs.unraveled(theta_dot), shown(inputs, memory_dot)
+
+    def decompose(self, t: Any, state: tuple[Params, Memory]) -> CarriedParts:
+        """d params/dt in parts that sum to it: the instant, mini-batches, each memory, decay, the step.
+
+        Takes what the field takes. Raises `ValueError` for a transformation, whose readout is not known apart
+        from its memories.
+        """
+        params, memories = state
+        inputs = checked_inputs(self.rule, self.loss, params, self.batches, products=False, equation=False)
+        if not isinstance(inputs.rule, AbstractRule):
+            msg = (
+                "decompose needs an optimizer of features, kernels and a readout, such as ia.Adam(1e-3) or a "
+                f"rule of your own; got {inputs.rule!r}"
+            )
+            raise ValueError(msg)  # noqa: TRY004
+        h, theta = inputs.rule.h, inputs.theta
+        tau = jnp.asarray(t, theta.dtype) / h
+        carrier, memory = carrier_of(inputs), hidden(inputs, memories)
+        parts = carried_parts(inputs.rule, inputs.objective, carrier, self.order, tau, theta, memory)
+        return jax.tree.map(lambda x: inputs.unraveled(x / h), parts)
 
     def start(self, params: Params, steps: int = 0) -> tuple[Params, Memory]:
         """(params, memories) after the optimizer's first steps, at the time t = steps h."""
@@ -85,6 +106,7 @@ def carried_field(
       averaged over the mini-batches, each from the state of the mean run, and all their gradients are held at
       once; one that keeps the gradient of the step before (adan) is refused with `batches`.
 
+    `field.decompose(t, (params, memories))` splits d params/dt into its causes (rules only).
     `field.start(params, steps)` gives (params, memories) after some steps of the optimizer. `memories[i][e]`
     is a pytree like params, the average (1-d) sum_k d^(n-k) psi_i(g_k) of exponential e of kernel i, without
     bias correction (a sum for d = 1), and None where it is the present gradient. For a transformation it is

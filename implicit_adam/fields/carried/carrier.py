@@ -29,7 +29,7 @@ from implicit_adam.fields.carried.fading import ahead, rate, settled, way_ahead,
 from implicit_adam.loops import scanned_sum
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
-from implicit_adam.rules.feature_sums import read
+from implicit_adam.rules.feature_sums import FeatureSums, read
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.types import Scalar, StepNumber, Vector
 
@@ -144,13 +144,7 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
     ) -> Vector:
         n = tau + v - 1 / 2
         kernels = rule.kernels(n)
-
-        def held(d: Scalar, S: Vector | None, psi: Vector, change: Vector) -> Vector:
-            if S is None:
-                return settled(d, psi, change, v + 1 / 2)
-            return keeping_signs(*way_ahead(d, S, psi, change, v + 1 / 2)) / weight(d)
-
-        s = read(kernels, _each(held, kernels, memory, psi, change))
+        s = read(kernels, sums_ahead(kernels, memory, psi, change, v))
         return rule.h * rule.readout_between_steps(s, theta, n)
 
     def step(n: StepNumber, theta: Vector, memory: Memory) -> tuple[Vector, Memory]:
@@ -172,6 +166,19 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
         ),
         update,
     )
+
+
+def sums_ahead(
+    kernels: tuple[Kernel, ...], memory: Memory, psi: Features, change: Features, v: Scalar
+) -> FeatureSums:
+    """A(t + (v + 1/2) h) of every exponential, what step t + v h has."""
+
+    def held(d: Scalar, S: Vector | None, psi: Vector, change: Vector) -> Vector:
+        if S is None:
+            return settled(d, psi, change, v + 1 / 2)
+        return keeping_signs(*way_ahead(d, S, psi, change, v + 1 / 2)) / weight(d)
+
+    return _each(held, kernels, memory, psi, change)
 
 
 def keeping_signs(still: Vector, more: Vector) -> Vector:

@@ -1,0 +1,84 @@
+"""The velocity with carried memory, split into what each of its causes contributes.
+
+Causes are put in one after the other, so that the parts sum to the velocity: the features of the full-batch
+gradient, remembered as if it had been here from the first step on, without the point itself in the readout;
+then the features' mean over the mini-batches; then what each kernel really remembers; then the point; and
+last all that changes within a step.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity, sums_ahead
+from implicit_adam.objective import Objective
+from implicit_adam.reprs import norms
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.feature_sums import FeatureSums, read
+from implicit_adam.rules.kernels import Kernel, geometric_sum
+from implicit_adam.types import Params, Scalar, Vector
+
+
+class CarriedParts(NamedTuple):
+    """The parts of d params/dt, each a pytree like the parameters; they sum to it.
+
+    - `instant`: -readout of the full-batch gradient here, as if it had never been another: for Adam the
+      sign-type flow.
+    - `minibatch`: what the features' mean over the mini-batches changes of that, for Adam the variance of
+      their gradients in the second memory; zero in full batch.
+    - `memory`: for each kernel what the real memory changes, one kernel after the other.
+    - `decay`: what the point itself adds to the update, such as weight decay.
+    - `step`: what the correction for the step adds; zero at order 0.
+    """
+
+    instant: Params
+    minibatch: Params
+    memory: tuple[Params, ...]
+    decay: Params
+    step: Params
+
+    def __repr__(self) -> str:
+        return norms(self)
+
+
+def carried_parts(
+    rule: AbstractRule,
+    objective: Objective,
+    carrier: Carrier,
+    order: int,
+    tau: Scalar,
+    theta: Vector,
+    memory: Memory,
+) -> CarriedParts:
+    """The parts per step, flat vectors, at the time tau in steps."""
+    nowhere = jnp.zeros_like(theta)
+    n = tau - 1 / 2
+    kernels = rule.kernels(n)
+    of_mean = rule.features(objective.full_batch().gradients(theta)[0])
+    mean = carrier.gradients(theta)
+    still = jax.tree.map(jnp.zeros_like, mean)
+    settled = read(kernels, _as_if_always(kernels, mean, n))
+    real = read(kernels, sums_ahead(kernels, memory, mean, still, jnp.zeros_like(tau)))
+
+    def velocity(s: tuple[Vector, ...], theta: Vector) -> Vector:
+        return -rule.h * rule.readout_between_steps(s, theta, n)
+
+    with_memories = [(*real[:i], *settled[i:]) for i in range(1 + len(kernels))]
+    stages = [
+        velocity(read(kernels, _as_if_always(kernels, of_mean, n)), nowhere),
+        *(velocity(s, nowhere) for s in with_memories),
+        velocity(real, theta),
+        carried_velocity(carrier, order)(tau, theta, memory)[0],
+    ]
+    minibatch, *remembered, decay, step = (b - a for a, b in pairwise(stages))
+    return CarriedParts(stages[0], minibatch, tuple(remembered), decay, step)
+
+
+def _as_if_always(kernels: tuple[Kernel, ...], psi: tuple[Vector, ...], n: Scalar) -> FeatureSums:
+    """sum_{k <= n} d^(n-k) psi for every exponential."""
+    return tuple(
+        tuple(geometric_sum(d, n + 1) * psi_i for d in kernel.decay)
+        for kernel, psi_i in zip(kernels, psi, strict=True)
+    )
