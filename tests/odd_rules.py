@@ -138,6 +138,13 @@ class PerCoordinate(OddRule):
         return s[0] * jnp.arange(3.0)
 
 
+class RootOutside(OddRule):
+    """Finite at a dead coordinate, with an infinite derivative there."""
+
+    def readout(self, s, theta, n):
+        return s[0] / (s[1] ** 0.25 + 1e-3)
+
+
 class NoTuple(OddRule):
     def features(self, g):
         return g
@@ -170,6 +177,7 @@ class PlainNumber(PlainDecay):
 
 
 ILLEGAL = {
+    RootOutside: r"no finite derivative.*rules\.root",
     NoTuple: "must return tuples",
     OneKernelBare: "must return tuples",
     PlainDecay: r"jnp\.asarray\(0\.9\)",

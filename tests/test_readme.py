@@ -67,11 +67,11 @@ def test_links_inside_the_repository_lead_somewhere(page):
     assert not [target for target in targets if not (path.parent / target).exists()]
 
 
-def test_the_report_is_that_of_the_default_run_of_every_item():
+def test_the_report_is_that_of_the_default_run_of_every_experiment():
     from implicit_adam.paper.reproduce import EXPERIMENTS
 
     text = (ROOT / "docs/report.md").read_text()
     assert re.search(r"Written by `implicit-adam reproduce --out docs` in \d+ min", text)
-    for name, item in EXPERIMENTS.items():
-        assert f"## {item.title}" in text
+    for name, experiment in EXPERIMENTS.items():
+        assert f"## {experiment.title}" in text
         assert (ROOT / f"docs/{name}.png").exists()

@@ -99,8 +99,8 @@ def _too_few(setting: Setting, error: np.ndarray, order: int) -> str:
     if not validity <= SMALL:
         return _rough(setting, slice(None), order) or (
             f"h times memory is not small: memory and step change the update by {validity:.0%} at the "
-            f"smallest h, and above {SMALL:.0%} the series says nothing; smaller h, a shorter memory or a "
-            "larger eps"
+            f"smallest h, and above {SMALL:.0%} the series says nothing; smaller h (more steps, or a shorter "
+            "horizon), a shorter memory or a larger eps"
         )
     if not error[-1] < CEILING * setting.travelled[-1]:
         return f"the error is {error[-1] / setting.travelled[-1]:.0%} of the distance travelled; smaller h"

@@ -43,6 +43,7 @@ from implicit_adam.rules.named import RULES as RULES
 from implicit_adam.rules.named import rule_named as rule_named
 from implicit_adam.rules.nesterov import Nesterov as Nesterov
 from implicit_adam.rules.rmsprop import RMSProp as RMSProp
+from implicit_adam.rules.root import root as root
 from implicit_adam.rules.scheduled import Scheduled as Scheduled
 from implicit_adam.rules.signum import Signum as Signum
 
@@ -72,6 +73,7 @@ __all__ = [
     "average",
     "delta",
     "flag",
+    "root",
     "rule_named",
     "scalar",
     "total",

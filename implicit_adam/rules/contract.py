@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from implicit_adam.programs.dependence import dependence_in
+from implicit_adam.rules.hyperparameters import made_up
 from implicit_adam.rules.kernels import Kernel
-from implicit_adam.types import StepNumber
+from implicit_adam.types import StepNumber, Vector
 
 # Stands for the number of parameters: a length that no other axis has.
 P = 7919
@@ -57,11 +58,7 @@ def settles(rule: Any) -> bool:
 @lru_cache(maxsize=512)
 def _settles(kind: Kind) -> bool:
     with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
-        # Numbers in (.3, .7), no two alike.
-        numbers = [
-            jnp.full(shape, 0.3 + 0.4 * ((i + 1) * 0.6180339887 % 1), dtype)
-            for i, (shape, dtype) in enumerate(kind.leaves)
-        ]
+        numbers = made_up(kind.leaves)
         g = jnp.asarray([0.5])
         psi = _method(kind, "features")(numbers, g)
 
@@ -111,7 +108,25 @@ def _broken(kind: Kind) -> str:
             "the decays of kernels(n) must be the same at every step, but they depend on n; a decay that "
             "changes makes no sum of exponentials in the lag: use ia.Optax"
         )
+    if _spoils_dead_coordinates(kind):
+        return (
+            "its update has a value where all gradients are zero, but no finite derivative, so that a "
+            "parameter that never gets a gradient would make its equation NaN. A root with eps outside "
+            "does that: implicit_adam.rules.root(s, eps, inside=False, degree=2) guards it"
+        )
     return ""
+
+
+def _spoils_dead_coordinates(kind: Kind) -> bool:
+    """Tried on made-up hyperparameters."""
+    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
+        numbers, zero = made_up(kind.leaves), jnp.zeros(1)
+
+        def update(g: Vector) -> Vector:
+            return _method(kind, "readout")(numbers, _method(kind, "features")(numbers, g), zero, 1)
+
+        value, derivative = jax.jvp(update, (zero,), (jnp.ones(1),))
+        return bool(jnp.isfinite(value).all() & ~jnp.isfinite(derivative).all())
 
 
 @lru_cache(maxsize=512)

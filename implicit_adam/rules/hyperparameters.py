@@ -9,6 +9,7 @@ result shows.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -60,6 +61,17 @@ def scalar(x: Any) -> Array:
     if isinstance(x, float | np.floating):
         check_close_to_one("a hyperparameter", x, array.dtype)
     return array
+
+
+def made_up(leaves: Iterable[tuple[tuple[int, ...], Any]]) -> list[Array]:
+    """Hyperparameters of these shapes and dtypes to try a rule on, whose own may be traced.
+
+    Numbers in (.3, .7), no two alike, so that none of their differences vanishes.
+    """
+    return [
+        jnp.full(shape, 0.3 + 0.4 * ((i + 1) * 0.6180339887 % 1), dtype)
+        for i, (shape, dtype) in enumerate(leaves)
+    ]
 
 
 def flag(x: Any) -> bool:

@@ -39,14 +39,3 @@ def test_the_zero_order_field_of_adam_is_the_perturbed_sign_flow():
     for inside, root in ((True, jnp.sqrt(g**2 + 0.3)), (False, jnp.abs(g) + 0.3)):
         field = ia.limiting_field(ia.Adam(0.1, eps=0.3, eps_in_sqrt=inside), examples.full_loss, order=0)
         np.testing.assert_allclose(field(examples.START), -g / root, rtol=1e-14)
-
-
-def test_a_dead_coordinate_has_no_velocity_and_spoils_nothing():
-    """A pixel that is always dark: its weight never gets a gradient, with eps inside as outside."""
-    loss = lambda t: examples.full_loss(t[:3]) + 0 * t[3]
-    start = jnp.append(examples.START, 1.0)
-    for inside in (True, False):
-        rule = ia.Adam(0.1, 0.5, 0.6, 0.1, eps_in_sqrt=inside)
-        velocity = ia.vector_field(rule, loss)(3, start)
-        alone = ia.vector_field(rule, examples.full_loss)(3, examples.START)
-        np.testing.assert_allclose(velocity, jnp.append(alone, 0.0), rtol=1e-13)

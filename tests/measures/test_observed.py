@@ -1,5 +1,7 @@
 """Streamed observables are those of the stored run."""
 
+import re
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -222,5 +224,5 @@ def test_a_new_observable_is_one_entry(monkeypatch, tmp_path):
 
 
 def test_the_documented_observables_are_the_known_ones():
-    for name in ia.OBSERVABLES:
-        assert f'"{name}"' in (ia.observe.__doc__ or "")
+    documented = set(re.findall(r'"(\w+)"', ia.observe.__doc__ or ""))
+    assert {"loss", "carried_distance"} < documented <= ia.OBSERVABLES.keys()

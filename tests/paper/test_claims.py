@@ -27,7 +27,7 @@ from implicit_adam.paper.reproduce import EXPERIMENTS
 from tests.verdicts import nothing, verdicts
 
 
-def test_every_item_has_two_configs_of_one_kind():
+def test_every_experiment_has_two_configs_of_one_kind():
     for experiment in EXPERIMENTS.values():
         assert type(experiment.config) is type(experiment.quick)
 

@@ -34,6 +34,16 @@ def test_the_registry_covers_every_rule_of_the_library():
 
 
 @every_rule
+def test_a_dead_coordinate_has_no_velocity_and_spoils_nothing(build):
+    """A pixel that is always dark: its weight, zero, never gets a gradient."""
+    rule = build(0.01)
+    loss = lambda t: examples.full_loss(t[:3]) + 0 * t[3]
+    velocity = ia.vector_field(rule, loss)(3, jnp.append(examples.START, 0.0))
+    alone = ia.vector_field(rule, examples.full_loss)(3, examples.START)
+    np.testing.assert_allclose(velocity, jnp.append(alone, 0.0), rtol=1e-12, atol=1e-15)
+
+
+@every_rule
 def test_the_twin_makes_the_iterates_of_the_features_kernels_and_readout(build):
     rule, schedule, batches = build(0.05), examples.random_schedule(7), examples.batches()
     theta, state = examples.START, rule.transformation().init(examples.START)

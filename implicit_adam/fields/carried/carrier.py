@@ -30,6 +30,7 @@ from implicit_adam.loops import scanned_sum
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.feature_sums import FeatureSums, read
+from implicit_adam.rules.hyperparameters import made_up
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.types import Scalar, StepNumber, Vector
 
@@ -197,15 +198,12 @@ def _each(f: Callable[..., Any], kernels: tuple[Kernel, ...], memory: Memory, *f
 def which_are_deltas(rule: AbstractRule) -> tuple[tuple[bool, ...], ...]:
     """Which exponentials of each kernel are the present gradient alone: the decay 0, whatever is set.
 
-    Found with made-up hyperparameters, since the rule's own may be traced.
+    Found with made-up hyperparameters.
     """
     leaves, structure = jax.tree.flatten(rule)
     with jax.ensure_compile_time_eval():
-        # Numbers in (.3, .7), no two alike, so that none of their differences vanishes.
-        made_up = structure.unflatten(
-            jnp.asarray(0.3 + 0.4 * ((i + 1) * 0.6180339887 % 1), leaf.dtype) for i, leaf in enumerate(leaves)
-        )
-        kernels = made_up.kernels(1)
+        numbers = made_up((jnp.shape(leaf), leaf.dtype) for leaf in leaves)
+        kernels = structure.unflatten(numbers).kernels(1)
         return tuple(tuple((np.asarray(kernel.decay) == 0).tolist()) for kernel in kernels)
 
 
