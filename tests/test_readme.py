@@ -22,9 +22,14 @@ def run(program):
 
 def test_the_examples_run_in_a_newcomers_session_and_the_corrected_flow_is_closer():
     program = "\n".join(block for block in blocks() if "# float64" not in block)
-    compared, carried, plain_flow, corrected_flow, own, rule, validity, orders, swept = run(
-        program
-    ).splitlines()
+    lines = run(program).splitlines()
+    compared, carried, plain_flow, corrected_flow = lines[:4]
+    own, rule, validity, orders, swept = lines[-5:]
+    norms = {line.split()[0]: float(line.split()[2].rstrip(":")) for line in lines[5:10]}
+    assert norms["instant"] == pytest.approx(24, rel=0.03)
+    assert norms["memory"] == pytest.approx(19, rel=0.03)
+    assert 0 < norms["step"] < 0.002
+    assert norms["minibatch"] == norms["decay"] == 0
     shares = [float(line.split()[1].rstrip("%")) for line in (carried, plain_flow, corrected_flow)]
     assert shares[0] < 0.1
     assert 50 < shares[1] < shares[2]
@@ -59,7 +64,9 @@ def test_the_readme_names_the_public_api():
     assert functions - results <= named
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/report.md", "benchmarks/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/report.md", "docs/practical/report.md", "benchmarks/README.md"]
+)
 def test_links_inside_the_repository_lead_somewhere(page):
     path = ROOT / page
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)\)", path.read_text())
@@ -68,10 +75,13 @@ def test_links_inside_the_repository_lead_somewhere(page):
 
 
 def test_the_report_is_that_of_the_default_run_of_every_experiment():
-    from implicit_adam.paper.reproduce import EXPERIMENTS
+    from implicit_adam.paper.reproduce import BY_NAME_ONLY, EXPERIMENTS
 
     text = (ROOT / "docs/report.md").read_text()
     assert re.search(r"Written by `implicit-adam reproduce --out docs` in \d+ min", text)
+    practical = (ROOT / "docs/practical/report.md").read_text()
+    command = "implicit-adam reproduce practical-settings --out docs/practical"
+    assert re.search(rf"Written by `{command}` in \d+ min", practical)
     for name, experiment in EXPERIMENTS.items():
-        assert f"## {experiment.title}" in text
-        assert (ROOT / f"docs/{name}.png").exists()
+        assert f"## {experiment.title}" in (practical if name in BY_NAME_ONLY else text)
+        assert (ROOT / "docs" / ("practical" if name in BY_NAME_ONLY else "") / f"{name}.png").exists()

@@ -20,22 +20,23 @@ from implicit_adam.networks import MODELS, choices
 from implicit_adam.networks.named import ACTIVATIONS, DTYPES
 from implicit_adam.networks.normalisation import NORMALISATIONS
 from implicit_adam.paper.claims import Experiment
-from implicit_adam.paper.reproduce import EXPERIMENTS, PAPER_SETTINGS, PaperSetting, on_cifar
+from implicit_adam.paper.reproduce import BY_NAME_ONLY, EXPERIMENTS, PAPER_SETTINGS, PaperSetting, on_cifar
 from implicit_adam.paper.training.cifar_runs import CifarConfig
 from implicit_adam.paper.training.network_runs import NetworkConfig
 
 REPRODUCE = """\
 Run the figures, the table and the claims of "On the Implicit Bias of Adam" again and say of each claim
 whether it held, did not hold, or is not decided here, by a stated criterion. Writes report.md and, for each
-experiment, NAME.npz (its arrays) and NAME.png, its picture. All of them take half an hour on two
-cores, --quick three minutes: enough to see that everything runs, too little for the networks to show
-what they do. The report of another command is never written over."""
+experiment, NAME.npz (its arrays) and NAME.png, its picture. Without names, all of the paper's: under half an
+hour on two cores, --quick three minutes, enough to see that everything runs, too little for the networks to
+show what they do. The report of another command is never written over."""
 
 REPRODUCE_EXAMPLES = """\
 examples:
   implicit-adam reproduce
   implicit-adam reproduce --quick --out quick
   implicit-adam reproduce figure2 figure3 theorem
+  implicit-adam reproduce practical-settings    (beyond the paper; seven minutes)
   implicit-adam reproduce figure4 --dataset cifar10 --data-dir cifar-10-batches-bin --seeds 0,1,2
 
 the paper's own setting, on a GPU:
@@ -94,7 +95,12 @@ def add_reproduce(commands: Any) -> None:
     )
     command.set_defaults(run=_reproduce)
     add = command.add_argument
-    add("names", nargs="*", metavar="NAME", help="which experiments (default: all)")
+    add(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"which experiments (default: all but {', '.join(BY_NAME_ONLY)})",
+    )
     add("--quick", action="store_true", help="small settings, for a look in three minutes")
     cifar = command.add_argument_group("CIFAR (only with --dataset)")
     for name, given in CIFAR_OPTIONS.items():
@@ -156,7 +162,7 @@ def _experiments(options: argparse.Namespace, out: Path) -> dict[str, Experiment
         about = " with --dataset" if options.dataset else ""
         msg = f"unknown experiment {', '.join(unknown)}; known{about} are {', '.join(known)}"
         raise ValueError(msg)
-    names = tuple(dict.fromkeys(options.names)) or known
+    names = tuple(dict.fromkeys(options.names)) or tuple(name for name in known if name not in BY_NAME_ONLY)
     if options.dataset is None:
         for name in CIFAR_OPTIONS:
             if getattr(options, name) is not None:

@@ -39,6 +39,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     "practical-settings": PRACTICAL_SETTINGS,
 }
 
+# Run when they are named, into a report of their own.
+BY_NAME_ONLY = ("practical-settings",)
+
 
 class PaperSetting(NamedTuple):
     """What the paper trains and its step size."""

@@ -71,7 +71,7 @@ def smooth_flow(
     """The solution of the modified equation with a continuous step number, in one adaptive solve.
 
     With n = t/h - 1/2 the field is smooth in t, and a solver crosses thousands of optimizer steps at once,
-    at a cost that hardly depends on h: milliseconds for a million steps.
+    at a cost that hardly depends on h (benchmarks/README.md has it for a million steps).
 
     - In full batch: for bias-corrected memory, up to order 2. The result moves by less than a tenth of its
       distance to the optimizer from that of `flow`, or by what n additions round off, eps sqrt(n) ||theta||
