@@ -199,6 +199,19 @@ def test_with_a_state_the_preconditioner_is_the_optimizers_own(inside):
     assert abs(float(instant.value) / exact - 1) > 0.1
 
 
+def test_without_a_state_it_can_be_off_by_orders_of_magnitude():
+    """Near a minimum, where v still remembers gradients of 1 and the gradient of the instant is 1e-4."""
+    rule, theta, loss = ia.Adam(1e-3), jnp.asarray([1e-4]), lambda theta: jnp.sum(theta**2) / 2
+    tx = rule.transformation()
+    state = tx.init(theta)
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(100):
+            _, state = tx.update(jnp.ones(1), state, theta)
+    instant = ia.preconditioned_sharpness(rule, loss, theta).value
+    own = ia.preconditioned_sharpness(rule, loss, theta, opt_state=state).value
+    np.testing.assert_allclose([instant, own], [1e4, 1.0], rtol=1e-3)
+
+
 def test_with_a_state_rules_that_never_forget_have_one_too():
     theta, state, g = after_steps(ia.Adagrad(0.2, initial_accumulator=0.2, eps=0.1), 4)
     R = jnp.sqrt(jnp.sum(g**2, axis=0) + 0.3)
