@@ -71,19 +71,20 @@ def carried_supremum(
     solver: diffrax.AbstractSolver | None = None,
 ) -> Supremum:
     """The same of the equations with carried memory, after `start` steps of the optimizer itself."""
-    rule, theta = inputs.rule, inputs.theta
-    carrier = carrier_of(inputs)
-    equations = [
-        Equation(
-            (theta, carrier.start(theta)),
-            carried_step(carrier, rule.h, order, start, solver),
-            lambda state: state[0],
-        )
-        for order in orders
-    ]
+    rule = inputs.rule
+    equations = [carried_equation(inputs, order, start, solver) for order in orders]
     return _lockstep(
         inputs, steps, equations, jnp.zeros_like(rule.h), watched_steps(rule, inputs.objective, start)
     )
+
+
+def carried_equation(
+    inputs: Inputs, order: int, start: StepNumber, solver: diffrax.AbstractSolver | None = None
+) -> Equation:
+    """With carried memory, one step of a solver an interval after `start` steps of the optimizer itself."""
+    carrier, theta = carrier_of(inputs), inputs.theta
+    step = carried_step(carrier, inputs.rule.h, order, start, solver)
+    return Equation((theta, carrier.start(theta)), step, lambda state: state[0])
 
 
 def _lockstep(

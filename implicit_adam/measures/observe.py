@@ -10,10 +10,10 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from implicit_adam.checks.numbers import check_count, is_traced
-from implicit_adam.fields.carried.carried_field import carrier_of
 from implicit_adam.fields.vector_field import raveled_field
 from implicit_adam.inputs import Inputs, checked_inputs
 from implicit_adam.loops import loop
+from implicit_adam.measures.lockstep import carried_equation
 from implicit_adam.measures.observables import (
     CARRIED,
     OBSERVABLES,
@@ -25,7 +25,6 @@ from implicit_adam.measures.observables import (
 from implicit_adam.reprs import brief, table, tree
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.carried_flow import START
-from implicit_adam.runs.carried_step import carried_step
 from implicit_adam.runs.interval import interval_move
 from implicit_adam.runs.iterate import optimizer_step
 from implicit_adam.runs.trajectory import all_finite
@@ -200,10 +199,8 @@ def _followed(inputs: Inputs, flow: int | str | None) -> _Followed:
     if flow is None:
         return _Followed(theta, lambda n, theta: theta, lambda theta: theta, unknown)
     if flow == CARRIED:
-        carrier = carrier_of(inputs)
-        step = carried_step(carrier, h, 1, START)
-        start = (theta, carrier.start(theta))
-        return _Followed(start, lambda n, state: step(n, state)[0], lambda state: state[0], unknown)
+        start, step, point = carried_equation(inputs, 1, START)
+        return _Followed(start, lambda n, state: step(n, state)[0], point, unknown)
     return _expanded(inputs, int(flow), unknown)
 
 

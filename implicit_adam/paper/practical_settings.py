@@ -102,7 +102,7 @@ def _points(full: list[tuple[Case, Prediction]]) -> Claim:
         f"it is off by less than {CLOSE:.0%} of the distance travelled, wherever the optimizer itself, "
         "started again 1e-6 away, is (by more: it did not hold)",
         _listed(full, [f"{x:.2%}" for x in missed]),
-        decided(held=all(x < CLOSE for x in missed), refuted=any(x >= CLOSE for x in missed)),
+        _below(missed, CLOSE),
     )
 
 
@@ -113,7 +113,7 @@ def _losses(full: list[tuple[Case, Prediction]]) -> Claim:
         "It predicts the loss all the way down.",
         f"the loss is off by less than {CLOSE:.0%} of itself at the same points (by more: it did not hold)",
         _listed(full, _down_to(missed, full)),
-        decided(held=all(x < CLOSE for x in missed), refuted=any(x >= CLOSE for x in missed)),
+        _below(missed, CLOSE),
     )
 
 
@@ -126,7 +126,7 @@ def _expanded(flows: list[tuple[Case, Prediction]]) -> Claim:
         "The flows that expand the memory, plain and corrected, do not.",
         f"both are off by more than ten times {CLOSE:.0%} (one by less than {CLOSE:.0%}: it did not hold)",
         _listed(flows, words),
-        decided(held=missed.size and (missed > 10 * CLOSE).all(), refuted=(missed < CLOSE).any()),
+        decided(held=missed.size > 0 and (missed > 10 * CLOSE).all(), refuted=(missed < CLOSE).any()),
     )
 
 
@@ -137,10 +137,7 @@ def _cost(full: list[tuple[Case, Prediction]]) -> Claim:
         "It takes fewer gradients than the optimizer.",
         "fewer on every network (more on one: it did not hold)",
         _listed(full, [f"{equation:.0f} for {optimizer:.0f}" for optimizer, equation in took]),
-        decided(
-            held=all(equation < optimizer for optimizer, equation in took),
-            refuted=any(equation >= optimizer for optimizer, equation in took),
-        ),
+        _below([equation for _, equation in took], [optimizer for optimizer, _ in took]),
     )
 
 
@@ -151,10 +148,7 @@ def _mean_run(mini: list[tuple[Case, Prediction]]) -> Claim:
         "In mini-batches it predicts the mean run over random orders.",
         "it is off by less than twice the standard error of the mean of the runs (by more: it did not hold)",
         _listed(mini, [f"{error:.2%} with a standard error of {sampling:.2%}" for error, sampling in missed]),
-        decided(
-            held=all(error < 2 * sampling for error, sampling in missed),
-            refuted=any(error >= 2 * sampling for error, sampling in missed),
-        ),
+        _below([error for error, _ in missed], [2 * sampling for _, sampling in missed]),
     )
 
 
@@ -167,11 +161,15 @@ def _mean_loss(mini: list[tuple[Case, Prediction]]) -> Claim:
         f"off by less than {CLOSE:.0%} of itself, {2 * CLOSE:.0%} in batches of less than 16 (by more: it "
         "did not hold)",
         _listed(mini, _down_to(missed, mini)),
-        decided(
-            held=all(x < most for x, most in zip(missed, allowed, strict=True)),
-            refuted=any(x >= most for x, most in zip(missed, allowed, strict=True)),
-        ),
+        _below(missed, allowed),
     )
+
+
+def _below(values: Any, most: Any) -> str:
+    """Held if every value is below what it may be at most; nothing and NaN decide nothing."""
+    values, most = np.asarray(values), np.asarray(most)
+    held = values.size > 0 and (values < most).all()
+    return decided(held=held, refuted=(values >= most).any())
 
 
 def _relative_loss(one: Prediction, name: str) -> np.ndarray:

@@ -107,6 +107,14 @@ def test_verdicts_follow_the_numbers(full, mini, expected):
     assert verdicts(PRACTICAL_SETTINGS, (full, mini), CONFIG) == expected
 
 
+def test_no_cases_decide_nothing():
+    verdict_of = lambda *cases: verdicts(
+        PRACTICAL_SETTINGS, tuple(made_up() for _ in cases), PracticalConfig(cases)
+    )
+    assert verdict_of() == [UNDECIDED] * 6
+    assert verdict_of(Case("CNN"))[2:] == [UNDECIDED, HELD, UNDECIDED, UNDECIDED]
+
+
 def test_batches_of_sixteen_are_held_to_one_percent():
     config = PracticalConfig((FULL, Case("wine", samples=64, batches=4, runs=4)))
     found = (made_up(), made_up(sampling=0.001, loss=0.019))
