@@ -27,6 +27,7 @@ from implicit_adam.reprs import study
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.from_optax.rule import as_optimizer
 from implicit_adam.runs.carried_flow import START
+from implicit_adam.runs.interval import check_solver
 from implicit_adam.types import Batches, Loss, Params
 
 
@@ -84,6 +85,7 @@ def check_solver_order(
     order: int,
 ) -> bool:
     """Refuse a solver whose own error hides the theorem's; whether it adapts to a tolerance instead."""
+    check_solver(solver)
     if controller is not None or isinstance(solver, diffrax.AbstractImplicitSolver):
         return True
     own = None if solver is None else solver.order(diffrax.ODETerm(lambda t, y, args: y))
@@ -142,7 +144,15 @@ def convergence(
     check_shifted_order(max(orders), shifted=shifted)
     taking_products = max(orders) > 0 and not carried
     if carried:
-        _check_carried(batches=batches, schedule=schedule, controller=stepsize_controller, shifted=shifted)
+        _check_carried(
+            batches=batches, schedule=schedule, stepsize_controller=stepsize_controller, shifted=shifted
+        )
+        if counts[0] <= START:
+            msg = (
+                f"step_counts begins with {counts[0]}, but the optimizer takes the first {START} steps of "
+                "every run itself, which leaves the equation nothing to do; take larger ones"
+            )
+            raise ValueError(msg)
     build = _for_step_size(rule)
     inputs = checked_inputs(
         build(jnp.asarray(horizon / counts[0])),

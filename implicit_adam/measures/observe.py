@@ -89,7 +89,7 @@ def observe(
     - `observables`: names out of `ia.OBSERVABLES`, all of the full-batch loss: "loss", "one_norm",
       "perturbed_one_norm" and "two_norm" of its gradient, "sharpness", "distance" and "plain_distance" to the
       flow of order 1 and 0 from the same start, "carried_distance" to that with carried memory (of the mean
-      run, with batches; the first steps are the optimizer's own); or your own, `{name: f(params)}`.
+      run, with batches; 0 in the first ten steps, the optimizer's own); or your own, `{name: f(params)}`.
     - `every`: watch only every so many steps, for costly observables.
     - `records`: how many values to keep, evenly spread over the run.
 
@@ -110,6 +110,12 @@ def observe(
     inputs = checked_inputs(rule, loss, params, batches, schedule, known, products=products, equation=flowing)
     watch = chosen(observables, inputs)
     flow = next((one.flow for one in known_ones if one.flow is not None), None)
+    if flow == CARRIED and not is_traced(steps) and known <= START:
+        msg = (
+            f"carried_distance over {known} steps is 0, since the optimizer takes the first {START} itself; "
+            "take more steps"
+        )
+        raise ValueError(msg)
     # Wide enough for products with `every`, whatever narrow integer came.
     seen = _observed(inputs, jnp.asarray(steps).astype(int), watch, _followed(inputs, flow), every, records)
     _warn_of_range(seen.validity)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity
+from implicit_adam.runs.interval import check_solver
 from implicit_adam.types import Scalar, StepNumber, Vector
 
 State = tuple[Vector, Memory]
@@ -21,10 +22,9 @@ def carried_step(
 
     The optimizer takes the first `start` steps itself. Raises `ValueError` for a solver that is not explicit.
     """
-    if not isinstance(solver, diffrax.AbstractSolver | None) or isinstance(
-        solver, diffrax.AbstractImplicitSolver
-    ):
-        msg = f"solver must be an explicit diffrax solver such as diffrax.Heun(), got {solver!r}"
+    check_solver(solver)
+    if isinstance(solver, diffrax.AbstractImplicitSolver):
+        msg = f"solver: {type(solver).__name__} is implicit; take an explicit one such as diffrax.Heun()"
         raise ValueError(msg)  # noqa: TRY004
     solver = diffrax.Tsit5() if solver is None else solver
     velocity = carried_velocity(carrier, order)

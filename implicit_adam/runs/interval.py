@@ -5,7 +5,7 @@ the right end, so a solver never sees more than one interval and n is given.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -16,6 +16,13 @@ from implicit_adam.runs.travel import allowed_error, travel_controller
 from implicit_adam.types import Field, Scalar, StepNumber, Vector
 
 IntervalStep = Callable[[StepNumber, Vector], tuple[Vector, Scalar]]
+
+
+def check_solver(solver: Any) -> None:
+    """A diffrax solver, not its class, or None for the default."""
+    if not isinstance(solver, diffrax.AbstractSolver | None):
+        msg = f"solver must be a diffrax solver such as diffrax.Heun(), got {solver!r}"
+        raise ValueError(msg)  # noqa: TRY004
 
 
 class Move(NamedTuple):
@@ -52,9 +59,7 @@ def interval_move(
     controller: diffrax.AbstractStepSizeController | None = None,
 ) -> Callable[[StepNumber, Vector], Move]:
     """The same, before the new point is rounded."""
-    if not isinstance(solver, diffrax.AbstractSolver | None):
-        msg = f"solver must be a diffrax solver such as diffrax.Heun(), got {solver!r}"
-        raise ValueError(msg)  # noqa: TRY004
+    check_solver(solver)
     if not isinstance(controller, diffrax.AbstractStepSizeController | None):
         msg = (
             "stepsize_controller must be one of diffrax, such as "

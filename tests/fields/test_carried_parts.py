@@ -77,6 +77,13 @@ def test_at_order_0_there_is_no_step_and_transformations_are_refused():
         field.decompose(0.1, field.start(NET, 3))
 
 
+def test_what_is_no_state_is_refused():
+    field = ia.carried_field(ia.Adam(0.01), net_loss)
+    for call in (field, field.decompose):
+        with pytest.raises(ValueError, match="the pair"):
+            call(0.1, [NET])
+
+
 def test_it_maps_and_reads_as_norms():
     lanes = jax.vmap(lambda h: parts_of(ia.Adam(h))[-1].instant)(jnp.asarray([0.01, 0.02]))
     np.testing.assert_allclose(lanes[0], parts_of(ia.Adam(0.01))[-1].instant, rtol=1e-12)

@@ -9,6 +9,7 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.losses.problems import bilinear, quadratic
+from implicit_adam.runs.interval import check_solver
 from tests import examples
 from tests.fields.test_carried import NET, net_loss
 
@@ -175,6 +176,8 @@ def test_its_streamed_error_and_validity_are_those_of_the_stored_run():
         ({"batches": examples.batches()}, "leave out batches"),
         ({"shifted": True}, "leave out shifted"),
         ({"orders": (0, 2)}, "to 1, got 2"),
+        ({"step_counts": (10, 20, 40)}, "begins with 10"),
+        ({"solver": diffrax.Kvaerno5()}, "Kvaerno5 is implicit"),
     ],
 )
 def test_what_carried_memory_does_not_know_is_refused(given, words):
@@ -191,3 +194,9 @@ def test_a_rule_may_follow_the_step_size():
     np.testing.assert_array_equal(fixed.error[1], ignored.error[1])
     with pytest.raises(ValueError, match="rule must be an optimizer"):
         study(rule=optax.sgd)
+
+
+def test_the_class_of_a_solver_is_no_solver():
+    words = r"must be a diffrax solver such as diffrax\.Heun\(\)"
+    with pytest.raises(ValueError, match=words):
+        check_solver(diffrax.Heun)

@@ -80,6 +80,8 @@ def test_the_carried_distance_is_to_the_carried_flow_whatever_has_no_expansion()
         gap = jnp.linalg.norm(flow.params - ia.iterate(rule, net_loss, NET, 60).params, axis=1)
         np.testing.assert_allclose(seen.largest["carried_distance"], jnp.max(gap), rtol=1e-6)
         assert np.isnan(seen.validity)
+    with pytest.raises(ValueError, match="over 10 steps is 0"):
+        ia.observe(ia.Adam(2.5e-3), net_loss, NET, 10, "carried_distance")
     lanes = jax.vmap(lambda h: ia.observe(ia.Adam(h), net_loss, NET, 60, "carried_distance").largest)
     largest = lanes(jnp.asarray([1e-3, 2.5e-3]))["carried_distance"]
     assert 0 < largest[0] < largest[1]

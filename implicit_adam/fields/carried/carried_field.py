@@ -32,9 +32,9 @@ class CarriedField(eqx.Module):
     batches: Batches
     order: int = eqx.field(static=True)
 
-    def __call__(self, t: Any, state: tuple[Params, Memory]) -> tuple[Params, Memory]:
+    def __call__(self, t: Any, state: Any) -> tuple[Params, Memory]:
         """(d params/dt, d memories/dt) at the time t = n h."""
-        params, memories = state
+        params, memories = _pair(state)
         inputs = checked_inputs(self.rule, self.loss, params, self.batches, products=False, equation=False)
         h, theta = inputs.rule.h, inputs.theta
         velocity = carried_velocity(carrier_of(inputs), self.order)
@@ -42,13 +42,13 @@ class CarriedField(eqx.Module):
         theta_dot, memory_dot = jax.tree.map(lambda x: x / h.astype(x.dtype), per_step)
         return inputs.unraveled(theta_dot), shown(inputs, memory_dot)
 
-    def decompose(self, t: Any, state: tuple[Params, Memory]) -> CarriedParts:
+    def decompose(self, t: Any, state: Any) -> CarriedParts:
         """d params/dt in parts that sum to it: the instant, mini-batches, each memory, decay, the step.
 
         Takes what the field takes. Raises `ValueError` for a transformation, whose readout is not known apart
         from its memories.
         """
-        params, memories = state
+        params, memories = _pair(state)
         inputs = checked_inputs(self.rule, self.loss, params, self.batches, products=False, equation=False)
         if not isinstance(inputs.rule, AbstractRule):
             msg = (
@@ -118,6 +118,13 @@ def carried_field(
     optimizer = as_optimizer(rule)
     check_rule(optimizer, AbstractOptimizer)
     return CarriedField(optimizer, loss, batches, order)
+
+
+def _pair(state: Any) -> tuple[Params, Memory]:
+    if not isinstance(state, tuple) or len(state) != 2:
+        msg = f"a state is the pair (params, memories), as field.start(params, steps) gives it; got {state!r}"
+        raise ValueError(msg)
+    return state
 
 
 def carrier_of(inputs: Inputs) -> Carrier:
