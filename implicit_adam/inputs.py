@@ -112,9 +112,10 @@ def identified(inputs: Inputs) -> Inputs:
     if may_hide(jaxprs[0]):
         # What a custom derivative captures is seen only where it is taken.
         jaxprs.append(_traced(loss, _product, *arguments))
-    # Only to be told from other optimizers: what mixes dtypes may do so here, as it may in optax.
-    with jax.numpy_dtype_promotion("standard"):
-        jaxprs.append(_traced(rule, _first_step, inputs.params))
+    if rule is not None:
+        # Only to be told from other optimizers: what mixes dtypes may do so here, as it may in optax.
+        with jax.numpy_dtype_promotion("standard"):
+            jaxprs.append(_traced(rule, _first_step, inputs.params))
     return inputs._replace(program=digest(*jaxprs))
 
 

@@ -2,17 +2,18 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from implicit_adam.checks.numbers import check_positive
 from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms
-from implicit_adam.inputs import checked_inputs
+from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.objective import Objective, ravel
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.hyperparameters import check_positive_in
 from implicit_adam.rules.kernels import mass
-from implicit_adam.rules.linear import denominator
+from implicit_adam.rules.linear import check_linear, denominator
 from implicit_adam.types import Loss, Params, Scalar, Vector
 
 
@@ -77,6 +78,12 @@ def bias(rule: AbstractRule, loss: Loss, params: Params) -> Params:
     """
     check_has_limit(rule)
     inputs = checked_inputs(rule, loss, params)
+    check_linear(inputs.rule)
+    return _bias(identified(inputs))
+
+
+@eqx.filter_jit
+def _bias(inputs: Inputs) -> Params:
     rule, theta = inputs.rule, inputs.theta
     R = late_denominator(rule, inputs.objective, theta)
     _, DF = closed_form_terms(rule, inputs.objective, 1, flow=True)(jnp.inf)(theta)

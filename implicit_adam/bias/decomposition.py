@@ -2,12 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax.numpy as jnp
 
-from implicit_adam.checks.runs import check_step_number
 from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms
-from implicit_adam.fields.vector_field import raveled_field
-from implicit_adam.inputs import checked_inputs
+from implicit_adam.fields.vector_field import checked_step, raveled_field
+from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.reprs import norms
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.types import Batches, Loss, Params, StepNumber
@@ -49,7 +49,11 @@ def decompose(
     """
     check_has_limit(rule)
     inputs = checked_inputs(rule, loss, params, batches, schedule)
-    check_step_number(n, inputs.schedule)
+    return _decomposition(identified(inputs), checked_step(inputs, n, 1))
+
+
+@eqx.filter_jit
+def _decomposition(inputs: Inputs, n: StepNumber) -> Decomposition:
     rule, theta, objective = inputs.rule, inputs.theta, inputs.objective
     whole = objective.full_batch()
 

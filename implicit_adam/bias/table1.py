@@ -2,12 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from implicit_adam.checks.optimizers import check_kind
 from implicit_adam.fields.full_batch.closed_form import closed_form_terms
-from implicit_adam.inputs import checked_inputs
+from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.reprs import fields_of, named
 from implicit_adam.rules.adam import Adam
 from implicit_adam.rules.rmsprop import RMSProp
@@ -64,7 +65,11 @@ def regimes(rule: Adam | RMSProp, loss: Loss, params: Params) -> Regimes:
     with eps. Can be jitted and vmapped. Raises `ValueError` for other optimizers and for bad arguments.
     """
     check_kind("regimes", rule, Adam, RMSProp)
-    inputs = checked_inputs(rule, loss, params)
+    return _regimes(identified(checked_inputs(rule, loss, params)))
+
+
+@eqx.filter_jit
+def _regimes(inputs: Inputs) -> Regimes:
     rule, theta = inputs.rule, inputs.theta
     (g,) = inputs.objective.gradients(theta)
     memories = [kernel.decay[0] for kernel in rule.kernels(jnp.inf)]

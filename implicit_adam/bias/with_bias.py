@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -16,7 +17,7 @@ from implicit_adam.fields.any_order.fixed_point import history_terms
 from implicit_adam.fields.series import Series, value
 from implicit_adam.fields.terms import Terms
 from implicit_adam.fields.vector_field import HIGHEST_ORDER, exact_terms
-from implicit_adam.inputs import Inputs, checked_inputs
+from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.objective import Objective, ravel, unravel_like
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.from_optax.rule import as_optimizer
@@ -122,7 +123,7 @@ def with_bias(
         )
         validity = state.validity
         if order > 0:
-            hK, size = _added(inputs, state.n, jnp.asarray(strength, dtype), order)
+            hK, size = _added(identified(inputs), state.n, jnp.asarray(strength, dtype), order)
             updates = optax.tree.add(updates, unravel_like(params)(-hK))
             validity = jnp.maximum(validity, size)
             warn(validity)
@@ -136,6 +137,7 @@ def _cast(tree: Params, dtype: Any) -> Params:
     return jax.tree.map(lambda x: jnp.asarray(x).astype(dtype), tree)
 
 
+@eqx.filter_jit
 def _added(inputs: Inputs, n: StepNumber, strength: Scalar, order: int) -> tuple[Vector, Scalar]:
     """h K_1 + .. + h^order K_order of step n, and the validity of this step."""
     h, theta = inputs.rule.h, inputs.theta

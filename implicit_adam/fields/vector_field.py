@@ -90,13 +90,15 @@ def vector_field(
 
     def field(n: StepNumber, params: Params) -> Params:
         inputs = checked_inputs(rule, loss, params, batches, schedule, shifted=shifted, products=order > 0)
-        known = check_step_number(n, schedule)
-        if _closed(inputs.rule, inputs.objective) and order < 2:
-            # One program for every step; elsewhere a static number keeps the sum over the past reversible.
-            known = jnp.asarray(known)
-        return _velocity(identified(inputs), known, order)
+        return _velocity(identified(inputs), checked_step(inputs, n, order), order)
 
     return field
+
+
+def checked_step(inputs: Inputs, n: StepNumber, order: int) -> StepNumber:
+    """n, an array where one program serves every step; else a static one is kept, for reverse mode."""
+    n = check_step_number(n, inputs.schedule)
+    return jnp.asarray(n) if _closed(inputs.rule, inputs.objective) and order < 2 else n
 
 
 @eqx.filter_jit

@@ -2,8 +2,10 @@
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from implicit_adam.bias.bias import late_denominator
 from implicit_adam.checks.batches import check_batches
@@ -12,13 +14,13 @@ from implicit_adam.checks.numbers import check_count
 from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.checks.parameters import check_params
 from implicit_adam.fields.full_batch.closed_form import check_has_limit
-from implicit_adam.inputs import checked_inputs
-from implicit_adam.measures.eigenpairs import Operator, Rows, largest_eigenpairs
-from implicit_adam.objective import Objective, first_arguments, ravel, raveled_loss, unravel_like
+from implicit_adam.inputs import Inputs, checked_inputs, identified
+from implicit_adam.measures.eigenpairs import Rows, largest_eigenpairs
+from implicit_adam.objective import first_arguments, ravel, unravel_like
 from implicit_adam.programs.products import check_products
 from implicit_adam.reprs import line
 from implicit_adam.rules.base import AbstractRule
-from implicit_adam.rules.linear import denominator, remembered
+from implicit_adam.rules.linear import check_linear, denominator, remembered
 from implicit_adam.rules.scheduled import unscheduled
 from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
 
@@ -71,8 +73,8 @@ def sharpness(
     params = check_params(params)
     check_loss(loss, params, batches)
     check_products(loss, *first_arguments(params, batches))
-    theta, objective = ravel(params), raveled_loss(loss, params, batches).full_batch()
-    return _extreme(_hessian(objective, theta), params, k, start, iterations, seed, smallest=smallest)
+    inputs = identified(Inputs(None, loss, params, batches, None))
+    return _extreme(inputs, None, _search(params, k, start, iterations, seed), smallest=smallest)
 
 
 def preconditioned_sharpness(
@@ -106,45 +108,64 @@ def preconditioned_sharpness(
     check_rule(rule, AbstractRule)
     inputs = checked_inputs(rule, loss, params, batches)
     # Any step will do: the schedule is a part of the step size.
-    rule = unscheduled(inputs.rule, 0)
-    theta, objective = inputs.theta, inputs.objective.full_batch()
+    inputs = identified(inputs._replace(rule=unscheduled(inputs.rule, 0)))
+    check_linear(inputs.rule)
     if opt_state is None:
-        check_has_limit(rule)
-        R = late_denominator(rule, objective, theta)
+        check_has_limit(inputs.rule)
+        R = _late_denominator(inputs)
     else:
-        s, n = remembered(rule, opt_state, objective.gradients(theta)[0])
-        R = denominator(rule, s, theta, n)
-    hessian, scale = _hessian(objective, theta), 1 / jnp.sqrt(R)
-
-    def preconditioned(v: Vector) -> Vector:
-        return scale * hessian(scale * v)
-
-    return _extreme(preconditioned, inputs.params, k, start, iterations, seed, smallest=smallest)
+        s, n = remembered(inputs.rule, opt_state, _gradient(inputs))
+        R = denominator(inputs.rule, s, inputs.theta, n)
+    search = _search(inputs.params, k, start, iterations, seed)
+    return _extreme(inputs, 1 / jnp.sqrt(R), search, smallest=smallest)
 
 
-def _hessian(objective: Objective, theta: Vector) -> Operator:
-    _, products = objective.linearize(theta)
-    return lambda v: products(v[None])[0]
+@eqx.filter_jit
+def _late_denominator(inputs: Inputs) -> Vector:
+    return late_denominator(inputs.rule, inputs.objective.full_batch(), inputs.theta)
 
 
-def _extreme(
-    A: Operator, params: Params, k: int, start: Any, iterations: int, seed: int, *, smallest: bool
-) -> TopEigenvalue:
+@eqx.filter_jit
+def _gradient(inputs: Inputs) -> Vector:
+    return inputs.objective.full_batch().gradients(inputs.theta)[0]
+
+
+class _Search(NamedTuple):
+    """k eigenvalues: vectors to start from, iterations for each, a key for what is drawn on the way."""
+
+    k: int
+    starts: Rows
+    iterations: int
+    key: Array
+
+
+def _search(params: Params, k: int, start: Any, iterations: int, seed: int) -> _Search:
     theta = ravel(params)
     if check_count("k", k) > theta.size:
         msg = f"k = {k} eigenvalues of {theta.size} parameters do not exist; k must be at most that"
         raise ValueError(msg)
-    sign = -1.0 if smallest else 1.0
     drawn, others = jax.random.split(jax.random.key(seed))
     known = _starts(start, params)
     count = min(max(1, k - len(known)), theta.size)
     starts = jnp.concatenate([known, jax.random.normal(drawn, (count, theta.size), theta.dtype)])
-    found = largest_eigenpairs(
-        lambda v: sign * A(v), starts[: theta.size], k, check_count("iterations", iterations), others
-    )
-    values, vectors, residuals = (x[0] for x in found) if k == 1 else found
-    unravel = unravel_like(params)
-    vector = unravel(vectors) if k == 1 else jax.vmap(unravel)(vectors)
+    return _Search(k, starts[: theta.size], check_count("iterations", iterations), others)
+
+
+@eqx.filter_jit
+def _extreme(inputs: Inputs, scale: Vector | None, search: _Search, *, smallest: bool) -> TopEigenvalue:
+    """Of Hess E, or of diag(scale) Hess E diag(scale)."""
+    _, products = inputs.objective.full_batch().linearize(inputs.theta)
+    sign = -1.0 if smallest else 1.0
+
+    def A(v: Vector) -> Vector:
+        if scale is None:
+            return sign * products(v[None])[0]
+        return sign * scale * products((scale * v)[None])[0]
+
+    found = largest_eigenpairs(A, search.starts, search.k, search.iterations, search.key)
+    values, vectors, residuals = (x[0] for x in found) if search.k == 1 else found
+    unravel = unravel_like(inputs.params)
+    vector = unravel(vectors) if search.k == 1 else jax.vmap(unravel)(vectors)
     return TopEigenvalue(sign * values, vector, residuals)
 
 

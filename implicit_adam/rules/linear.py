@@ -38,6 +38,7 @@ class LinearPart(NamedTuple):
     weight_decay: Scalar
 
 
+@eqx.filter_jit
 def linear_features(rule: AbstractRule) -> Float[Array, " r"]:
     """a_i of the features that are linear in the gradient, 0 for the others: found by trying."""
     g = jnp.asarray(GRADIENTS, rule.h.dtype)
@@ -47,7 +48,7 @@ def linear_features(rule: AbstractRule) -> Float[Array, " r"]:
 
 def denominator(rule: AbstractRule, s: tuple[Vector, ...], theta: Vector, n: StepNumber) -> Vector:
     """R = 1 / sum_i a_i gain_i dphi/ds_i, in units of gradient / update."""
-    a = _checked(rule, linear_features(rule))
+    a = check_linear(rule)
     s_dot = tuple(jnp.full_like(theta, x) for x in _gains(a, rule.kernels(n)))
     return 1 / jax.jvp(lambda s: rule.readout(s, theta, n), (s,), (s_dot,))[1]
 
@@ -70,7 +71,7 @@ def remembered(rule: AbstractRule, opt_state: Any, g: Vector) -> tuple[tuple[Vec
 
 def linear_part(rule: AbstractRule, n: StepNumber) -> LinearPart:
     """At step n; NaN, or `ValueError` where values are known, if it differs between coordinates or points."""
-    _checked(rule, linear_features(rule))
+    check_linear(rule)
     part = _tried(rule, n)
     if not is_traced(part.scale) and jnp.any(jnp.isnan(part.scale)):
         msg = (
@@ -124,7 +125,9 @@ def _like(S: Array, g: Vector) -> Vector:
     return S.astype(g.dtype)
 
 
-def _checked(rule: AbstractRule, a: Float[Array, " r"]) -> Float[Array, " r"]:
+def check_linear(rule: AbstractRule) -> Float[Array, " r"]:
+    """`linear_features`, refused where none is and the values are known."""
+    a = linear_features(rule)
     if not is_traced(a) and not jnp.any(a != 0):
         msg = (
             f"no feature of {type(rule).__name__} is linear in the gradient, so that its update has no "

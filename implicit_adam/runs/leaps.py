@@ -53,10 +53,13 @@ class Leaps(diffrax.AbstractSolver):
         new_memory = carrier.ahead(memory, psi, new_change, k)
         new_moving = -carrier.update(tau + k, new, new_memory, new_psi, new_change, jnp.zeros_like(k))
 
-        # The same move, with psi on the line that it turned out to follow.
-        looking_back = -k * carrier.update(tau, between, memory, psi, new_change, k / 2)
+        # What the line that psi turned out to follow changes, half a step later: in a leap of one step the
+        # line does not matter, and an error of zero there would call for a longer one, which is rejected.
+        later = (k + 1) / 2
+        looking_back = -k * carrier.update(tau, between, memory, psi, new_change, later)
+        looking_ahead = -k * carrier.update(tau, between, memory, psi, change, later)
         foreseen = carrier.ahead(memory, psi, change, k)
-        error = (looking_back - leap, jax.tree.map(jnp.subtract, new_memory, foreseen))
+        error = (looking_back - looking_ahead, jax.tree.map(jnp.subtract, new_memory, foreseen))
         dense = {
             "y0": y0,
             "y1": (new, new_memory),

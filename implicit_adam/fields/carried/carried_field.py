@@ -14,11 +14,11 @@ from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_rule, 
 from implicit_adam.fields.carried.optax_carrier import carried_optax
 from implicit_adam.fields.carried.optax_memory import packed_memories
 from implicit_adam.fields.carried.parts import CarriedParts, carried_parts
-from implicit_adam.inputs import Inputs, checked_inputs
+from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.objective import ravel
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.from_optax.rule import as_optimizer
-from implicit_adam.types import Batches, Loss, Params
+from implicit_adam.types import Batches, Loss, Params, Scalar
 
 HIGHEST_CARRIED_ORDER = 1
 
@@ -35,12 +35,7 @@ class CarriedField(eqx.Module):
     def __call__(self, t: Any, state: Any) -> tuple[Params, Memory]:
         """(d params/dt, d memories/dt) at the time t = n h."""
         params, memories = _pair(state)
-        inputs = checked_inputs(self.rule, self.loss, params, self.batches, products=False, equation=False)
-        h, theta = inputs.rule.h, inputs.theta
-        velocity = carried_velocity(carrier_of(inputs), self.order)
-        per_step = velocity(jnp.asarray(t, theta.dtype) / h, theta, hidden(inputs, memories))
-        theta_dot, memory_dot = jax.tree.map(lambda x: x / h.astype(x.dtype), per_step)
-        return inputs.unraveled(theta_dot), shown(inputs, memory_dot)
+        return _velocity(self._inputs(params), memories, jnp.asarray(t), self.order)
 
     def decompose(self, t: Any, state: Any) -> CarriedParts:
         """d params/dt in parts that sum to it: the instant, mini-batches, each memory, decay, the step.
@@ -49,27 +44,49 @@ class CarriedField(eqx.Module):
         from its memories.
         """
         params, memories = _pair(state)
-        inputs = checked_inputs(self.rule, self.loss, params, self.batches, products=False, equation=False)
+        inputs = self._inputs(params)
         if not isinstance(inputs.rule, AbstractRule):
             msg = (
                 "decompose needs an optimizer of features, kernels and a readout, such as ia.Adam(1e-3) or a "
                 f"rule of your own; got {inputs.rule!r}"
             )
             raise ValueError(msg)  # noqa: TRY004
-        h, theta = inputs.rule.h, inputs.theta
-        tau = jnp.asarray(t, theta.dtype) / h
-        carrier, memory = carrier_of(inputs), hidden(inputs, memories)
-        parts = carried_parts(inputs.rule, inputs.objective, carrier, self.order, tau, theta, memory)
-        return jax.tree.map(lambda x: inputs.unraveled(x / h), parts)
+        return _decomposition(inputs, memories, jnp.asarray(t), self.order)
 
     def start(self, params: Params, steps: int = 0) -> tuple[Params, Memory]:
         """(params, memories) after the optimizer's first steps, at the time t = steps h."""
         steps = check_count("steps", steps, least=0)
-        inputs = checked_inputs(self.rule, self.loss, params, self.batches, products=False, equation=False)
-        carrier = carrier_of(inputs)
-        state = (inputs.theta, carrier.start(inputs.theta))
-        theta, memory = jax.lax.fori_loop(0, steps, lambda n, state: carrier.step(n, *state), state)
-        return inputs.unraveled(theta), shown(inputs, memory)
+        return _start(self._inputs(params), steps)
+
+    def _inputs(self, params: Params) -> Inputs:
+        return identified(
+            checked_inputs(self.rule, self.loss, params, self.batches, products=False, equation=False)
+        )
+
+
+@eqx.filter_jit
+def _velocity(inputs: Inputs, memories: Any, t: Scalar, order: int) -> tuple[Params, Memory]:
+    h, theta = inputs.rule.h, inputs.theta
+    velocity = carried_velocity(carrier_of(inputs), order)
+    per_step = velocity(t.astype(theta.dtype) / h, theta, hidden(inputs, memories))
+    theta_dot, memory_dot = jax.tree.map(lambda x: x / h.astype(x.dtype), per_step)
+    return inputs.unraveled(theta_dot), shown(inputs, memory_dot)
+
+
+@eqx.filter_jit
+def _decomposition(inputs: Inputs, memories: Any, t: Scalar, order: int) -> CarriedParts:
+    h, theta = inputs.rule.h, inputs.theta
+    tau, carrier, memory = t.astype(theta.dtype) / h, carrier_of(inputs), hidden(inputs, memories)
+    parts = carried_parts(inputs.rule, inputs.objective, carrier, order, tau, theta, memory)
+    return jax.tree.map(lambda x: inputs.unraveled(x / h), parts)
+
+
+@eqx.filter_jit
+def _start(inputs: Inputs, steps: int) -> tuple[Params, Memory]:
+    carrier = carrier_of(inputs)
+    state = (inputs.theta, carrier.start(inputs.theta))
+    theta, memory = jax.lax.fori_loop(0, steps, lambda n, state: carrier.step(n, *state), state)
+    return inputs.unraveled(theta), shown(inputs, memory)
 
 
 def carried_field(
