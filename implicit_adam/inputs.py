@@ -20,7 +20,7 @@ from implicit_adam.rules.from_optax.checks import check_equation, check_runs
 from implicit_adam.rules.from_optax.rate import warn_of_a_rate_twice
 from implicit_adam.rules.from_optax.rule import Optax, as_optimizer
 from implicit_adam.rules.from_optax.rule import raveled_transformation as on_vectors
-from implicit_adam.types import Batches, Loss, Params, Schedule, Vector, working_dtype
+from implicit_adam.types import Batches, Loss, Params, Scalar, Schedule, Vector, working_dtype
 
 
 class Inputs(NamedTuple):
@@ -36,12 +36,13 @@ class Inputs(NamedTuple):
     schedule: Schedule | None
     shifted: bool = False
     program: Hashable = None
+    noise: Scalar | None = None
 
     @property
     def objective(self) -> Objective:
         """The mini-batch losses on flat vectors."""
         objective = raveled_loss(self.loss, self.params, self.batches, self.schedule)
-        return objective._replace(shift=self.rule.h) if self.shifted else objective
+        return objective._replace(shift=self.rule.h if self.shifted else None, noise=self.noise)
 
     @property
     def theta(self) -> Vector:

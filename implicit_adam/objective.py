@@ -28,6 +28,7 @@ class Objective(NamedTuple):
     `shift`, if given, is the small time over which a shifted gradient stands in for a Hessian-vector product,
     Hess E v = (grad E(theta + shift v) - grad E(theta)) / shift + O(shift), at half of its cost. It is made
     longer where rounding would spoil the difference (`_shift_along`).
+    `noise`, if given, is how many times the variance of the mini-batches' gradients a mean over them has.
     """
 
     loss: Callable[[Vector, Any], Scalar]
@@ -37,6 +38,7 @@ class Objective(NamedTuple):
     m: int
     shift: Scalar | None = None
     dtype: DTypeLike | None = None
+    noise: Scalar | None = None
 
     def stored(self, theta: Vector) -> Vector:
         """theta as the parameters' own dtype holds it."""

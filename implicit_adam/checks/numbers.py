@@ -68,6 +68,14 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(msg)
 
 
+def check_not_negative(name: str, value: Any) -> None:
+    """One number >= 0, finite, unless traced."""
+    check_finite(name, value)
+    if not is_traced(value) and float(value) < 0:
+        msg = f"{name} must be a finite number >= 0, got {float(value):g}"
+        raise ValueError(msg)
+
+
 def plain_array(name: str, values: Any) -> np.ndarray:
     """As numpy has it; rows of different lengths are refused."""
     try:

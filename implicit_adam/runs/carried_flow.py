@@ -11,9 +11,15 @@ from jaxtyping import Array, Float, Int
 
 from implicit_adam.checks.numbers import check_count
 from implicit_adam.checks.runs import check_order, check_saved, check_saves
-from implicit_adam.fields.carried.carried_field import HIGHEST_CARRIED_ORDER, carrier_of, shown
+from implicit_adam.fields.carried.carried_field import (
+    HIGHEST_CARRIED_ORDER,
+    carried_inputs,
+    carrier_of,
+    checked_noise,
+    shown,
+)
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity
-from implicit_adam.inputs import Inputs, checked_inputs, identified
+from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.leaps import Leaps, RelativeToTheMove
 from implicit_adam.runs.trajectory import Trajectory, all_finite
@@ -33,6 +39,7 @@ def carried_flow(
     *,
     order: int = 1,
     batches: Batches = None,
+    noise: Any = None,
     start: int = START,
     save_every: int = 1,
     save_at: Any = None,
@@ -49,7 +56,7 @@ def carried_flow(
     the first such change, 1.3 to 1.9 after it, at errors of 1e-7). Past the edge of stability, where iterates
     alternate, no smooth equation follows them.
 
-    - `rule`, `loss`, `params`, `steps`, `batches`, `order`: as in `carried_field`.
+    - `rule`, `loss`, `params`, `steps`, `batches`, `noise`, `order`: as in `carried_field`.
     - `start`: how many steps the optimizer takes itself before the equation takes over. At first its memory
       is as short as a step, and where a gradient changes its sign then, no equation can follow. Else it
       matters little: of the distance travelled by Adam the error was 3e-4 to 5e-4 for every start from 0 to
@@ -76,7 +83,7 @@ def carried_flow(
         raise ValueError(msg)
     saved = check_saved(steps, save_every, save_at)
     early = tuple(n for n in saved.tolist() if n <= start)
-    inputs = identified(checked_inputs(rule, loss, params, batches, products=False, equation=False))
+    inputs = carried_inputs(rule, loss, params, batches, checked_noise(noise, batches))
     late = jnp.asarray(saved[len(early) :])
     return _carried_flow(inputs, early, late, order, start, solver, stepsize_controller, memories=memories)
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from implicit_adam.checks.batches import check_batches
 from implicit_adam.losses.problems import Problem
-from implicit_adam.rules import AbstractOptimizer
+from implicit_adam.rules import AbstractOptimizer, Adam, RMSProp
 from implicit_adam.runs.carried_flow import carried_flow
 from implicit_adam.runs.flow import flow
 from implicit_adam.runs.iterate import iterate
 from implicit_adam.runs.validity import OutsideRangeWarning
+from implicit_adam.studies.norm_rates import norm_rates
 from implicit_adam.types import Params
 
 # The equations, and the optimizer itself from a start nearby.
@@ -26,10 +27,11 @@ class Prediction(NamedTuple):
     """At the saved steps (saves,): of the optimizer, and by name of what is compared with it.
 
     - `loss`: of all mini-batches, of the optimizer; the mean over the runs if there are several.
-    - `predicted_loss`: of the equations at their points.
+    - `predicted_loss`: of what is compared with it, at its points.
     - `error`: ||theta - optimizer|| over the largest distance that the optimizer travels, theirs in the mean
       over the runs; `sampling_error`: what that mean is uncertain by, a standard error; 0 of one run.
     - `gradients`: how many full-batch gradients the optimizer and the equation with carried memory took.
+    - `norm_rate`: (saves - 1,) of Adam and RMSProp in full batch, the `norm_rates`; else empty.
     """
 
     steps: np.ndarray
@@ -38,6 +40,7 @@ class Prediction(NamedTuple):
     error: dict[str, np.ndarray]
     sampling_error: np.ndarray
     gradients: np.ndarray
+    norm_rate: dict[str, np.ndarray]
 
 
 def predict(
@@ -59,26 +62,71 @@ def predict(
     else:
         loss, batches = problem.loss, problem.batches
         ensemble = _ensemble(rule, problem, steps, runs, options)
-    carried = carried_flow(rule, loss, problem.params, steps, batches=batches, **options)
+    carried = carried_flow(rule, loss, problem.params, steps, batches=batches, memories=True, **options)
     found = {CARRIED: carried.params}
     if flows:
         found |= _flows(rule, problem, steps, options)
     if m == 1:
         found[NEARBY] = iterate(rule, loss, _nudged(problem.params), steps, **options).params
+    rates = norm_rates(rule, loss, carried) if m == 1 and isinstance(rule, Adam | RMSProp) else {}
+    gradients = np.asarray([steps / m, float(np.asarray(carried.solver_steps))])
+    return _compared(problem, np.arange(0, steps + 1, every), ensemble, found, gradients, rates)
+
+
+def predict_batch_size(
+    rule: AbstractOptimizer, problem: Problem, size: int, steps: int, saves: int, runs: int
+) -> Prediction:
+    """The mean of runs whose samples are shuffled every epoch, from the gradients of single samples.
+
+    `problem` has mini-batches of one sample each, N in all; those of the runs have `size` of them.
+    """
+    samples, every = check_batches(problem.batches), steps // saves
+    noise = (samples / size - 1) / (samples - 1)
+    options: Any = {"batches": problem.batches, "noise": noise, "save_every": every}
+    carried = carried_flow(rule, problem.loss, problem.params, steps, **options)
+    data = jax.tree.map(lambda x: x.reshape(samples, *x.shape[2:]), problem.batches)
+
+    def loss(params: Params, drawn: jax.Array) -> jax.Array:
+        return problem.loss(params, jax.tree.map(lambda x: x[drawn], data))
+
+    def one(drawn: jax.Array) -> Params:
+        once: Any = {"batches": drawn, "schedule": jnp.arange(steps), "save_every": every}
+        return iterate(rule, loss, problem.params, steps, **once).params
+
+    epochs = np.tile(np.arange(samples), (runs, -(-steps // (samples // size)), 1))
+    shuffled = np.random.default_rng(0).permuted(epochs, axis=2)
+    drawn = shuffled[..., : samples // size * size].reshape(runs, -1, size)
+    ensemble = jax.jit(jax.vmap(one))(jnp.asarray(drawn[:, :steps]))
+    gradients = np.asarray([steps * size / samples, float(np.asarray(carried.solver_steps))])
+    return _compared(
+        problem, np.arange(0, steps + 1, every), ensemble, {CARRIED: carried.params}, gradients, {}
+    )
+
+
+def _compared(
+    problem: Problem,
+    steps: np.ndarray,
+    ensemble: Params,
+    found: dict[str, Params],
+    gradients: np.ndarray,
+    rates: dict[str, np.ndarray],
+) -> Prediction:
+    """What was found with the mean of the ensemble, a leading axis of runs."""
     thetas = jax.vmap(_vectors)(ensemble)
     mean, apart = jnp.mean(thetas, 0), jnp.linalg.norm(jnp.std(thetas, 0), axis=-1)
     travelled = jnp.max(jnp.linalg.norm(mean - mean[:1], axis=1))
     losses = jax.jit(lambda points: jax.lax.map(problem.mean_loss, points))
     return Prediction(
-        steps=np.arange(0, steps + 1, every),
+        steps=steps,
         loss=np.mean([losses(jax.tree.map(lambda x, i=i: x[i], ensemble)) for i in range(len(thetas))], 0),
-        predicted_loss={name: np.asarray(losses(points)) for name, points in found.items() if name != NEARBY},
+        predicted_loss={name: np.asarray(losses(points)) for name, points in found.items()},
         error={
             name: np.asarray(jnp.linalg.norm(_vectors(points) - mean, axis=1) / travelled)
             for name, points in found.items()
         },
         sampling_error=np.asarray(apart / travelled / max(1, len(thetas) - 1) ** 0.5),
-        gradients=np.asarray([steps / m, float(np.asarray(carried.solver_steps))]),
+        gradients=gradients,
+        norm_rate=rates,
     )
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks.numbers import check_count
+from implicit_adam.checks.numbers import check_count, check_not_negative
 from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.checks.runs import check_order
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_rule, carried_velocity
@@ -31,6 +31,7 @@ class CarriedField(eqx.Module):
     loss: Loss = eqx.field(static=True)
     batches: Batches
     order: int = eqx.field(static=True)
+    noise: Scalar | None = None
 
     def __call__(self, t: Any, state: Any) -> tuple[Params, Memory]:
         """(d params/dt, d memories/dt) at the time t = n h."""
@@ -59,9 +60,26 @@ class CarriedField(eqx.Module):
         return _start(self._inputs(params), steps)
 
     def _inputs(self, params: Params) -> Inputs:
-        return identified(
-            checked_inputs(self.rule, self.loss, params, self.batches, products=False, equation=False)
-        )
+        return carried_inputs(self.rule, self.loss, params, self.batches, self.noise)
+
+
+def carried_inputs(rule: Any, loss: Loss, params: Params, batches: Batches, noise: Scalar | None) -> Inputs:
+    """What the equation takes, checked; a traced noise below zero, which cannot be refused, becomes NaN."""
+    inputs = checked_inputs(rule, loss, params, batches, products=False, equation=False)
+    if noise is not None:
+        noise = jnp.where(noise >= 0, noise, jnp.nan).astype(inputs.theta.dtype)
+    return identified(inputs._replace(noise=noise))
+
+
+def checked_noise(noise: Any, batches: Batches) -> Scalar | None:
+    """A scale of the variance between mini-batches, where there are any."""
+    if noise is None:
+        return None
+    check_not_negative("noise", noise)
+    if batches is None:
+        msg = "noise scales the variance between mini-batches, of which there are none; give batches"
+        raise ValueError(msg)
+    return jnp.asarray(noise)
 
 
 @eqx.filter_jit
@@ -95,6 +113,7 @@ def carried_field(
     *,
     order: int = 1,
     batches: Batches = None,
+    noise: Any = None,
 ) -> CarriedField:
     """The optimizer's equation with its memories as states: `field(t, (params, memories))`.
 
@@ -122,6 +141,14 @@ def carried_field(
       which is exact for readouts linear in them. For a transformation the update of the present step is
       averaged over the mini-batches, each from the state of the mean run, and all their gradients are held at
       once; one that keeps the gradient of the step before (adan) is refused with `batches`.
+    - `noise`: how many times the variance of the gradients of `batches` the mini-batches have, for another
+      batch size: 0 for full batch, 1/r for batches r times as large, drawn from ever new data, and
+
+          noise = (m - r) / (r (m - 1))
+
+      if the m batches are all the data there is and epochs go through it. What is remembered of the squares
+      scales exactly; of other features, and of a transformation's update, the first term in the variance
+      does. May be traced, and differentiated: the derivative by 1/r is that by the noise.
 
     `field.decompose(t, (params, memories))` splits d params/dt into its causes (rules only).
     `field.start(params, steps)` gives (params, memories) after some steps of the optimizer. `memories[i][e]`
@@ -134,7 +161,7 @@ def carried_field(
     check_order(order, HIGHEST_CARRIED_ORDER)
     optimizer = as_optimizer(rule)
     check_rule(optimizer, AbstractOptimizer)
-    return CarriedField(optimizer, loss, batches, order)
+    return CarriedField(optimizer, loss, batches, order, checked_noise(noise, batches))
 
 
 def _pair(state: Any) -> tuple[Params, Memory]:

@@ -129,7 +129,10 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
         return tuple(tuple(None if delta else jnp.zeros_like(theta) for delta in row) for row in deltas)
 
     def gradients(theta: Vector) -> Any:
-        return mean_over_batches(rule.features, theta, objective)
+        if objective.noise is None:
+            return mean_over_batches(rule.features, theta, objective)
+        psi, g = mean_over_batches(lambda g: (rule.features(g), g), theta, objective)
+        return with_noise(rule.features(g), psi, objective.noise)
 
     def arrive(_tau: Any, _memory: Any, psi: Features, v: Scalar, _theta: Any, there: Features) -> Any:
         return there, jax.tree.map(lambda a, b: (b - a) / v, psi, there)
@@ -167,6 +170,14 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
         ),
         update,
     )
+
+
+def with_noise(of_mean: Any, mean: Any, noise: Scalar) -> Any:
+    """E f(g) for so many times the variance: f(E g) + noise [E f(g) - f(E g)], exact for squares.
+
+    Of other functions it is the first term in the variance.
+    """
+    return jax.tree.map(lambda x, y: x + noise.astype(x.dtype) * (y - x), of_mean, mean)
 
 
 def sums_ahead(

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.fields.carried.carrier import Carrier, Features, Memory, keeping_signs
+from implicit_adam.fields.carried.carrier import Carrier, Features, Memory, keeping_signs, with_noise
 from implicit_adam.fields.carried.fading import rate, way_ahead, weight
 from implicit_adam.fields.carried.optax_memory import Packed
 from implicit_adam.objective import Objective
@@ -36,8 +36,12 @@ def carried_optax(rule: Optax, objective: Objective, packed: Packed) -> Carrier:
     def mean_update(n: Scalar, g: Any, memory: Memory, theta: Vector) -> tuple[Vector, Memory]:
         if objective.batches is None:
             return packed.update(n, away_from_zero(g), memory, theta)
-        every = jax.vmap(lambda g: packed.update(n, away_from_zero(g), memory, theta))(g)
-        return jax.tree.map(lambda x: jnp.mean(x, 0), every)
+
+        def of(g: Vector) -> tuple[Vector, Memory]:
+            return packed.update(n, away_from_zero(g), memory, theta)
+
+        mean = jax.tree.map(lambda x: jnp.mean(x, 0), jax.vmap(of)(g))
+        return mean if objective.noise is None else with_noise(of(jnp.mean(g, 0)), mean, objective.noise)
 
     def gradients(theta: Vector) -> Any:
         if objective.batches is None:

@@ -1,0 +1,83 @@
+"""The runs of `practical_settings`: optimizers at the settings that everybody uses, on small networks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import optax
+
+from implicit_adam.rules import AbstractOptimizer, Adam, AdamW, HeavyBall, NAdam, Optax, RMSProp
+
+# Everything but the step size is optax's default, and momentum .9.
+OPTIMIZERS: dict[str, Callable[[float], AbstractOptimizer]] = {
+    "Adam": Adam,
+    "AdamW": AdamW,
+    "NAdam": NAdam,
+    "RMSProp": RMSProp,
+    "SGD with momentum": lambda h: HeavyBall(h, 0.9),
+    "Muon": lambda h: Optax(h, optax.contrib.muon(1.0)),
+}
+TWO_LAYERS = "2-layer tanh network"
+
+
+@dataclass(frozen=True)
+class Case:
+    """An optimizer of `OPTIMIZERS` on a network of `CLASSIFIERS`.
+
+    - `batches`: into how many mini-batches the samples are cut, which come in another order each epoch;
+      or with `size` how many samples are drawn for each, shuffled anew each epoch, and predicted from the
+      gradients of single samples.
+    - `flows`: solve the expanded flows, too.
+    """
+
+    network: str
+    optimizer: str = "Adam"
+    h: float = 1e-3
+    steps: int = 2000
+    samples: int = 400
+    batches: int = 1
+    size: int = 0
+    runs: int = 1
+    flows: bool = False
+
+    @property
+    def batch(self) -> int:
+        """How many samples a step sees."""
+        return self.size or self.samples // self.batches
+
+    @property
+    def words(self) -> str:
+        """Of the batches, if they are not everything."""
+        how = f" from single samples, batches of {self.batch}" if self.size else f", batches of {self.batch}"
+        return how if self.batch < self.samples else ""
+
+    def __str__(self) -> str:
+        return f"{self.optimizer} {self.h:g} on {self.network}{self.words}"
+
+
+@dataclass(frozen=True)
+class PracticalConfig:
+    """The runs, each saved so many times."""
+
+    cases: tuple[Case, ...] = (
+        Case(TWO_LAYERS, flows=True),
+        Case(TWO_LAYERS, "AdamW", flows=True),
+        Case(TWO_LAYERS, "NAdam", flows=True),
+        Case(TWO_LAYERS, "RMSProp", flows=True),
+        Case(TWO_LAYERS, "SGD with momentum", h=0.1, flows=True),
+        Case(TWO_LAYERS, "Muon", h=2e-3, steps=1000),
+        Case("4-layer tanh network", steps=1000),
+        Case("CNN", steps=400, samples=100),
+        Case("transformer", h=3e-4, steps=200, samples=32),
+        Case(TWO_LAYERS, batches=10, runs=16),
+        Case(TWO_LAYERS, batches=50, runs=16),
+        Case("breast cancer", steps=600, samples=560, batches=10, runs=24),
+        Case("breast cancer", steps=1200, samples=560, batches=40, runs=24),
+        Case("wine", steps=1000, samples=176, batches=11, runs=24),
+        Case("wine", steps=600, samples=176, size=4, runs=24),
+        Case("wine", steps=600, samples=176, size=44, runs=24),
+        Case("breast cancer", steps=600, samples=560, size=8, runs=24),
+        Case("breast cancer", steps=600, samples=560, size=32, runs=24),
+        Case(TWO_LAYERS, steps=1000, size=8, runs=16),
+        Case(TWO_LAYERS, steps=1000, size=40, runs=16),
+    )
+    saves: int = 20
