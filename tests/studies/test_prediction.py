@@ -179,6 +179,20 @@ def test_verdicts_follow_the_numbers(full, mini, drawn, others):
     assert verdicts(PRACTICAL_SETTINGS, (full, mini, drawn), CONFIG) == expected
 
 
+def test_what_has_parted_from_a_nearby_start_is_not_judged_when_they_meet_again():
+    errors = {PLAIN: np.ones(3), CORRECTED: np.ones(3)}
+    config = PracticalConfig((FULL,))
+
+    def verdict(error, nearby):
+        found = made_up()._replace(error=errors | {CARRIED: np.array(error), NEARBY: np.array(nearby)})
+        return PRACTICAL_SETTINGS.claims(config, (found,))[0]
+
+    met_again = verdict([0.001, 0.3, 0.4], [0.001, 0.02, 0.001])
+    assert met_again.verdict == HELD
+    assert "0.10% until a nearby start parts, then 40.00%" in met_again.measured
+    assert verdict([0.02, 0.3, 0.4], [0.001, 0.02, 0.001]).verdict == DID_NOT_HOLD
+
+
 def test_no_cases_decide_nothing():
     verdict_of = lambda *cases: verdicts(
         PRACTICAL_SETTINGS, tuple(made_up() for _ in cases), PracticalConfig(cases)
