@@ -1,18 +1,25 @@
 """The mathematics again, literally and slowly: double sums, dense Hessians, the whole history at once."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def pick(batches, b):
     return jax.tree.map(lambda x: x[b], batches)
 
 
+@partial(jax.jit, static_argnums=0)
+def gradients_and_hessians(loss, batches, theta):
+    return [jax.vmap(f(loss), (None, 0))(theta, batches) for f in (jax.grad, jax.hessian)]
+
+
 def equation_10(loss, batches, schedule, n, theta, h, beta, rho, eps, *, inside=True):
     """The right side of eq. (10), letter by letter; outside: with w = M / (sqrt(S) + eps) for M / R."""
 
-    gradients = jax.vmap(jax.grad(loss), (None, 0))(theta, batches)
-    hessians = jax.vmap(jax.hessian(loss), (None, 0))(theta, batches)
+    gradients, hessians = map(np.asarray, gradients_and_hessians(loss, batches, theta))
 
     def gradient(k):
         return gradients[schedule[k]]
@@ -27,7 +34,7 @@ def equation_10(loss, batches, schedule, n, theta, h, beta, rho, eps, *, inside=
         return sum(rho ** (l - k) * (1 - rho) * gradient(k) ** 2 for k in range(l + 1)) / (1 - rho ** (l + 1))
 
     def R(l):
-        return jnp.sqrt(S(l) + eps) if inside else jnp.sqrt(S(l))
+        return np.sqrt(S(l) + eps) if inside else np.sqrt(S(l))
 
     def denominator(l):
         return R(l) if inside else R(l) + eps
@@ -36,7 +43,7 @@ def equation_10(loss, batches, schedule, n, theta, h, beta, rho, eps, *, inside=
         return M(l) / denominator(l)
 
     def u(k):
-        return sum((w(l) for l in range(k, n)), jnp.zeros_like(theta))
+        return sum((w(l) for l in range(k, n)), np.zeros(theta.size))
 
     cb, cr = (1 - beta) / (1 - beta ** (n + 1)), (1 - rho) / (1 - rho ** (n + 1))
     L = cb * sum(beta ** (n - k) * hessian(k) @ u(k) for k in range(n + 1))
@@ -49,22 +56,37 @@ def equation_10(loss, batches, schedule, n, theta, h, beta, rho, eps, *, inside=
     return -w(n) + h * second
 
 
-def frozen_update_and_derivative(optimizer, loss, batches, schedule, n, theta):
-    """F^(n) and DF^(n)[v_0, .., v_n] of any optax optimizer of learning rate 1, from its own `update`."""
+def frozen_updates_and_derivatives(optimizer, loss, batches, schedule, theta):
+    """F^(n) and DF^(n)[v_0, .., v_n], a row for each step n of the schedule, of any optax optimizer of
+    learning rate 1, from its own `update`."""
 
-    def update(points):
-        state, u = optimizer.init(theta), None
+    def step(state, x):
+        point, b = x
         with jax.numpy_dtype_promotion("standard"):
-            for k in range(points.shape[0]):
-                g = jax.grad(loss)(points[k], pick(batches, schedule[k]))
-                u, state = optimizer.update(g, state, points[k])
-        return -u
+            u, state = optimizer.update(jax.grad(loss)(point, pick(batches, b)), state, point)
+        return state, -u
 
-    F = [update(jnp.broadcast_to(theta, (l + 1, theta.size))) for l in range(n + 1)]
-    v = jnp.stack([sum(F[k:n], jnp.zeros_like(theta)) + F[n] / 2 for k in range(n + 1)])
-    return jax.jvp(update, (jnp.broadcast_to(theta, (n + 1, theta.size)),), (v,))
+    def updates(points):
+        return jax.lax.scan(step, optimizer.init(theta), (points, schedule))[1]
+
+    @jax.jit
+    def rows():
+        k = jnp.arange(len(schedule))
+        still = jnp.broadcast_to(theta, (len(k), theta.size))
+        F = updates(still)
+
+        def derivative(n):
+            between = ((k[:, None] <= k[None]) & (k[None] < n)).astype(float)
+            # The points after step n, moved or not, are not seen by its update.
+            v = between @ F + F[n][None] / 2
+            return jax.jvp(updates, (still,), (v,))[1][n]
+
+        return F, jax.vmap(derivative)(k)
+
+    return rows()
 
 
+@partial(jax.jit, static_argnums=0)
 def remark_3_2(loss, n, theta, h, beta, rho, eps):
     """Eq. (10) with the terms of Remark 3.2, as printed."""
 

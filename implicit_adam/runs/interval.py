@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from implicit_adam.loops import forward_only
@@ -83,7 +84,8 @@ def _single_step(
     field: Field, h: Scalar, solver: diffrax.AbstractSolver
 ) -> Callable[[StepNumber, Vector], Move]:
     def move(n: StepNumber, theta: Vector) -> Move:
-        velocity = field(n)
+        # Traced once for the start and the stages.
+        velocity = jax.jit(field(n), inline=True)
         terms = diffrax.ODETerm(lambda t, y, args: velocity(theta + y))
         zero, here = jnp.zeros_like(h), jnp.zeros_like(theta)
         # Fresh solver state: a first stage kept from the interval before belongs to another field.

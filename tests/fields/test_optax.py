@@ -37,7 +37,11 @@ TRANSFORMATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+# Of these another one has every part.
+SIMPLER = ("adamw", "nadam", "sgd-momentum", "rmsprop")
+
+
+@pytest.mark.parametrize("name", [name for name in TRANSFORMATIONS if name not in SIMPLER])
 def test_the_flow_of_an_optax_transformation_is_of_second_order(name):
     # The tree has leaves of one number each, on which a trust ratio is a sign.
     loss, start = (examples.tree_loss, examples.as_tree(examples.START))
@@ -128,16 +132,22 @@ def test_iterates_of_a_layerwise_transformation_see_the_layers():
         batches=examples.batches(),
     )
     params, state = examples.as_tree(examples.START), tx.init(examples.as_tree(examples.START))
-    for n in range(3):
-        batch = jax.tree.map(lambda x, n=n: x[n], examples.batches())
+
+    @jax.jit
+    def step(params, state, n):
+        batch = jax.tree.map(lambda x: x[n], examples.batches())
         with jax.numpy_dtype_promotion("standard"):
             updates, state = tx.update(jax.grad(examples.tree_loss)(params, batch), state, params)
-        params = jax.tree.map(lambda p, u: p + 0.01 * u, params, updates)
+        return jax.tree.map(lambda p, u: p + 0.01 * u, params, updates), state
+
+    for n in range(3):
+        params, state = step(params, state, n)
     np.testing.assert_allclose(run.params["b"][0][-1], params["b"][0], rtol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["adam", "scheduled-adam", "sgd-momentum"])
-@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize(
+    ("name", "traced"), [("adam", True), ("adam", False), ("scheduled-adam", True), ("sgd-momentum", False)]
+)
 def test_a_window_truncates_with_the_power_of_the_decay(name, traced):
     n, decay = jnp.asarray(60) if traced else 60, 0.6
     kwargs = {"batches": examples.batches(), "schedule": examples.random_schedule(61)}
@@ -145,12 +155,12 @@ def test_a_window_truncates_with_the_power_of_the_decay(name, traced):
         n, examples.START
     )
     errors = []
-    for window in (10, 20, 30):
+    for window in (10, 25):
         cut = ia.optax_vector_field(TRANSFORMATIONS[name], examples.batch_loss, 0.1, window=window, **kwargs)
         errors.append(float(jnp.max(jnp.abs(cut(n, examples.START) - exact))))
         # The displacements grow with the lag, hence the factor of the window.
         assert 0 < errors[-1] < 3 * window * decay**window
-    assert errors[2] < errors[1] < errors[0]
+    assert errors[1] < errors[0]
 
 
 def test_a_window_longer_than_the_history_changes_nothing():
@@ -163,9 +173,8 @@ def test_a_window_longer_than_the_history_changes_nothing():
 
 def test_the_traced_and_the_static_field_agree_and_differentiate():
     field = ia.optax_vector_field(TRANSFORMATIONS["adabelief"], examples.full_loss, 0.1)
-    np.testing.assert_allclose(
-        jax.jit(field)(jnp.asarray(5), examples.START), field(5, examples.START), rtol=1e-12
-    )
-    forward = jax.jacfwd(lambda theta: field(jnp.asarray(5), theta))(examples.START)
-    reverse = jax.jacrev(lambda theta: field(5, theta))(examples.START)
+    traced = jax.jit(lambda n, theta: (field(n, theta), jax.jacfwd(field, 1)(n, theta)))
+    static = jax.jit(lambda theta: (field(5, theta), jax.jacrev(field, 1)(5, theta)))
+    (value, forward), (same, reverse) = traced(jnp.asarray(5), examples.START), static(examples.START)
+    np.testing.assert_allclose(value, same, rtol=1e-12)
     np.testing.assert_allclose(reverse, forward, rtol=1e-10)

@@ -31,7 +31,7 @@ def test_the_bias_cancelled_from_gradient_descent_is_miyagawas_counter_term(orde
     np.testing.assert_allclose(update, series * examples.START, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["adam", "nesterov", "scheduled-adam", "ademamix"])
+@pytest.mark.parametrize("name", ["nesterov", "scheduled-adam", "ademamix"])
 def test_kernels_and_the_optax_twin_agree_at_order_3_and_extend_the_lower_orders(name):
     objective = raveled_loss(examples.quartic, examples.START, RANDOM["batches"], SCHEDULE)
     rule, twin = CASES[name](0.1), ia.Optax(0.1, CASES[name](1.0).transformation())

@@ -8,38 +8,43 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.fields.full_batch.closed_form import has_closed_form
 from tests import examples, odd_rules
-from tests.oracles import frozen_update_and_derivative
+from tests.oracles import frozen_updates_and_derivatives
 
 H = 0.3
 legal = pytest.mark.parametrize("rule", odd_rules.LEGAL)
 
 
-def expected_field(rule, loss, batches, schedule, n):
-    F, DF = frozen_update_and_derivative(
-        rule(1.0).transformation(), loss, batches, schedule, n, examples.START
+def expected_fields(rule, batches_seen):
+    """At n = 0 .. 3."""
+    F, DF = frozen_updates_and_derivatives(
+        rule(1.0).transformation(),
+        examples.batch_loss,
+        examples.batches(),
+        jnp.asarray(batches_seen),
+        examples.START,
     )
     return -(F + H * DF)
 
 
 @legal
-@pytest.mark.parametrize("n", [0, 3])
-def test_the_full_batch_field_is_the_derivative_of_the_iteration(rule, n):
-    one = jax.tree.map(lambda x: x[:1], examples.batches())
-    expected = expected_field(rule, examples.batch_loss, one, np.zeros(n + 1, int), n)
-    found = ia.vector_field(rule(H), examples.full_loss)(n, examples.START)
-    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13)
+def test_the_full_batch_field_is_the_derivative_of_the_iteration(rule):
+    expected, field = expected_fields(rule, [0, 0, 0, 0]), ia.vector_field(rule(H), examples.full_loss)
+    for n in (0, 3):
+        found = field(jnp.asarray(n), examples.START)
+        np.testing.assert_allclose(found, expected[n], rtol=1e-11, atol=1e-13)
 
 
 @legal
 def test_the_mini_batch_field_is_too_and_stays_so_where_the_cyclic_schedule_is_summed_in_few_rows(rule):
     batches = examples.batches()
-    expected = expected_field(rule, examples.batch_loss, batches, np.arange(4) % examples.M, 3)
     cyclic = ia.vector_field(rule(H), examples.batch_loss, batches=batches)
-    np.testing.assert_allclose(cyclic(3, examples.START), expected, rtol=1e-11)
+    expected = expected_fields(rule, [0, 1, 2, 0])[3]
+    np.testing.assert_allclose(cyclic(jnp.asarray(3), examples.START), expected, rtol=1e-11)
     # Far from the start: step by step, along the same schedule written down.
     written = jnp.arange(41) % examples.M
     one_by_one = ia.vector_field(rule(H), examples.batch_loss, batches=batches, schedule=written)
-    np.testing.assert_allclose(cyclic(40, examples.START), one_by_one(40, examples.START), rtol=1e-7)
+    late, same = (field(jnp.asarray(40), examples.START) for field in (cyclic, one_by_one))
+    np.testing.assert_allclose(late, same, rtol=1e-7)
 
 
 @pytest.mark.parametrize("rule", [odd_rules.OneKernel, odd_rules.WarmingUp])

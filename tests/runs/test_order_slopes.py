@@ -8,9 +8,8 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.fields.series import value
-from implicit_adam.fields.vector_field import exact_terms
+from implicit_adam.fields.vector_field import exact_terms, raveled_field
 from implicit_adam.inputs import checked_inputs
-from implicit_adam.measures.lockstep import supremum
 from implicit_adam.runs.interval import interval_step
 from tests import examples
 from tests.registry import CASES
@@ -28,9 +27,15 @@ def chain(h):
     )
 
 
-OPTIMIZERS = {
-    name: CASES[name] for name in ("adam", "adam-eps-outside", "rmsprop", "nesterov", "adamw-eps-outside")
-} | {"optax-chain": chain}
+# Of each kind one in full batch (in closed form, by the history, by optax) and on a random schedule.
+RUNS = [
+    ("full-batch", "rmsprop"),
+    ("full-batch", "adamw-eps-outside"),
+    ("full-batch", "optax-chain"),
+    ("random", "adam-eps-outside"),
+    ("random", "nesterov"),
+    ("random", "optax-chain"),
+]
 
 
 def slopes(error, hs=(1.25e-3, 6.25e-4)):
@@ -39,19 +44,30 @@ def slopes(error, hs=(1.25e-3, 6.25e-4)):
     return np.diff(np.log(errors), axis=0) / np.diff(np.log(hs))[:, None]
 
 
-@pytest.mark.parametrize("schedule", ["full-batch", "random"])
-@pytest.mark.parametrize("build", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
-def test_over_a_fixed_number_of_steps_each_order_gains_a_power_of_h(build, schedule):
+def solution(field, h):
+    """At the end of each of STEPS steps. A solver looks twice at the field, which is slow to trace."""
+    velocity = jax.jit(lambda n, theta: field(n)(theta))
+    move = interval_step(lambda n: lambda theta: velocity(n, theta), h)
+    return jax.lax.scan(lambda theta, n: (move(n, theta)[0],) * 2, examples.START, jnp.arange(STEPS))[1]
+
+
+def largest(differences):
+    return jnp.max(jnp.linalg.norm(differences, axis=1))
+
+
+@pytest.mark.parametrize(("schedule", "name"), RUNS)
+def test_over_a_fixed_number_of_steps_each_order_gains_a_power_of_h(schedule, name):
     """One more than over a fixed time: the same batches at every h, and so slopes without scatter."""
     orders = (0, 1, 2, 3)
-    if schedule == "random":
-        arguments = (examples.batch_loss, examples.START, RANDOM["batches"], SCHEDULE)
-    else:
-        arguments = (examples.full_loss, examples.START)
+    build = CASES.get(name, chain)
+    loss, kwargs = (examples.batch_loss, RANDOM) if schedule == "random" else (examples.full_loss, {})
 
     @jax.jit
     def error(h):
-        return jnp.stack(supremum(checked_inputs(build(h), *arguments), STEPS, orders).two_norm)
+        inputs = checked_inputs(build(h), loss, examples.START, **kwargs)
+        run = ia.iterate(build(h), loss, examples.START, STEPS, **kwargs).params[1:]
+        flows = [solution(raveled_field(inputs.rule, inputs.objective, order), h) for order in orders]
+        return jnp.stack([largest(flow - run) for flow in flows])
 
     np.testing.assert_allclose(slopes(error)[-1], np.array(orders) + 2, atol=0.1)
 
@@ -74,20 +90,20 @@ def test_over_a_fixed_time_the_flow_of_order_2_is_of_third_order(batched):
 def test_errors_at_the_rounding_floor_are_left_out_of_the_fit_at_order_2_too():
     kwargs = {"horizon": 0.1, "orders": (2,)}
     start = (CASES["adam"](1.0), examples.full_loss, examples.START)
-    study = ia.convergence(*start, step_counts=(100, 200, 400, 20000, 40000), **kwargs)
+    study = ia.convergence(*start, step_counts=(100, 200, 400, 4000, 8000), **kwargs)
     assert study.error[2][-1] < 10 * study.rounding_floor[-1]
     above = ia.convergence(*start, step_counts=(100, 200, 400), **kwargs)
     assert study.slope[2] == above.slope[2]
     assert abs(study.slope[2] - 3) < 0.05
 
 
-@pytest.mark.parametrize("name", ["adam", "nesterov", "adamw"])
+@pytest.mark.parametrize("name", ["nesterov", "adamw"])
 def test_the_memoryless_map_gains_a_power_of_h_with_every_order(name):
     def errors(h):
         arguments = (CASES[name](h), examples.batch_loss, examples.START, STEPS)
         run = ia.iterate(*arguments, **RANDOM).params
         maps = [ia.memoryless(*arguments, order=order, **RANDOM).params for order in (0, 1, 2, 3)]
-        return jnp.stack([jnp.max(jnp.linalg.norm(G - run, axis=1)) for G in maps])
+        return jnp.stack([largest(G - run) for G in maps])
 
     np.testing.assert_allclose(slopes(errors)[-1], [2, 3, 4, 5], atol=0.1)
 
@@ -120,25 +136,23 @@ def flow_with_bias(build, h, strength, order, loss, **kwargs):
 
         return velocity
 
-    def step(theta, n):
-        return (interval_step(field, h)(n, theta)[0],) * 2
-
-    return jax.lax.scan(step, examples.START, jnp.arange(STEPS))[1]
+    return solution(field, h)
 
 
-@pytest.mark.parametrize("strength", [-1.0, 0.7])
 @pytest.mark.parametrize("build", [CASES["adam"], chain], ids=["adam", "optax-chain"])
-def test_with_bias_an_optimizer_follows_the_flow_of_its_terms_so_weighed(build, strength):
+def test_with_bias_an_optimizer_follows_the_flow_of_its_terms_so_weighed(build):
     """With strength -1 that is the plain flow."""
     orders, training = (0, 1, 2), {"loss": examples.batch_loss, **RANDOM}
 
     @jax.jit
-    def error(h):
+    def error(h, strength):
         runs = [biased_run(build, h, strength, order, **training) for order in orders]
         flow = flow_with_bias(build, h, strength, orders[-1], **training)
-        return jnp.stack([jnp.max(jnp.linalg.norm(run - flow, axis=1)) for run in runs])
+        return jnp.stack([largest(run - flow) for run in runs])
 
-    np.testing.assert_allclose(slopes(error)[-1], np.array(orders) + 2, atol=0.1)
+    for strength in (-1.0, 0.7):
+        found = slopes(lambda h, strength=strength: error(h, strength))[-1]
+        np.testing.assert_allclose(found, np.array(orders) + 2, atol=0.1)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])

@@ -37,10 +37,8 @@ def test_it_moves_the_flow_by_less_than_a_tenth_of_the_flows_own_error(rule, ste
     assert bool(smooth.finite)
 
 
-# At order 2 a million steps are rounding alone, and take a minute and a half.
-@pytest.mark.parametrize(
-    ("steps", "order"), [(10_000, 1), (100_000, 1), (1_000_000, 1), (10_000, 2), (100_000, 2)]
-)
+# At order 2 more steps are rounding alone.
+@pytest.mark.parametrize(("steps", "order"), [(10_000, 1), (100_000, 1), (1_000_000, 1), (10_000, 2)])
 def test_it_does_so_for_a_million_steps_too(steps, order):
     """Down to what the additions of so many steps round off, about eps sqrt(n) ||theta||."""
     rule = ia.Adam(1 / steps, 0.5, 0.7, 1e-2, eps_in_sqrt=True)
