@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import subprocess
@@ -29,8 +30,11 @@ def compile_quickly():
 compile_quickly()
 
 import jax  # noqa: E402
-import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+# What is imported is not garbage, and tracing makes much that is short-lived.
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -65,11 +69,3 @@ def forget_compiled_programs():
     yield
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY:
         jax.clear_caches()
-
-
-@pytest.fixture
-def no_type_checker():
-    """Users have none that would stand before our own words."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)

@@ -31,6 +31,16 @@ CASES = {
     "scheduled-adam": lambda h: ia.Scheduled(ia.Adam(h, 0.5, 0.6, 0.1, eps_in_sqrt=True), schedule),
 }
 
+# Where eps stands is an elementwise matter of the readout: the fields of all cases are compared.
+# What concerns kernels, dtypes and lanes is tested without these.
+OTHER_ROOTS = (
+    "adam-eps-outside",
+    "rmsprop-eps-outside",
+    "rmsprop-corrected-eps-outside",
+    "adamw-eps-outside",
+)
+ONE_ROOT = {name: build for name, build in CASES.items() if name not in OTHER_ROOTS}
+
 NO_LIMIT = ("adagrad", "scheduled-adam")
 # Its memory spans the whole run, so that h times memory is of the size of the horizon, however small h is.
 NO_ASYMPTOTIC_REGIME = ("adagrad",)

@@ -248,7 +248,6 @@ LEAVES = {
 
 
 @pytest.mark.parametrize(("params", "words"), LEAVES.values(), ids=LEAVES.keys())
-@pytest.mark.usefixtures("no_type_checker")
 def test_what_is_no_parameter_is_named_by_its_place_with_the_cure(params, words):
     with pytest.raises(ValueError, match=words):
         ia.iterate(RULE, quadratic, params, 4)
@@ -282,7 +281,6 @@ BATCHES = {
 
 
 @pytest.mark.parametrize(("batches", "words"), BATCHES.values(), ids=BATCHES.keys())
-@pytest.mark.usefixtures("no_type_checker")
 def test_batches_of_another_kind_are_told_to_be_stacked(batches, words):
     with pytest.raises(ValueError, match=words):
         ia.iterate(RULE, of_batch, START, 4, batches=batches)
@@ -409,7 +407,6 @@ CALLS = {
 
 
 @pytest.mark.parametrize(("call", "words"), CALLS.values(), ids=CALLS.keys())
-@pytest.mark.usefixtures("no_type_checker")
 def test_arguments_of_a_wrong_kind_never_reach_jax(call, words):
     with pytest.raises(ValueError, match=words):
         call()

@@ -38,7 +38,7 @@ TRANSFORMATIONS = {
 
 
 # Of these another one has every part.
-SIMPLER = ("adamw", "nadam", "sgd-momentum", "rmsprop")
+SIMPLER = ("adamw", "nadam", "sgd-momentum", "rmsprop", "rmsprop-bias-corrected", "chain-decay-momentum")
 
 
 @pytest.mark.parametrize("name", [name for name in TRANSFORMATIONS if name not in SIMPLER])

@@ -202,7 +202,6 @@ def test_the_norm_of_a_scheduled_optimizer_has_the_eps_of_the_optimizer():
     ],
     ids=["function", "list of functions", "number by name", "number"],
 )
-@pytest.mark.usefixtures("no_type_checker")
 def test_own_observables_come_by_name(observables, words):
     with pytest.raises(ValueError, match=words):
         ia.observe(RULE, examples.full_loss, examples.START, 4, observables)

@@ -33,7 +33,6 @@ RUNS = [
     ("full-batch", "adamw-eps-outside"),
     ("full-batch", "optax-chain"),
     ("random", "adam-eps-outside"),
-    ("random", "nesterov"),
     ("random", "optax-chain"),
 ]
 

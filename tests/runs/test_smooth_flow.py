@@ -38,7 +38,7 @@ def test_it_moves_the_flow_by_less_than_a_tenth_of_the_flows_own_error(rule, ste
 
 
 # At order 2 more steps are rounding alone.
-@pytest.mark.parametrize(("steps", "order"), [(10_000, 1), (100_000, 1), (1_000_000, 1), (10_000, 2)])
+@pytest.mark.parametrize(("steps", "order"), [(10_000, 1), (1_000_000, 1), (10_000, 2)])
 def test_it_does_so_for_a_million_steps_too(steps, order):
     """Down to what the additions of so many steps round off, about eps sqrt(n) ||theta||."""
     rule = ia.Adam(1 / steps, 0.5, 0.7, 1e-2, eps_in_sqrt=True)
@@ -194,7 +194,6 @@ def test_bad_choices_of_steps_are_refused(at):
 MINI_BATCHES = {
     "adam": lambda h: ia.Adam(h, 0.5, 0.7, 0.05, eps_in_sqrt=True),
     "rmsprop": lambda h: ia.RMSProp(h, 0.6, 0.1),
-    "nesterov": lambda h: ia.Nesterov(h, 0.5),
     "adamw": lambda h: ia.AdamW(h, 0.5, 0.6, 0.1, weight_decay=0.3, eps_in_sqrt=True),
 }
 
