@@ -12,6 +12,9 @@ from implicit_adam.bias.table1 import CELLS as CELLS
 from implicit_adam.bias.table1 import Regimes as Regimes
 from implicit_adam.bias.table1 import regimes as regimes
 from implicit_adam.bias.with_bias import with_bias as with_bias
+from implicit_adam.diagnosis.diagnose import Diagnosis as Diagnosis
+from implicit_adam.diagnosis.diagnose import diagnose as diagnose
+from implicit_adam.diagnosis.probe import Probe as Probe
 from implicit_adam.fields import limiting_field as limiting_field
 from implicit_adam.fields import optax_vector_field as optax_vector_field
 from implicit_adam.fields import vector_field as vector_field
@@ -73,6 +76,7 @@ __all__ = [
     "AdamW",
     "Convergence",
     "Decomposition",
+    "Diagnosis",
     "GradientDescent",
     "HeavyBall",
     "Lion",
@@ -81,6 +85,7 @@ __all__ = [
     "Observed",
     "Optax",
     "OutsideRangeWarning",
+    "Probe",
     "RMSProp",
     "Regimes",
     "RoundingWarning",
@@ -96,6 +101,7 @@ __all__ = [
     "carried_flow",
     "convergence",
     "decompose",
+    "diagnose",
     "flow",
     "iterate",
     "limiting_field",

@@ -25,6 +25,7 @@ LAYERS = [
     {"bias"},
     {"losses"},
     {"measures"},
+    {"diagnosis"},
     {"studies", "plotting"},
     {"paper"},
     {"cli"},
@@ -60,7 +61,7 @@ def test_imports_point_down(path):
 
 def test_only_runs_and_what_takes_their_solvers_import_diffrax():
     users = {room(path) for path in modules() if any(m.split(".")[0] == "diffrax" for m, _ in imports(path))}
-    assert users == {"runs", "measures", "studies", "paper", "cli"}
+    assert users == {"runs", "measures", "diagnosis", "studies", "paper", "cli"}
 
 
 def test_the_package_root_shows_the_architecture():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 
 from implicit_adam import __version__
+from implicit_adam.cli.diagnose import add_diagnose
 from implicit_adam.cli.optax_table import add_optax
 from implicit_adam.cli.reproduce import add_reproduce
 from implicit_adam.cli.sweep import add_sweep
@@ -22,6 +23,7 @@ Theorem 3.1 of "On the Implicit Bias of Adam" to O(h^2). This program checks suc
 EPILOG = """\
 examples:
   implicit-adam verify
+  implicit-adam diagnose --problem digits --optimizer adam --h 1e-3 --steps 200
   implicit-adam reproduce --quick
   implicit-adam sweep --beta 0:0.98:32 --rho 0:0.98:32 --eps 1e-6
 
@@ -58,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_verify(commands)
+    add_diagnose(commands)
     add_sweep(commands)
     add_reproduce(commands)
     add_optax(commands)

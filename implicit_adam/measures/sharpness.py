@@ -74,7 +74,7 @@ def sharpness(
     check_loss(loss, params, batches)
     check_products(loss, *first_arguments(params, batches))
     inputs = identified(Inputs(None, loss, params, batches, None))
-    return _extreme(inputs, None, _search(params, k, start, iterations, seed), smallest=smallest)
+    return extreme(inputs, None, search_for(params, k, start, iterations, seed), smallest=smallest)
 
 
 def preconditioned_sharpness(
@@ -116,8 +116,8 @@ def preconditioned_sharpness(
     else:
         s, n = remembered(inputs.rule, opt_state, _gradient(inputs))
         R = denominator(inputs.rule, s, inputs.theta, n)
-    search = _search(inputs.params, k, start, iterations, seed)
-    return _extreme(inputs, 1 / jnp.sqrt(R), search, smallest=smallest)
+    search = search_for(inputs.params, k, start, iterations, seed)
+    return extreme(inputs, 1 / jnp.sqrt(R), search, smallest=smallest)
 
 
 @eqx.filter_jit
@@ -130,7 +130,7 @@ def _gradient(inputs: Inputs) -> Vector:
     return inputs.objective.full_batch().gradients(inputs.theta)[0]
 
 
-class _Search(NamedTuple):
+class Search(NamedTuple):
     """k eigenvalues: vectors to start from, iterations for each, a key for what is drawn on the way."""
 
     k: int
@@ -139,7 +139,7 @@ class _Search(NamedTuple):
     key: Array
 
 
-def _search(params: Params, k: int, start: Any, iterations: int, seed: int) -> _Search:
+def search_for(params: Params, k: int, start: Any, iterations: int, seed: int) -> Search:
     theta = ravel(params)
     if check_count("k", k) > theta.size:
         msg = f"k = {k} eigenvalues of {theta.size} parameters do not exist; k must be at most that"
@@ -148,11 +148,11 @@ def _search(params: Params, k: int, start: Any, iterations: int, seed: int) -> _
     known = _starts(start, params)
     count = min(max(1, k - len(known)), theta.size)
     starts = jnp.concatenate([known, jax.random.normal(drawn, (count, theta.size), theta.dtype)])
-    return _Search(k, starts[: theta.size], check_count("iterations", iterations), others)
+    return Search(k, starts[: theta.size], check_count("iterations", iterations), others)
 
 
 @eqx.filter_jit
-def _extreme(inputs: Inputs, scale: Vector | None, search: _Search, *, smallest: bool) -> TopEigenvalue:
+def extreme(inputs: Inputs, scale: Vector | None, search: Search, *, smallest: bool) -> TopEigenvalue:
     """Of Hess E, or of diag(scale) Hess E diag(scale)."""
     _, products = inputs.objective.full_batch().linearize(inputs.theta)
     sign = -1.0 if smallest else 1.0

@@ -57,11 +57,11 @@ def stability_threshold(rule: AbstractRule, n: StepNumber | None = None) -> Scal
     if n is not None:
         check_step_number(n, None)
     rule = cast(AbstractRule, unscheduled(rule, n).astype(rule.h.dtype))
-    return _first_crossing(linear_part(rule, jnp.inf if n is None else n), rule.h)
+    return first_crossing(linear_part(rule, jnp.inf if n is None else n), rule.h)
 
 
 @jax.jit
-def _first_crossing(part: LinearPart, h: Scalar) -> Scalar:
+def first_crossing(part: LinearPart, h: Scalar) -> Scalar:
     dtype = part.scale.dtype
 
     def numerator(omega: Frequencies) -> Complex[Array, " omega"]:

@@ -105,7 +105,7 @@ def _carried_flow(
     times = jnp.concatenate([jnp.asarray(early), late]).astype(h.dtype) * h
     tried = jnp.zeros((), int)
     if len(late):
-        solution, tried = _solve(carrier, h, state, start * h, times[len(early) :], order, solver, controller)
+        solution, tried = solved(carrier, h, state, start * h, times[len(early) :], order, solver, controller)
         kept = jax.tree.map(lambda *x: jnp.concatenate(x), kept, solution)
     thetas, memory = kept
     points = jax.vmap(inputs.unraveled)(thetas)
@@ -132,7 +132,7 @@ def _first_steps(carrier: Carrier, theta: Vector, start: int, early: tuple[int, 
     return jax.lax.fori_loop(0, start, advance, (state, keep(empty, 0, state)))
 
 
-def _solve(
+def solved(
     carrier: Carrier,
     h: Scalar,
     state: State,

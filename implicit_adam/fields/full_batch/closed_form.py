@@ -39,12 +39,17 @@ def check_has_limit(rule: Any) -> None:
         )
         raise ValueError(msg)  # noqa: TRY004
     check_rule(rule, AbstractRule)
-    if not (all(kernel.forgets for kernel in rule.kernels(0)) and settles(rule)):
+    if not has_limit(rule):
         msg = (
             f"{type(rule).__name__} has no limit for n to infinity: its memory never fades, or its update "
             "goes on changing with n, as on a schedule; use vector_field at a step n"
         )
         raise ValueError(msg)
+
+
+def has_limit(rule: AbstractRule) -> bool:
+    """Whether the rule forgets its start, so that full-batch updates frozen at one point have a limit."""
+    return all(kernel.forgets for kernel in rule.kernels(0)) and settles(rule)
 
 
 def has_closed_form(rule: AbstractRule) -> bool:

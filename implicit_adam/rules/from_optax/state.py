@@ -23,14 +23,19 @@ def away_from_zero(g: Vector) -> Vector:
 
 def initial_state(tx: optax.GradientTransformation, params: Params) -> Any:
     """`tx.init(params)` as arrays, with t^2 in place of zeros among the floating numbers."""
+    return without_zeros(tx.init(params))
 
-    def begun(x: Any) -> Any:
+
+def without_zeros(state: Any) -> Any:
+    """A state as arrays, with t^2 in place of zeros among the floating numbers."""
+
+    def nonzero(x: Any) -> Any:
         x = jnp.asarray(x)
         if not eqx.is_inexact_array(x):
             return x
         return x + jnp.where(x == 0, _tiny(x) ** 2, 0).astype(x.dtype)
 
-    return jax.tree.map(begun, tx.init(params))
+    return jax.tree.map(nonzero, state)
 
 
 def set_forward(state: Any, advance: Any, periods: StepNumber) -> Any:

@@ -1,0 +1,122 @@
+"""`implicit-adam diagnose`: what an optimizer is doing along a run, and which equation predicts it."""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from implicit_adam.checks.numbers import check_count
+from implicit_adam.cli.arguments import integers
+from implicit_adam.cli.optax_names import PREFIX, parse_optax
+from implicit_adam.diagnosis.diagnose import diagnose
+from implicit_adam.files import check_writable
+from implicit_adam.losses.problems import PROBLEMS, Problem
+from implicit_adam.rules import RULES, Optax, rule_named
+from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.runs.optimizer_run import advanced
+
+DESCRIPTION = """\
+Run an optimizer on a problem and say, after some numbers of steps, what it is doing there: which equation
+predicts its next steps (measured), what its memories contribute, whether they work for the one-norm of the
+gradient or against it, and how far the edge of stability is. A minute for each optimizer on two cores, most
+of it compilation."""
+
+EXAMPLES = """\
+examples:
+  implicit-adam diagnose
+  implicit-adam diagnose --problem digits --optimizer adam --h 1e-3 --steps 50,500 --out run.jsonl
+  implicit-adam diagnose --optimizer 'optax:adamw(weight_decay=0.1)' --h 3e-3
+  implicit-adam diagnose --problem mymodule:problem --optimizer rmsprop --rho 0.99
+
+A problem of your own is a function in a module that Python finds or that lies right here; it returns
+(loss, params) or (loss, params, batches)."""
+
+
+def add_diagnose(commands: Any) -> None:
+    command = commands.add_parser(
+        "diagnose",
+        help="say what an optimizer is doing along a run, and which equation to believe",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=_run)
+    add = command.add_argument
+    add("--problem", default="digits", metavar="NAME", help=f"{', '.join(PROBLEMS)}, or module:function")
+    optimizers = f"{', '.join(RULES)}, {PREFIX}NAME(argument=value), or a rule of your own as module:Class"
+    add("--optimizer", default="adam", metavar="NAME", help=f"{optimizers} (default: adam)")
+    add("--h", type=float, default=1e-3, help="the step size (default: 1e-3)")
+    for name in ("beta", "rho", "eps"):
+        add(f"--{name}", type=float, help="of the rule (default: its own, those of optax)")
+    add("--full-batch", action="store_true", help="the mean over the mini-batches as one loss")
+    add("--steps", type=integers, default=(20, 200), metavar="N,N", help="when to look (default: 20,200)")
+    add("--horizon", type=int, default=20, help="how many steps to predict (default: 20)")
+    add("--out", type=Path, metavar="FILE", help="append every number to it, a JSON object a line")
+
+
+def _run(options: argparse.Namespace) -> int:
+    out: Path | None = options.out
+    if out is not None:
+        check_writable("the folder of --out", out.parent)
+    rule, problem = _rule(options), _problem(options.problem)
+    loss, batches = problem.loss, problem.batches
+    if options.full_batch:
+        loss, batches = problem.mean_loss, None
+    looks = sorted({check_count("--steps", n) for n in options.steps})
+    params, state, done = problem.params, None, 0
+    for n in looks:
+        print(f"{rule} on {problem.name}, step {n} ..", file=sys.stderr, flush=True)
+        params, state = advanced(rule, loss, params, state, n - done, batches=batches, first=done)
+        done = n
+        found = diagnose(
+            rule, loss, params, opt_state=state, batches=batches, horizon=options.horizon, step=n
+        )
+        print(f"after {n} steps\n{found}\n", flush=True)
+        if out is not None:
+            row = {"optimizer": str(rule), "problem": problem.name, "verdict": found.verdict}
+            with out.open("a") as file:
+                file.write(json.dumps(row | {"equation": found.equation} | found.numbers()) + "\n")
+    return 0
+
+
+def _rule(options: argparse.Namespace) -> AbstractOptimizer:
+    given = {name: getattr(options, name) for name in ("beta", "rho", "eps")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.optimizer.startswith(PREFIX):
+        if given:
+            msg = f"--{next(iter(given))}: an optax optimizer takes its own arguments in its name, as b1=0.9"
+            raise ValueError(msg)
+        return Optax(options.h, parse_optax(options.optimizer))
+    kind = rule_named(options.optimizer)
+    unknown = set(given) - {field.name for field in dataclasses.fields(kind)}
+    if unknown:
+        msg = f"--{min(unknown)}: {kind.__name__} has no {min(unknown)}"
+        raise ValueError(msg)
+    values: dict[str, Any] = {"h": options.h, **given}
+    return kind(**values)
+
+
+def _problem(name: str) -> Problem:
+    if name in PROBLEMS:
+        return PROBLEMS[name]()
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        msg = f"unknown problem {name!r}; known are {', '.join(PROBLEMS)}, and your own as module:function"
+        raise ValueError(msg)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        made = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        msg = f"{name}: {error}; name a function as module:function, for example mine:problem of ./mine.py"
+        raise ValueError(msg) from error
+    if not (isinstance(made, tuple) and len(made) in (2, 3)):
+        msg = f"{name}() must return (loss, params) or (loss, params, batches), got {type(made).__name__}"
+        raise ValueError(msg)
+    return Problem(name, made[0], jax.tree.map(jnp.asarray, made[1]), *made[2:])

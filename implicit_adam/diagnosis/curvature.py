@@ -1,0 +1,120 @@
+"""The curvature that the optimizer feels at this moment, against the threshold of its stability.
+
+A rule's denominator and threshold are those of `preconditioned_sharpness` and `stability_threshold`. Of a
+transformation both are read from its update by differentiation, memories that have no sign (squares) held: a
+gradient changed for good by dg moves the update by dg / R, and the share of each memory, of decay d, in that
+response is a term of V(z) in `measures.stability`. That holds where the response is elementwise and memories
+are fed by the gradient alone; elsewhere both are NaN.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from implicit_adam.diagnosis.moment import Moment
+from implicit_adam.fields.carried.fading import weight
+from implicit_adam.fields.carried.optax_memory import packed_memories
+from implicit_adam.measures.sharpness import extreme, search_for
+from implicit_adam.measures.stability import first_crossing
+from implicit_adam.objective import mean_loss
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.from_optax.state import away_from_zero
+from implicit_adam.rules.linear import LinearPart, denominator, linear_part, remembered
+from implicit_adam.rules.scheduled import unscheduled
+from implicit_adam.types import Scalar, Vector
+
+# How far, of its largest entry, a response may be from one that treats every coordinate by itself.
+ELEMENTWISE = 1e-3
+
+
+class Curvature(NamedTuple):
+    """The k largest eigenvalues of R^-1/2 Hess E R^-1/2, their residuals, and the threshold, in 1/time."""
+
+    top: Float[Array, " k"]
+    residual: Float[Array, " k"]
+    threshold: Scalar
+
+
+def curvature(now: Moment, k: int, iterations: int) -> Curvature:
+    """With the optimizer's own memory of squared gradients, E the mean over the mini-batches."""
+    inputs = now.inputs
+    R, part, h = _of_rule(now) if isinstance(inputs.rule, AbstractRule) else _of_transformation(now)
+    threshold = first_crossing(part, h)
+    known = jnp.all(jnp.isfinite(R) & (R > 0))
+    scale = 1 / jnp.sqrt(jnp.where(known, R, jnp.ones_like(R)))
+    found = extreme(inputs, scale, search_for(inputs.params, k, None, iterations, 0), smallest=False)
+    top, residual = (
+        jnp.where(known, jnp.atleast_1d(x), jnp.full_like(jnp.atleast_1d(x), jnp.nan))
+        for x in (found.value, found.residual)
+    )
+    return Curvature(top, residual, jnp.where(known, threshold, jnp.full_like(threshold, jnp.nan)))
+
+
+def _of_rule(now: Moment) -> tuple[Vector, LinearPart, Scalar]:
+    inputs = now.inputs
+    rule = unscheduled(inputs.rule, now.n)
+    loss = mean_loss(inputs.loss, inputs.batches)
+    g = inputs._replace(loss=loss, batches=None).objective.gradients(inputs.theta)[0]
+    s, n = remembered(rule, now.opt_state, g)
+    n = jnp.asarray(n).astype(inputs.theta.dtype)
+    return denominator(rule, s, inputs.theta, n), linear_part(rule, n), rule.h
+
+
+def _of_transformation(now: Moment) -> tuple[Vector, LinearPart, Scalar]:
+    """The gradient alone moves the update by delta + sum_i (1-d_i) c_i, all of memory i by c_i."""
+    inputs, theta = now.inputs, now.inputs.theta
+    packed = packed_memories(inputs.rule, inputs.objective, theta)
+    kinds, decays = packed.kinds, packed.decays
+    signed = [not kind.nonnegative for kind in kinds]
+    g = away_from_zero(jax.grad(inputs.objective.full_batch().loss)(theta, None))
+
+    def psi(g: Vector) -> list[Vector]:
+        new = packed.update(now.n, g, [jnp.zeros_like(y) for y in now.memory], theta)[1]
+        return [y / weight(d) for y, d in zip(new, decays, strict=True)]
+
+    def update(g: Vector, memory: list[Vector], theta: Vector) -> Vector:
+        return -packed.update(now.n, g, memory, theta)[0]
+
+    def response(dg: Vector) -> tuple[Vector, list[Vector]]:
+        """delta and c_i, of memories that have a sign."""
+        moved = jax.jvp(psi, (g,), (dg,))[1]
+        none = [jnp.zeros_like(y) for y in now.memory]
+
+        def along(dg: Vector, d_memory: list[Vector]) -> Vector:
+            here = (g, now.memory, theta)
+            return jax.jvp(update, here, (dg, d_memory, jnp.zeros_like(theta)))[1]
+
+        def through(i: int) -> Vector:
+            only = [moved[i] if j == i else y for j, y in enumerate(none)]
+            return along(jnp.zeros_like(dg), only) / decays[i]
+
+        # What a square would gain from the gradient is taken from what it was.
+        held = [y if s else -weight(d) / d * x
+                for s, y, d, x in zip(signed, none, decays, moved, strict=True)]  # fmt: skip
+        c = [through(i) for i in range(len(kinds)) if signed[i]]
+        alone = along(dg, held)
+        remembered = [weight(d) for d, s in zip(decays, signed, strict=True) if s]
+        return alone - sum((w * x for w, x in zip(remembered, c, strict=True)), jnp.zeros_like(alone)), c
+
+    if any(kind.decay == 0 or (s and kind.level > 0) for kind, s in zip(kinds, signed, strict=True)):
+        return _unknown(now)
+    delta, c = response(jnp.ones_like(theta))
+    total = sum(c, start=delta)
+    turn = jnp.sign(jnp.cos(1 + jnp.arange(theta.size, dtype=theta.dtype)))
+    turned_delta, turned = response(turn)
+    off = jnp.max(jnp.abs(sum(turned, start=turned_delta) - turn * total))
+    elementwise = off <= ELEMENTWISE * jnp.max(jnp.abs(total))
+    R = jnp.where(elementwise, 1 / total, jnp.full_like(total, jnp.nan))
+    shares = jnp.stack([jnp.sum(x) for x in (delta, *c)]) / jnp.sum(total)
+    own = [d.astype(theta.dtype) for d, s in zip(decays, signed, strict=True) if s]
+    decay = jnp.stack([jnp.zeros_like(now.n), *own])
+    of_point = jax.jvp(lambda theta: update(g, now.memory, theta), (theta,), (jnp.ones_like(theta),))[1]
+    return R, LinearPart(shares * (1 - decay), decay, jnp.mean(of_point)), inputs.rule.h
+
+
+def _unknown(now: Moment) -> tuple[Vector, LinearPart, Scalar]:
+    nothing = jnp.full_like(now.inputs.theta, jnp.nan)
+    one = jnp.ones((1,), nothing.dtype)
+    return nothing, LinearPart(one, jnp.zeros_like(one), jnp.zeros_like(one[0])), now.inputs.rule.h

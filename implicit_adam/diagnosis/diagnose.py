@@ -1,0 +1,251 @@
+"""One call for a moment of a run: what the optimizer is doing, and which equation predicts it from there."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from implicit_adam.checks.numbers import check_count, is_traced
+from implicit_adam.diagnosis import verdict as words
+from implicit_adam.diagnosis.curvature import Curvature, curvature
+from implicit_adam.diagnosis.forecasts import CARRIED, CORRECTED, Forecasts, forecasts
+from implicit_adam.diagnosis.moment import Moment, moment
+from implicit_adam.diagnosis.norms import NormRate, norm_rates
+from implicit_adam.diagnosis.split import Parts, split
+from implicit_adam.inputs import Inputs
+from implicit_adam.reprs import table
+from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.types import Batches, Loss, Params, Scalar
+
+SCALARS = ("sampling_error", "spread", "speed", "threshold", "edge", "alternation", "swing", "noise")
+
+
+class Diagnosis(NamedTuple):
+    """What `diagnose` found; `print` it, or read `verdict`. `numbers()` are its scalars by name, for a log.
+
+    - `equation`: the simplest equation that predicts the next steps to 2 % (beside the sampling error):
+      "plain", "corrected" or "carried"; or "past the edge", "noise-dominated", "none".
+    - `verdict`: that and the rest in plain English.
+    - `step`: how many steps the run has taken; `horizon`: over how many it was predicted.
+    - `error`: by equation, its error after these steps over the distance travelled; NaN where there is none.
+    - `sampling_error`, `spread`: of the mean over runs in mini-batches, and of single runs, likewise.
+    - `largest_h`: up to which h "corrected" (its correction below a tenth of the flow) and "carried" (the
+      edge of stability) would hold here, if nothing else changed: extrapolated, not measured.
+    - `velocity`: d params/dt, and its parts `instant`, `minibatch`, `memory` (with a leading axis of
+      memories), `decay` and `step_correction`, pytrees like params that sum to it.
+    - `speed`: ||velocity|| / ||instant||.
+    - `norms`: for each norm of the gradient its `value`, and the rates at which the `velocity` and, in it,
+      the `bias` (memory and step) change it: a negative one penalises, a positive hinders the decrease.
+    - `layers`: for each array of params, the norm of memory and step over that of the instant, and the
+      cosine between the two.
+    - `preconditioned_sharpness`: (k,) top eigenvalues of R^-1/2 Hess E R^-1/2, R the optimizer's own
+      denominator; `residual`; `threshold`; `edge`: the first over the threshold. NaN where unknown.
+    - `alternation`, `swing`: of the coming full-batch updates, the cosine between successive changes, and
+      their size over that of the updates.
+    - `noise`: variance of a mini-batch gradient (its trace) over the squared norm of the mean; NaN in full
+      batch.
+    - `gradients`: how many full-batch gradients all this took.
+    """
+
+    equation: str
+    step: int
+    horizon: int
+    error: dict[str, Scalar]
+    sampling_error: Scalar
+    spread: Scalar
+    largest_h: dict[str, Scalar]
+    velocity: Params
+    instant: Params
+    minibatch: Params
+    memory: Params
+    decay: Params
+    step_correction: Params
+    speed: Scalar
+    norms: dict[str, NormRate]
+    layers: dict[str, tuple[Scalar, Scalar]]
+    preconditioned_sharpness: Float[Array, " k"]
+    residual: Float[Array, " k"]
+    threshold: Scalar
+    edge: Scalar
+    alternation: Scalar
+    swing: Scalar
+    noise: Scalar
+    gradients: float
+
+    @property
+    def verdict(self) -> str:
+        """What it says, in words."""
+        return " ".join(words.sentences(self))
+
+    def numbers(self) -> dict[str, float]:
+        """The scalars by name, such as "error/carried" and "norms/one_norm/bias"."""
+        found = {
+            **{f"error/{name}": x for name, x in self.error.items()},
+            **{f"largest_h/{name}": x for name, x in self.largest_h.items()},
+            **{f"norms/{name}/{part}": x
+               for name, rate in self.norms.items() for part, x in rate._asdict().items()},
+            **{f"layers/{name}/size": size for name, (size, _) in self.layers.items()},
+            **{f"layers/{name}/cosine": cosine for name, (_, cosine) in self.layers.items()},
+            "preconditioned_sharpness": self.preconditioned_sharpness[0],
+        }  # fmt: skip
+        for name in (
+            "sampling_error",
+            "spread",
+            "speed",
+            "threshold",
+            "edge",
+            "alternation",
+            "swing",
+            "noise",
+        ):
+            found[name] = getattr(self, name)
+        return {"step": float(self.step), **{name: float(x) for name, x in found.items()}}
+
+    def __repr__(self) -> str:
+        shown = {name: f"{x:.4g}" for name, x in self.numbers().items() if np.isfinite(x)}
+        said = "\n".join(words.sentences(self))
+        return f"{said}\n{table('Diagnosis', {'equation': self.equation, **shown})}"
+
+
+class _Found(NamedTuple):
+    parts: Parts
+    norms: dict[str, NormRate]
+    forecasts: Forecasts
+    curvature: Curvature
+    layers: dict[str, tuple[Scalar, Scalar]]
+    noise: Scalar
+
+
+def diagnose(
+    rule: AbstractOptimizer | optax.GradientTransformation,
+    loss: Loss,
+    params: Params,
+    *,
+    opt_state: Any = None,
+    batches: Batches = None,
+    step: int | None = None,
+    horizon: int = 20,
+    runs: int = 8,
+    k: int = 1,
+    iterations: int = 20,
+    seed: int = 0,
+) -> Diagnosis:
+    """What the optimizer is doing at this point of a run, and which equation predicts its next steps.
+
+    From the point and the optimizer's own state, the optimizer itself and the equations are run `horizon`
+    steps on; the present velocity is split into its causes; the curvature is measured with the optimizer's
+    own denominator.
+
+    - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation with a carried memory (see
+      `carried_field`). The paper's corrected flow is known for rules only: `ia.Adam(1e-3)` takes the state of
+      `optax.adam(1e-3)`.
+    - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
+    - `params`, `opt_state`: the point and the state of the run there, as `tx.update` returned it. Without a
+      state the run is taken to begin at params: the optimizer takes its first ten steps, and the diagnosis is
+      about the point where these lead.
+    - `batches`: a pytree of arrays with leading axis m. The equations are then those of the mean over random
+      orders, compared with the mean of `runs` runs.
+    - `step`: how many steps the run has taken; by default what the state counts, or late where it does not.
+    - `horizon`: how many steps to predict, at least 3.
+    - `runs`: how many random orders of the mini-batches; `seed`: of these.
+    - `k`: how many eigenvalues; `iterations`: Hessian-vector products for each.
+
+    Costs, in full-batch gradients, about 11 `horizon` + 2 k `iterations` + 15 (275 by default), and with
+    mini-batches `runs` `horizon` / m more; memory for k `iterations` vectors like params. Compiles once for
+    all values.
+
+    Raises `ValueError` for bad arguments, a state of another optimizer, and an optimizer whose memory cannot
+    be carried (a maximum, a decay that changes). Not to be traced: call it outside of `jax.jit`.
+    """
+    horizon, runs = check_count("horizon", horizon, least=3), check_count("runs", runs)
+    if any(is_traced(x) for x in jax.tree.leaves((params, opt_state))):
+        msg = "diagnose chooses words by values: call it outside of jax.jit and jax.vmap"
+        raise ValueError(msg)
+    now = moment(rule, loss, params, opt_state, batches, step)
+    m = 1 if batches is None else jax.tree.leaves(batches)[0].shape[0]
+    found = _found(now, _orders(m, runs, horizon, seed), horizon, k, iterations)
+    inputs, parts, ahead = now.inputs, found.parts, found.forecasts
+    unraveled = inputs.unraveled
+    speed = jnp.linalg.norm(parts.velocity) / jnp.linalg.norm(parts.instant)
+    edge = found.curvature.top[0] / found.curvature.threshold
+    h = inputs.rule.h
+    result = Diagnosis(
+        equation="",
+        step=int(now.n),
+        horizon=horizon,
+        error=ahead.error,
+        sampling_error=ahead.sampling_error,
+        spread=ahead.spread,
+        largest_h={CORRECTED: h * 0.1 * jnp.linalg.norm(parts.instant) / jnp.linalg.norm(parts.bias),
+                   CARRIED: h / edge},
+        velocity=unraveled(parts.velocity),
+        instant=unraveled(parts.instant),
+        minibatch=unraveled(parts.minibatch),
+        memory=jax.vmap(unraveled)(parts.memory),
+        decay=unraveled(parts.decay),
+        step_correction=unraveled(parts.step),
+        speed=speed,
+        norms=found.norms,
+        layers=found.layers,
+        preconditioned_sharpness=found.curvature.top,
+        residual=found.curvature.residual,
+        threshold=found.curvature.threshold,
+        edge=edge,
+        alternation=ahead.alternation,
+        swing=ahead.swing,
+        noise=found.noise,
+        gradients=11 * horizon + 2 * k * iterations + 15 + (runs * horizon / m if m > 1 else 0),
+    )  # fmt: skip
+    return result._replace(equation=words.which(result))
+
+
+@eqx.filter_jit
+def _found(now: Moment, orders: Int[Array, "runs steps"], horizon: int, k: int, iterations: int) -> _Found:
+    parts = split(now)
+    return _Found(
+        parts,
+        norm_rates(now, parts),
+        forecasts(now, horizon, orders),
+        curvature(now, k, iterations),
+        _layers(now.inputs, parts),
+        _noise(now.inputs),
+    )
+
+
+def _orders(m: int, runs: int, horizon: int, seed: int) -> Int[Array, "runs steps"]:
+    """Mini-batches epoch by epoch, each in another order."""
+    epochs = np.tile(np.arange(m), (runs, -(-horizon // m), 1))
+    return jnp.asarray(np.random.default_rng(seed).permuted(epochs, axis=2).reshape(runs, -1)[:, :horizon])
+
+
+def _layers(inputs: Inputs, parts: Parts) -> dict[str, tuple[Scalar, Scalar]]:
+    def of(bias: Array, instant: Array) -> tuple[Scalar, Scalar]:
+        sizes = jnp.linalg.norm(jnp.ravel(bias)), jnp.linalg.norm(jnp.ravel(instant))
+        return sizes[0] / sizes[1], jnp.sum(bias * instant) / (sizes[0] * sizes[1])
+
+    bias = jax.tree_util.tree_leaves_with_path(inputs.unraveled(parts.bias))
+    instant = jax.tree.leaves(inputs.unraveled(parts.instant))
+    return {
+        jax.tree_util.keystr(path) or "params": of(x, y) for (path, x), y in zip(bias, instant, strict=True)
+    }
+
+
+def _noise(inputs: Inputs) -> Scalar:
+    """Tr Cov of the mini-batch gradients over ||mean||^2, the m mini-batches being all there are."""
+    if inputs.batches is None:
+        return jnp.full_like(inputs.rule.h, jnp.nan)
+
+    def sums(total: Any, batch: Any) -> Any:
+        g = jax.grad(inputs.objective.loss)(inputs.theta, batch)
+        return (total[0] + g, total[1] + g @ g), None
+
+    m = inputs.objective.m
+    (g, squares), _ = jax.lax.scan(
+        sums, (jnp.zeros_like(inputs.theta), jnp.zeros_like(inputs.rule.h)), inputs.batches
+    )
+    square = (g / m) @ (g / m)
+    return (squares / m - square) / square

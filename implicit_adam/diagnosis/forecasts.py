@@ -1,0 +1,138 @@
+"""The next k steps of a run, by the optimizer itself and by the equations for it."""
+
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from implicit_adam.diagnosis.moment import Moment
+from implicit_adam.diagnosis.split import full_batch_carrier, instant_velocity
+from implicit_adam.fields.carried.carried_field import carrier_of
+from implicit_adam.fields.full_batch.closed_form import closed_form_terms, has_closed_form, has_limit
+from implicit_adam.fields.terms import field_of
+from implicit_adam.fields.vector_field import raveled_field
+from implicit_adam.inputs import Inputs
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.from_optax.rule import raveled_transformation
+from implicit_adam.rules.scheduled import unscheduled
+from implicit_adam.runs.carried_flow import solved
+from implicit_adam.runs.interval import interval_step
+from implicit_adam.types import Field, Scalar, Vector
+
+PLAIN, CORRECTED, CARRIED = "plain", "corrected", "carried"
+
+
+class Forecasts(NamedTuple):
+    """After k steps, from the present point.
+
+    - `error`: by equation, ||its point - the optimizer's|| / ||the optimizer's - the present one||, the
+      optimizer's the mean over runs in mini-batches.
+    - `sampling_error`: what that mean is uncertain by, likewise; `spread`: how far single runs are from it.
+    - `alternation`: mean cosine between a change of the update and the next, of a full-batch run: -1 where
+      updates alternate. `swing`: the size of these changes over that of the updates.
+    """
+
+    error: dict[str, Scalar]
+    sampling_error: Scalar
+    spread: Scalar
+    alternation: Scalar
+    swing: Scalar
+
+
+def forecasts(now: Moment, k: int, orders: Any) -> Forecasts:
+    """`orders`: (runs, k) mini-batch indices; one row of anything in full batch."""
+    theta = now.inputs.theta
+    whole = _path(now, _full_batch(now.inputs), jnp.zeros(k, int))
+    if now.inputs.batches is None:
+        ends = whole[-1:]
+    else:
+        ends = jax.vmap(lambda order: _path(now, now.inputs, order)[-1])(orders)
+    mean, runs = jnp.mean(ends, 0), len(ends)
+    moved = jnp.linalg.norm(mean - theta)
+    apart = jnp.sqrt(jnp.sum((ends - mean[None]) ** 2) / max(1, runs - 1))
+    predicted = {PLAIN: _plain(now, k), CORRECTED: _corrected(now, k), CARRIED: _carried(now, k)}
+    alternation, swing = _alternation(jnp.diff(whole, axis=0))
+    return Forecasts(
+        {name: jnp.linalg.norm(end - mean) / moved for name, end in predicted.items()},
+        apart / runs**0.5 / moved,
+        apart / moved,
+        alternation,
+        swing,
+    )
+
+
+def _full_batch(inputs: Inputs) -> Inputs:
+    """For a run over the mean of the mini-batches."""
+    return inputs._replace(schedule=None)
+
+
+def _path(now: Moment, inputs: Inputs, order: Any) -> Float[Array, "points p"]:
+    """The optimizer's own points, the present one first."""
+    objective = inputs.objective
+    tx = raveled_transformation(inputs.rule.transformation(), objective.unravel)
+    batched = inputs.batches is not None and inputs is now.inputs
+    whole = objective.full_batch()
+
+    def gradient(theta: Vector, b: Any) -> Vector:
+        if batched:
+            return jax.grad(objective.loss)(theta, jax.tree.map(lambda x: x[b], inputs.batches))
+        return jax.grad(whole.loss)(theta, None)
+
+    def step(carry: Any, b: Any) -> Any:
+        theta, state = carry
+        updates, state = tx.update(gradient(theta, b), state, theta)
+        theta = objective.stored(theta + updates)
+        return (theta, state), theta
+
+    begun = (inputs.theta, jax.tree.map(jnp.asarray, now.opt_state))
+    return jnp.concatenate([inputs.theta[None], jax.lax.scan(step, begun, order)[1]])
+
+
+def _plain(now: Moment, k: int) -> Vector:
+    """theta' = -F with the gradient remembered as if it had always been the present one."""
+    carrier, h = full_batch_carrier(now), now.inputs.rule.h
+    return _interval_by_interval(
+        lambda n: lambda theta: instant_velocity(carrier, now.n + n + 1 / 2, theta) / h, now.inputs, h, k
+    )
+
+
+def _corrected(now: Moment, k: int) -> Vector:
+    """By the paper's equation, in full batch; NaN for a transformation and a rule that never forgets."""
+    rule, objective = now.inputs.rule, now.inputs.objective.full_batch()
+    if not isinstance(rule, AbstractRule):
+        return jnp.full_like(now.inputs.theta, jnp.nan)
+    # Over a few steps a schedule stays as it is.
+    rule = unscheduled(rule, now.n)
+    if has_closed_form(rule):
+        field = raveled_field(rule, objective, 1)
+        return _interval_by_interval(lambda n: field(now.n + n), now.inputs, rule.h, k)
+    if has_limit(rule):
+        late = field_of(rule, closed_form_terms(rule, objective, 1, flow=True))(jnp.inf)
+        return _interval_by_interval(lambda n: late, now.inputs, rule.h, k)
+    return jnp.full_like(now.inputs.theta, jnp.nan)
+
+
+def _interval_by_interval(field: Field, inputs: Inputs, h: Scalar, k: int) -> Vector:
+    move = interval_step(field, h, diffrax.Heun())
+    steps = jnp.arange(k).astype(inputs.theta.dtype)
+    return jax.lax.scan(lambda theta, n: (move(n, theta)[0], None), inputs.theta, steps)[0]
+
+
+def _carried(now: Moment, k: int) -> Vector:
+    h, state = now.inputs.rule.h, (now.inputs.theta, now.memory)
+    begin = now.n * h
+    times = jnp.stack([begin + k * h])
+    (ends, _), _ = solved(carrier_of(now.inputs), h, state, begin, times, 1, None, None)
+    return ends[-1]
+
+
+def _alternation(updates: Float[Array, "k p"]) -> tuple[Scalar, Scalar]:
+    changes = jnp.diff(updates, axis=0)
+    sizes = jnp.linalg.norm(changes, axis=1)
+    products = jnp.sum(changes[1:] * changes[:-1], axis=1)
+    total = jnp.sum(sizes[1:] * sizes[:-1])
+    cosine = jnp.where(total > 0, jnp.sum(products) / jnp.where(total > 0, total, jnp.ones_like(total)), 0.0)
+    moved = jnp.sum(jnp.linalg.norm(updates, axis=1))
+    return cosine.astype(updates.dtype), jnp.sum(sizes) / moved

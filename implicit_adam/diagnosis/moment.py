@@ -1,0 +1,92 @@
+"""A moment of a run: the point, the optimizer's own state, and the same state as a memory that is carried."""
+
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from implicit_adam.checks.numbers import check_count
+from implicit_adam.fields.carried.carried_field import carried_inputs
+from implicit_adam.fields.carried.carrier import Memory, which_are_deltas
+from implicit_adam.fields.carried.fading import weight
+from implicit_adam.fields.carried.optax_memory import packed_memories
+from implicit_adam.inputs import Inputs
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.from_optax.rule import Optax
+from implicit_adam.rules.from_optax.state import without_zeros
+from implicit_adam.rules.opt_state import last_step
+from implicit_adam.runs.optimizer_run import on_from
+from implicit_adam.types import Batches, Loss, Params, Scalar
+
+# The steps that a run takes at first, with a memory as short as a step.
+FIRST = 10
+# A step number for an optimizer that counts none: its update is the same at each.
+LATE = 1e6
+
+
+class Moment(NamedTuple):
+    """After `n` steps, at `inputs.params`: the state of `inputs.rule.transformation()`, and the memory."""
+
+    inputs: Inputs
+    n: Scalar
+    opt_state: Any
+    memory: Memory
+
+
+def moment(rule: Any, loss: Loss, params: Params, opt_state: Any, batches: Batches, step: Any) -> Moment:
+    """The moment of a run with this state; without one, after the optimizer's first ten steps from params."""
+    inputs = carried_inputs(rule, loss, params, batches, None)
+    if opt_state is None:
+        params, opt_state = on_from(inputs, None, jnp.asarray(0), jnp.asarray(FIRST))
+        inputs, step = inputs._replace(params=params), FIRST
+    opt_state = _of_transformation(inputs, opt_state)
+    n = _steps_taken(opt_state, step)
+    return Moment(inputs, n.astype(inputs.theta.dtype), opt_state, _memory(inputs, opt_state))
+
+
+def _of_transformation(inputs: Inputs, opt_state: Any) -> Any:
+    """The state of `rule.transformation()`; that of `ia.Optax`'s `tx` alone is one without the step size."""
+    if isinstance(inputs.rule, Optax) and _alike(opt_state, inputs.rule.tx, inputs.params):
+        return (opt_state, optax.scale(1.0).init(inputs.params))
+    if not _alike(opt_state, inputs.rule.transformation(), inputs.params):
+        msg = (
+            "opt_state is no state of this optimizer on these params: it must have the structure and shapes "
+            "of tx.init(params), of the transformation given or of rule.transformation(); got "
+            f"{jax.tree.structure(opt_state)}"
+        )
+        raise ValueError(msg)
+    return opt_state
+
+
+def _alike(state: Any, tx: optax.GradientTransformation, params: Params) -> bool:
+    expected = jax.eval_shape(tx.init, params)
+    shapes = [jnp.shape(x) for x in jax.tree.leaves(state)]
+    same = jax.tree.structure(state) == jax.tree.structure(expected)
+    return same and shapes == [x.shape for x in jax.tree.leaves(expected)]
+
+
+def _steps_taken(opt_state: Any, step: Any) -> Any:
+    if step is not None:
+        return jnp.asarray(check_count("step", step), float)
+    counted = jnp.asarray(last_step(opt_state), float) + 1
+    if counted == 0:
+        msg = "opt_state has not seen a gradient yet; leave it out, or take a step first"
+        raise ValueError(msg)
+    return jnp.where(jnp.isinf(counted), LATE, counted)
+
+
+def _memory(inputs: Inputs, opt_state: Any) -> Memory:
+    rule, theta = inputs.rule, inputs.theta
+    if isinstance(rule, Optax):
+        packed = packed_memories(rule, inputs.objective, theta)
+        return packed.memory(without_zeros(opt_state[0]))
+    rule = cast(AbstractRule, rule)
+    sums = zip(which_are_deltas(rule), rule.kernels(0), rule.sums(opt_state), strict=True)
+    return tuple(
+        tuple(
+            None if delta or A is None else weight(d) * A.astype(theta.dtype)
+            for delta, d, A in zip(deltas, kernel.decay, row, strict=True)
+        )
+        for deltas, kernel, row in sums
+    )

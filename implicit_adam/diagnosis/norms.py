@@ -1,0 +1,58 @@
+"""Do memory and step work for a norm of the gradient or against it, and how strongly?
+
+With N a norm of g = grad E and w = grad N(theta) = Hess E dN/dg, a part u of the velocity lets N grow at the
+rate w . u = dN/dg . (Hess E u). One product with the Hessian for each part gives the rates of all norms:
+
+    dN/dg = sign(g) for the one-norm, g / ||g|| for the two-norm, g / sqrt(g^2 + eps) for the perturbed one
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from implicit_adam.diagnosis.moment import Moment
+from implicit_adam.diagnosis.split import Parts
+from implicit_adam.types import Scalar, Vector
+
+
+class NormRate(NamedTuple):
+    """Of one norm: its value and the rates, per unit of time, at which the velocity and its bias change it.
+
+    `bias` is what memory and step contribute to `velocity`: below zero the norm is penalised, above zero its
+    decrease is hindered.
+    """
+
+    value: Scalar
+    velocity: Scalar
+    bias: Scalar
+
+
+def norm_rates(now: Moment, parts: Parts) -> dict[str, NormRate]:
+    """Of the full-batch gradient; the perturbed one-norm of optimizers with an eps (inside the root)."""
+    inputs = now.inputs
+    gradient = jax.grad(inputs.objective.full_batch().loss)
+    g, along = jax.linearize(lambda theta: gradient(theta, None), inputs.theta)
+    velocity, bias = along(parts.velocity), along(parts.bias)
+
+    def rate(value: Scalar, slope: Vector) -> NormRate:
+        return NormRate(value, slope @ velocity, slope @ bias)
+
+    two = jnp.linalg.norm(g)
+    rates = {
+        "one_norm": rate(jnp.sum(jnp.abs(g)), jnp.sign(g)),
+        "two_norm": rate(two, g / jnp.where(two > 0, two, jnp.ones_like(two))),
+    }
+    eps = _eps(inputs.rule)
+    if eps is not None:
+        root = jnp.sqrt(g**2 + eps)
+        rates["perturbed_one_norm"] = rate(jnp.sum(root), g / root)
+    return rates
+
+
+def _eps(rule: Any) -> Scalar | None:
+    """Of eps outside the root its square, which is as wide."""
+    eps = getattr(rule, "eps", None)
+    if eps is None or getattr(rule, "eps_in_sqrt", None) is None:
+        return None
+    return eps if rule.eps_in_sqrt else eps**2

@@ -1,0 +1,104 @@
+"""Which equation to believe, in words."""
+
+from typing import Any
+
+import numpy as np
+
+from implicit_adam.diagnosis.forecasts import CARRIED, CORRECTED, PLAIN
+
+# An equation predicts a run where its error is below this share of the distance, beside the sampling error.
+PREDICTS = 0.02
+# Updates alternate where their changes are this large and this opposed.
+SWING, OPPOSED = 0.1, -0.5
+# A single run is the mean run where it is apart from it by less than the distance travelled.
+APART = 1.0
+# Steps are out of proportion where the memory makes them so many times what the present gradient calls for.
+TOO_LONG = 3.0
+
+EQUATIONS = {
+    PLAIN: "the plain flow (sign-type, without memory: ia.flow(.., order=0))",
+    CORRECTED: "the paper's corrected flow (ia.flow)",
+    CARRIED: "the equation with carried memory (ia.carried_flow)",
+}
+PAST_EDGE, NOISE, NONE = "past the edge", "noise-dominated", "none"
+
+
+def which(found: Any) -> str:
+    """The simplest equation that predicts the next steps, or why none does."""
+    if alternates(found):
+        return PAST_EDGE
+    allowed = PREDICTS + 2 * float(found.sampling_error)
+    for name in EQUATIONS:
+        if float(found.error[name]) <= allowed:
+            return NOISE if float(found.spread) > APART else name
+    return NONE
+
+
+def alternates(found: Any) -> bool:
+    """Whether consecutive full-batch updates alternate."""
+    return bool(float(found.alternation) < OPPOSED and float(found.swing) > SWING)
+
+
+def sentences(found: Any) -> list[str]:
+    """What the numbers of a diagnosis say."""
+    said = [_equation(found), _bias(found)]
+    if _known(found.edge):
+        said.append(_edge(found))
+    if float(found.speed) > TOO_LONG:
+        said.append(
+            f"The memory of squared gradients lags behind the gradient: steps are {float(found.speed):.1f} "
+            "times as long as the present gradient calls for, so a spike of the loss may follow."
+        )
+    if _known(found.noise):
+        said.append(_noise(found))
+    return said
+
+
+def _equation(found: Any) -> str:
+    k = int(found.horizon)
+    errors = ", ".join(f"{name} {_percent(x)}" for name, x in found.error.items() if _known(x))
+    measured = f"errors after {k} steps, of the distance: {errors}"
+    if found.equation in EQUATIONS:
+        return f"The next {k} steps follow {EQUATIONS[found.equation]}: {measured}."
+    if found.equation == NOISE:
+        return (
+            f"Only the mean over random orders of the mini-batches follows an equation ({measured}): single "
+            f"runs are {float(found.spread):.1f} times the distance apart."
+        )
+    if found.equation == PAST_EDGE:
+        return (
+            "Past the edge of stability: consecutive updates alternate "
+            f"(cosine {float(found.alternation):.2f}), which no smooth equation follows: {measured}."
+        )
+    return f"No equation here predicts the next {k} steps: {measured}."
+
+
+def _bias(found: Any) -> str:
+    rate = found.norms["one_norm"]
+    rest = max(abs(float(rate.velocity - rate.bias)), np.finfo(float).tiny)
+    does = "penalise" if float(rate.bias) < 0 else "hinder the decrease of"
+    return (
+        f"Memory and step {does} the one-norm of the gradient: they change it at "
+        f"{_percent(abs(float(rate.bias)) / rest)} of the rate of the rest of the velocity."
+    )
+
+
+def _edge(found: Any) -> str:
+    edge = float(found.edge)
+    where = "below" if edge < 1 else "above"
+    return (
+        f"The curvature that the optimizer feels is {edge:.2f} of its stability threshold, {where} the edge."
+    )
+
+
+def _noise(found: Any) -> str:
+    return f"The variance of a mini-batch gradient is {float(found.noise):.3g} times the square of the mean."
+
+
+def _known(x: Any) -> bool:
+    return bool(np.isfinite(float(x)))
+
+
+def _percent(x: Any) -> str:
+    x = 100 * float(x)
+    return f"{x:.2g} %" if x < 100 else f"{x:.0f} %"

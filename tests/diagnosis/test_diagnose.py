@@ -1,0 +1,206 @@
+"""What a diagnosis says is so: the split, the rates, the edge, the noise, and which equation predicts."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import implicit_adam as ia
+from implicit_adam.diagnosis import verdict
+from tests import examples
+from tests.fields.test_carried import NET, net_loss
+
+USUAL = ia.Adam(2.5e-3)
+QUICK = {"horizon": 8, "iterations": 9}
+
+
+@functools.cache
+def usual_run(steps=60):
+    """The point and the state of `optax.adam` at usual settings."""
+    tx = optax.adam(2.5e-3)
+
+    @jax.jit
+    def step(params, state):
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = tx.update(jax.grad(net_loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    points, state = [NET], tx.init(NET)
+    for _ in range(steps + 1):
+        params, new = step(points[-1], state)
+        if len(points) == steps + 1:
+            return points[-1], state, (params - points[-2]) / 2
+        points, state = [*points, params], new
+    raise AssertionError
+
+
+@functools.cache
+def usual():
+    params, state, _ = usual_run()
+    return ia.diagnose(USUAL, net_loss, params, opt_state=state, k=2, **QUICK)
+
+
+@functools.cache
+def of_transformation():
+    params, state, _ = usual_run()
+    return ia.diagnose(optax.adam(2.5e-3), net_loss, params, opt_state=state, k=2, **QUICK)
+
+
+def test_at_usual_settings_the_carried_memory_predicts_and_the_others_do_not():
+    assert usual().equation == "carried"
+    assert usual().error["carried"] < 1e-3
+    assert min(usual().error["plain"], usual().error["corrected"]) > 0.1
+    assert usual().step == 60
+    assert "carried memory" in usual().verdict
+
+
+def test_the_parts_sum_to_the_velocity_which_is_how_far_a_step_moves():
+    _, _, moved = usual_run()
+    found = usual()
+    total = found.instant + found.minibatch + jnp.sum(found.memory, 0) + found.decay + found.step_correction
+    np.testing.assert_allclose(total, found.velocity, rtol=1e-12)
+    assert jnp.linalg.norm(2.5e-3 * found.velocity - moved) < 2e-3 * jnp.linalg.norm(moved)
+    np.testing.assert_allclose(found.speed, jnp.linalg.norm(found.velocity) / jnp.linalg.norm(found.instant))
+
+
+def test_a_transformation_is_found_to_do_what_its_rule_does():
+    """In steps in place of time: its step size is its learning rate."""
+    rule, tx = usual(), of_transformation()
+    assert tx.equation == rule.equation
+    # The error of the carried memory is what is left of nearly equal numbers.
+    for name, rtol in (("plain", 1e-3), ("carried", 0.05)):
+        np.testing.assert_allclose(tx.error[name], rule.error[name], rtol=rtol)
+    np.testing.assert_allclose(tx.velocity, 2.5e-3 * rule.velocity, rtol=1e-8)
+    np.testing.assert_allclose(tx.instant, 2.5e-3 * rule.instant, rtol=1e-6)
+    # Its denominator is that of the step to come, a rule's that of the last.
+    np.testing.assert_allclose(tx.edge, rule.edge, rtol=0.02)
+    np.testing.assert_allclose(tx.threshold, 38, rtol=1e-6)
+    np.testing.assert_allclose(tx.norms["one_norm"].bias, 2.5e-3 * rule.norms["one_norm"].bias, rtol=1e-5)
+
+
+def test_curvature_is_that_of_the_preconditioned_sharpness_with_the_runs_own_state():
+    params, state, _ = usual_run()
+    expected = ia.preconditioned_sharpness(USUAL, net_loss, params, opt_state=state, k=2, iterations=9)
+    np.testing.assert_allclose(usual().preconditioned_sharpness, expected.value, rtol=1e-6)
+    np.testing.assert_allclose(usual().threshold, ia.stability_threshold(USUAL, 59), rtol=1e-9)
+
+
+def test_norms_change_at_the_rates_said():
+    params, found = usual_run()[0], usual()
+    norms = {
+        "one_norm": lambda g: jnp.sum(jnp.abs(g)),
+        "two_norm": jnp.linalg.norm,
+        "perturbed_one_norm": lambda g: jnp.sum(jnp.sqrt(g**2 + 1e-16)),
+    }
+    bias = jnp.sum(found.memory, 0) + found.step_correction
+    for name, norm in norms.items():
+        of_point = lambda params, norm=norm: norm(jax.grad(net_loss)(params))
+        np.testing.assert_allclose(found.norms[name].value, of_point(params), rtol=1e-12)
+        for rate, along in ((found.norms[name].velocity, found.velocity), (found.norms[name].bias, bias)):
+            np.testing.assert_allclose(rate, jax.jvp(of_point, (params,), (along,))[1], rtol=1e-9)
+
+
+SPECTRUM = jnp.asarray([0.5, 1.0, 4.0])
+quadratic = lambda theta: jnp.sum(SPECTRUM * theta**2) / 2
+
+
+@functools.cache
+def gradient_descent(h):
+    return ia.diagnose(ia.GradientDescent(h), quadratic, examples.START, horizon=8, iterations=3)
+
+
+def test_the_edge_of_gradient_descent_is_two_over_h():
+    for h in (1e-3, 0.45, 0.55):
+        np.testing.assert_allclose(gradient_descent(h).edge, h * 4 / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("h", "equation"), [(1e-4, "plain"), (0.1, "corrected"), (0.55, "past the edge")])
+def test_gradient_descent_needs_more_the_longer_its_steps(h, equation):
+    found = gradient_descent(h)
+    assert found.equation == equation, found
+    assert ("above the edge" in found.verdict) == (equation == "past the edge")
+
+
+def test_a_correction_is_needed_where_the_step_makes_it_and_not_before():
+    found = gradient_descent(0.1)
+    assert found.error["corrected"] < found.error["plain"] / 10
+
+
+def noisy(theta, batch):
+    return quadratic(theta) + batch @ theta
+
+
+def of_noise(size, theta):
+    """Two mini-batches whose gradients are the mean and a vector of this size, with either sign."""
+    push = size * jnp.asarray([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    run = {"batches": push, "horizon": 8, "iterations": 3}
+    return ia.diagnose(ia.GradientDescent(1e-4), noisy, theta, **run)
+
+
+@functools.cache
+def with_noise(size):
+    return of_noise(size, examples.START)
+
+
+def test_the_noise_is_the_variance_over_the_square_of_the_mean():
+    for size in (0.01, 300.0):
+        found = with_noise(size)
+        # After ten steps of 1e-4 the point has hardly moved.
+        g = SPECTRUM * examples.START
+        np.testing.assert_allclose(found.noise, size**2 / (g @ g), rtol=0.02)
+        np.testing.assert_allclose(found.minibatch, jnp.zeros(3), atol=1e-9)
+
+
+def test_where_orders_matter_more_than_the_way_only_the_mean_is_predicted():
+    """Seven steps of two mini-batches: one of them comes once more, by chance."""
+    run = {"batches": 300 * jnp.asarray([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]), "horizon": 7, "iterations": 3}
+    loud = ia.diagnose(ia.GradientDescent(1e-4), noisy, examples.START, **run)
+    assert loud.equation == "noise-dominated"
+    assert "mean over random orders" in loud.verdict
+    assert with_noise(0.01).equation == "plain"
+
+
+def test_a_memory_of_squares_that_lags_is_warned_of():
+    params, (adam, rest), _ = usual_run()
+    lagging = (adam._replace(nu=adam.nu * 1e-4), rest)
+    found = ia.diagnose(USUAL, net_loss, params, opt_state=lagging, k=2, **QUICK)
+    assert found.speed > 10
+    assert "lags behind" in found.verdict
+    assert "lags behind" not in usual().verdict
+
+
+def test_without_a_state_the_optimizer_takes_ten_steps_first():
+    fresh = ia.diagnose(USUAL, net_loss, NET, k=2, **QUICK)
+    params, state, _ = usual_run(10)
+    given = ia.diagnose(USUAL, net_loss, params, opt_state=state, k=2, **QUICK)
+    assert fresh.step == given.step == 10
+    np.testing.assert_allclose(fresh.velocity, given.velocity, rtol=1e-9)
+
+
+def test_a_state_of_something_else_is_refused():
+    params, _, _ = usual_run()
+    for state, words in (
+        (optax.sgd(0.1, momentum=0.9).init(params), "no state of this optimizer"),
+        (optax.adam(0.1).init(params[:3]), "no state of this optimizer"),
+        (optax.adam(0.1).init(params), "not seen a gradient"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ia.diagnose(USUAL, net_loss, params, opt_state=state)
+    with pytest.raises(ValueError, match="outside of"):
+        jax.jit(lambda params: ia.diagnose(USUAL, net_loss, params).speed)(params)
+    with pytest.raises(ValueError, match="horizon must be"):
+        ia.diagnose(USUAL, net_loss, params, horizon=2)
+
+
+def test_its_numbers_are_floats_by_name_and_it_prints_as_words():
+    numbers = usual().numbers()
+    assert {type(x) for x in numbers.values()} == {float}
+    assert numbers["error/carried"] == float(usual().error["carried"])
+    assert repr(usual()).startswith("The next 8 steps follow the equation with carried memory")
+
+
+def test_every_equation_has_words():
+    assert set(verdict.EQUATIONS) == set(usual().error)
