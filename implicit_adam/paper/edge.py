@@ -1,7 +1,7 @@
 """Through the edge of stability: Adam where it alternates, the equation with carried memory, and its closure.
 
-Past the edge the top eigenvalue of P^-1/2 Hess E P^-1/2, P from the optimizer's own second memory, stays about
-its threshold 2 (1+beta) / ((1-beta) h) and the iterates alternate about a centre (Cohen et al. 2022). The
+Past the edge the top eigenvalue of P^-1/2 Hess E P^-1/2, P from the optimizer's own second memory, stays
+about its threshold 2 (1+beta) / ((1-beta) h), and iterates alternate about a centre (Cohen et al. 2022). The
 equation with carried memory has no alternation; with `closure="two-branch"` it has.
 """
 
@@ -73,7 +73,7 @@ class Edge(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Centres, half-differences, losses, and the second memory (not bias-corrected), leading axes of saves."""
+    """Centres, amplitudes, losses, and the second memory (not bias-corrected), with a leading axis of saves."""
 
     centre: Params
     amplitude: np.ndarray
@@ -95,7 +95,9 @@ def run(config: EdgeConfig, advance: Advance) -> Edge:
     runs[NEARBY] = _iterates(rule, loss, jax.tree.unflatten(jax.tree.structure(params), nudged), config)
     advance(0.2)
     # A solver of the equation: leaps of one step, the default, are the optimizer itself.
-    carried = carried_flow(rule, loss, params, config.steps, solver=diffrax.Bosh3(), **every)
+    controller = diffrax.PIDController(1e-3, 1e-9, dtmin=config.h / 8, dtmax=config.h)
+    solved: Any = {"solver": diffrax.Bosh3(), "stepsize_controller": controller, **every}
+    carried = carried_flow(rule, loss, params, config.steps, **solved)
     runs[CARRIED] = _solution(carried, loss)
     advance(0.5)
     closure = carried_flow(rule, loss, params, config.steps, closure="two-branch", **every)
@@ -174,11 +176,11 @@ def _curves(rule: Adam, loss: Loss, one: _Run, adam: _Run, config: EdgeConfig) -
     own, reference = _vectors(one.centre), _vectors(adam.centre)
     distance = np.linalg.norm(reference - reference[:1], axis=1).max()
     saved = ends // config.every
-    first, *rest = rule.transformation().init(jax.tree.map(lambda x: x[0], one.centre))  # pyright: ignore
+    fresh: Any = rule.transformation().init(jax.tree.map(lambda x: x[0], one.centre))
     eigenvalues, start = [], None
     for n, i in zip(ends, saved, strict=True):
         second = jax.tree.map(lambda x, i=i: x[i], one.second)
-        state = (first._replace(count=jnp.asarray(n, jnp.int32), nu=second), *rest)
+        state = (fresh[0]._replace(count=jnp.asarray(n, jnp.int32), nu=second), *fresh[1:])
         point = jax.tree.map(lambda x, i=i: x[i], one.centre)
         known: Any = {} if start is None else {"start": start}
         top = preconditioned_sharpness(rule, loss, point, opt_state=state, **known)

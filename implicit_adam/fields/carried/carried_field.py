@@ -186,8 +186,8 @@ def check_no_delays(inputs: Inputs) -> None:
     delays = packed_memories(inputs.rule, inputs.objective, inputs.theta).delays
     if delays:
         msg = (
-            f"this transformation keeps the gradient of the step before ({', '.join(delays)}), which is that of "
-            "the other branch and no smooth memory; leave out the closure"
+            f"this transformation keeps the gradient of the step before ({', '.join(delays)}), which is "
+            "that of the other branch and no smooth memory; leave out the closure"
         )
         raise ValueError(msg)
 

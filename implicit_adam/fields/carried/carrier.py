@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from implicit_adam.fields.carried.fading import ahead, rate, settled, way_ahead, weight
+from implicit_adam.fields.carried.fading import ahead, rate, way_ahead, weight
 from implicit_adam.loops import scanned_sum
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
@@ -151,9 +151,7 @@ def updating(ahead: Callable[..., Memory], after: Callable[..., Memory], read: C
     ) -> Vector:
         w = v - 1 / 2
         now = on_the_line(psi, change, w)
-        return read(
-            tau + w, theta, now, ahead(memory, psi, change, w), after(memory, psi, change, v + 1 / 2)
-        )
+        return read(tau + w, theta, now, ahead(memory, psi, change, w), after(memory, psi, change, v + 1 / 2))
 
     return update
 
@@ -199,7 +197,10 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
 
     def plus(memory: Memory, more: Memory) -> Memory:
         return tuple(
-            tuple(None if S is None else keeping_signs(S, dS) if whole else S + dS for S, dS in zip(*rows, strict=True))
+            tuple(
+                None if S is None else keeping_signs(S, dS) if whole else S + dS
+                for S, dS in zip(*rows, strict=True)
+            )
             for whole, *rows in zip(signless(rule), memory, more, strict=True)
         )
 

@@ -19,7 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.fields.carried.carrier import Carrier, Features, Memory, keeping_signs, updating, with_noise
+from implicit_adam.fields.carried.carrier import (
+    Carrier,
+    Features,
+    Memory,
+    keeping_signs,
+    updating,
+    with_noise,
+)
 from implicit_adam.fields.carried.fading import rate, way_ahead, weight
 from implicit_adam.fields.carried.optax_memory import Packed
 from implicit_adam.objective import Objective
