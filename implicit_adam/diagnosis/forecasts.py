@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from implicit_adam.diagnosis.moment import Moment
 from implicit_adam.diagnosis.split import full_batch_carrier, instant_velocity
 from implicit_adam.fields.carried.carried_field import carrier_of
+from implicit_adam.fields.carried.carrier import carried_velocity
 from implicit_adam.fields.full_batch.closed_form import closed_form_terms, has_closed_form, has_limit
 from implicit_adam.fields.terms import field_of
 from implicit_adam.fields.vector_field import raveled_field
@@ -17,8 +18,9 @@ from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.from_optax.rule import raveled_transformation
 from implicit_adam.rules.scheduled import unscheduled
-from implicit_adam.runs.carried_flow import solved
+from implicit_adam.runs.carried_flow import Solving, solved
 from implicit_adam.runs.interval import interval_step
+from implicit_adam.runs.leaps import Leaps
 from implicit_adam.types import Field, Scalar, Vector
 
 PLAIN, CORRECTED, CARRIED = "plain", "corrected", "carried"
@@ -121,11 +123,11 @@ def _interval_by_interval(field: Field, inputs: Inputs, h: Scalar, k: int) -> Ve
 
 
 def _carried(now: Moment, k: int) -> Vector:
-    h, state = now.inputs.rule.h, (now.inputs.theta, now.memory)
-    begin = now.n * h
+    h, carrier = now.inputs.rule.h, carrier_of(now.inputs)
+    begin, state = now.n * h, (now.inputs.theta, now.memory)
+    solving = Solving(1, Leaps(carrier, h), None)
     times = jnp.stack([begin + k * h])
-    (ends, _), _ = solved(carrier_of(now.inputs), h, state, begin, times, 1, None, None)
-    return ends[-1]
+    return solved(carried_velocity(carrier, 1), h, state, begin, times, solving, None)[0][0][-1]
 
 
 def _alternation(updates: Float[Array, "k p"]) -> tuple[Scalar, Scalar]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from implicit_adam.paper.claims import Experiment
 from implicit_adam.paper.during_training import DURING_TRAINING
+from implicit_adam.paper.edge import EDGE
 from implicit_adam.paper.figure1 import FIGURE1
 from implicit_adam.paper.figure6 import FIGURE6
 from implicit_adam.paper.figures23 import FIGURE2, FIGURE3
@@ -37,10 +38,11 @@ EXPERIMENTS: dict[str, Experiment] = {
     "figure6": FIGURE6,
     "higher-orders": HIGHER_ORDERS,
     "practical-settings": PRACTICAL_SETTINGS,
+    "edge": EDGE,
 }
 
 # Run when they are named, into a report of their own.
-BY_NAME_ONLY = ("practical-settings",)
+BY_NAME_ONLY = ("practical-settings", "edge")
 
 
 class PaperSetting(NamedTuple):

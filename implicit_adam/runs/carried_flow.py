@@ -1,6 +1,7 @@
 """Runs of the equation with carried memory."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -9,16 +10,18 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from implicit_adam.checks.numbers import check_count
+from implicit_adam.checks.numbers import check_count, check_positive
 from implicit_adam.checks.runs import check_order, check_saved, check_saves
 from implicit_adam.fields.carried.carried_field import (
     HIGHEST_CARRIED_ORDER,
     carried_inputs,
     carrier_of,
+    check_no_delays,
     checked_noise,
     shown,
 )
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity
+from implicit_adam.fields.carried.two_branch import two_branch_velocity, two_branches
 from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.leaps import Leaps, RelativeToTheMove
@@ -29,6 +32,7 @@ State = tuple[Vector, Memory]
 
 # How many steps the optimizer takes itself at first, and what part of its path the solver may be wrong by.
 START, TOLERANCE = 10, 1e-3
+CLOSURES = ("two-branch",)
 
 
 def carried_flow(
@@ -46,6 +50,8 @@ def carried_flow(
     solver: diffrax.AbstractSolver | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
     memories: bool = False,
+    closure: str | None = None,
+    floor: Any = None,
 ) -> Trajectory:
     """The solution of the equation with carried memory, `carried_field`, over as many steps of the optimizer.
 
@@ -54,7 +60,7 @@ def carried_flow(
     within a few steps, however small h is, leaves a small O(h): the first steps, and for fixed decays and eps
     near 0 the change of a gradient's sign (Adam, .9, .999, 1e-8, on a small tanh network: slopes of 2 up to
     the first such change, 1.3 to 1.9 after it, at errors of 1e-7). Past the edge of stability, where iterates
-    alternate, no smooth equation follows them.
+    alternate, no smooth equation follows them; `closure` follows two.
 
     - `rule`, `loss`, `params`, `steps`, `batches`, `noise`, `order`: as in `carried_field`.
     - `start`: how many steps the optimizer takes itself before the equation takes over. At first its memory
@@ -68,6 +74,16 @@ def carried_flow(
       no leap is shorter than a step: one of one step *is* the optimizer's step. Any diffrax controller
       instead; times are t = n h, the state is (params, memories), flat vectors.
     - `memories`: whether to keep the memories as well, in the trajectory's field of that name.
+    - `closure`: "two-branch" goes on through the edge of stability: the equation is that of the centre of
+      iterates that alternate, and of half the difference d between the two branches (`alternating` in the
+      trajectory), so that the mean loss of the optimizer there is (loss(c + d) + loss(c - d)) / 2, c in
+      `params`. In full batch only; 4 gradients for each evaluation of the field, 2 at order 0, and at least
+      one step of the solver (`diffrax.Bosh3()` by default) for each of the optimizer. d starts with what
+      alternates in the steps that the optimizer takes next; the sign of d is not that of the even steps.
+      Alternation of period two alone: an optimizer whose first unstable mode turns is not followed.
+    - `floor`: of the closure, the size that half the difference does not fall below, of that of the
+      parameters; by default the root of their dtype's precision, below which g(c + d) - g(c - d) is
+      rounding. A smaller one makes the first burst late, a larger one early.
 
     A diverging run, or a solver that gave up, is flagged (`finite`), never raised. Raises `ValueError` for
     bad arguments. Compiles once for all values of the hyperparameters and the start. Derivatives in any mode.
@@ -85,7 +101,41 @@ def carried_flow(
     early = tuple(n for n in saved.tolist() if n <= start)
     inputs = carried_inputs(rule, loss, params, batches, checked_noise(noise, batches))
     late = jnp.asarray(saved[len(early) :])
-    return _carried_flow(inputs, early, late, order, start, solver, stepsize_controller, memories=memories)
+    floor = _checked_floor(closure, floor, batches, inputs)
+    solving = Solving(order, solver, stepsize_controller)
+    return _carried_flow(inputs, early, late, start, solving, floor, memories=memories)
+
+
+def _checked_floor(closure: str | None, floor: Any, batches: Batches, inputs: Inputs) -> Scalar | None:
+    """The floor of the closure, None where there is none."""
+    if closure is None:
+        if floor is not None:
+            msg = 'floor is a closure\'s, of which there is none: give closure="two-branch", or leave it out'
+            raise ValueError(msg)
+        return None
+    if closure not in CLOSURES:
+        msg = f"closure must be None or one of {', '.join(map(repr, CLOSURES))}, got {closure!r}"
+        raise ValueError(msg)
+    if batches is not None:
+        msg = (
+            f"closure={closure!r} is for full batch: between mini-batches the iterates differ by more than "
+            "their alternation, which these branches do not have; leave out the batches and take their mean "
+            "as the loss, or leave out the closure"
+        )
+        raise ValueError(msg)
+    check_no_delays(inputs)
+    if floor is None:
+        floor = float(jnp.finfo(inputs.theta.dtype).eps) ** 0.5
+    check_positive("floor", floor)
+    return jnp.asarray(floor, inputs.theta.dtype)
+
+
+class Solving(NamedTuple):
+    """How the equation is solved."""
+
+    order: int
+    solver: diffrax.AbstractSolver | None
+    controller: diffrax.AbstractStepSizeController | None
 
 
 @eqx.filter_jit
@@ -93,25 +143,36 @@ def _carried_flow(
     inputs: Inputs,
     early: tuple[int, ...],
     late: Int[Array, " late"],
-    order: int,
     start: int,
-    solver: diffrax.AbstractSolver | None,
-    controller: diffrax.AbstractStepSizeController | None,
+    solving: Solving,
+    floor: Scalar | None,
     *,
     memories: bool,
 ) -> Trajectory:
     h, carrier = inputs.rule.h, carrier_of(inputs)
     state, kept = _first_steps(carrier, inputs.theta, start, early)
+    velocity = carried_velocity(carrier, solving.order)
+    if floor is not None:
+        state = two_branches(carrier, start, *state, floor)
+        # What the optimizer takes itself has one branch.
+        kept = (kept[0], (kept[1], jnp.zeros_like(kept[0]), jax.tree.map(jnp.zeros_like, kept[1])))
+        velocity = two_branch_velocity(carrier, solving.order, floor)
     times = jnp.concatenate([jnp.asarray(early), late]).astype(h.dtype) * h
     tried = jnp.zeros((), int)
     if len(late):
-        solution, tried = solved(carrier, h, state, start * h, times[len(early) :], order, solver, controller)
+        if solving.solver is None and solving.order > 0 and floor is None:
+            solving = solving._replace(solver=Leaps(carrier, h))
+        solution, tried = solved(velocity, h, state, start * h, times[len(early) :], solving, floor)
         kept = jax.tree.map(lambda *x: jnp.concatenate(x), kept, solution)
     thetas, memory = kept
-    points = jax.vmap(inputs.unraveled)(thetas)
+    half = None
+    if floor is not None:
+        memory, half, _ = memory
+        half = jax.vmap(inputs.unraveled)(half)
     remembered = shown(inputs, memory, saves=True) if memories else None
     unknown = jnp.full_like(times, jnp.nan)
-    return Trajectory(times, points, all_finite(thetas), unknown, unknown, unknown, remembered, tried)
+    points = jax.vmap(inputs.unraveled)(thetas)
+    return Trajectory(times, points, all_finite(thetas), unknown, unknown, unknown, remembered, tried, half)
 
 
 def _first_steps(carrier: Carrier, theta: Vector, start: int, early: tuple[int, ...]) -> tuple[State, Any]:
@@ -133,35 +194,40 @@ def _first_steps(carrier: Carrier, theta: Vector, start: int, early: tuple[int, 
 
 
 def solved(
-    carrier: Carrier,
+    velocity: Callable[..., Any],
     h: Scalar,
-    state: State,
+    state: Any,
     begin: Scalar,
     times: Float[Array, " saves"],
-    order: int,
-    solver: diffrax.AbstractSolver | None,
-    controller: diffrax.AbstractStepSizeController | None,
+    solving: Solving,
+    floor: Scalar | None,
 ) -> tuple[Any, Int[Array, ""]]:
     """The states at the saved times, and how many steps the solver tried."""
-    velocity = carried_velocity(carrier, order)
-    leaps = solver is None and order > 0
-    if solver is None:
-        solver = Leaps(carrier, h) if leaps else diffrax.Bosh3()
+    _, solver, controller = solving
+    leaps = isinstance(solver, Leaps)
     if controller is None:
         tolerance = max(TOLERANCE, 1e2 * float(jnp.finfo(h.dtype).eps))
-        shortest = h if leaps else None
         # The coefficients of a PI controller damp the chatter of leaps at the limit of stability.
-        controller = RelativeToTheMove(
-            diffrax.PIDController(tolerance, 0, pcoeff=0.4, icoeff=0.3, factormax=2.0, dtmin=shortest)
+        pid = diffrax.PIDController(
+            tolerance,
+            0,
+            pcoeff=0.4,
+            icoeff=0.3,
+            factormax=2.0,
+            # With branches, longer steps would pass over the growth of an alternation that is small yet, and
+            # shorter ones follow the rounding of a centre that stands still.
+            dtmin=h if leaps else None if floor is None else h / 8,
+            dtmax=None if floor is None else h,
         )
+        controller = RelativeToTheMove(pid)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(
             lambda t, y, _: jax.tree.map(lambda x: x / h.astype(x.dtype), velocity(jnp.asarray(t) / h, *y))
         ),
-        solver,
+        diffrax.Bosh3() if solver is None else solver,
         begin,
         times[-1],
-        h,
+        h if floor is None else h / 2,
         state,
         saveat=diffrax.SaveAt(ts=times),
         stepsize_controller=controller,
@@ -169,6 +235,6 @@ def solved(
         max_steps=2**16,
         throw=False,
     )
-    solved = solution.result == diffrax.RESULTS.successful
-    states = jax.tree.map(lambda y: jnp.where(solved, y, jnp.full_like(y, jnp.nan)), solution.ys)
+    successful = solution.result == diffrax.RESULTS.successful
+    states = jax.tree.map(lambda y: jnp.where(successful, y, jnp.full_like(y, jnp.nan)), solution.ys)
     return states, solution.stats["num_steps"].astype(int)

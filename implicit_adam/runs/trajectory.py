@@ -32,6 +32,8 @@ class Trajectory(NamedTuple):
     - `memories`: the saved memories of a `carried_flow` that was asked for them, as in `carried_field`.
     - `solver_steps`: how many steps the solver of a `carried_flow` tried, accepted or not. A leap, the
       default, takes one gradient (of every mini-batch). None for other runs.
+    - `alternating`: with a closure, half the difference d between the two branches that iterates alternate
+      between, about `params`, a pytree like `params`; zero at the steps that the optimizer takes itself.
     """
 
     t: Float[Array, " saves"]
@@ -42,6 +44,7 @@ class Trajectory(NamedTuple):
     rounding: Float[Array, " saves"]
     memories: PyTree = None
     solver_steps: Int[Array, ""] | None = None
+    alternating: PyTree = None
 
     def __repr__(self) -> str:
         return line(self)

@@ -179,6 +179,19 @@ def carrier_of(inputs: Inputs) -> Carrier:
     return carried_optax(rule, objective, packed_memories(rule, objective, inputs.theta))
 
 
+def check_no_delays(inputs: Inputs) -> None:
+    """Refuse what keeps the gradient of the step before, which is the other branch's."""
+    if isinstance(inputs.rule, AbstractRule):
+        return
+    delays = packed_memories(inputs.rule, inputs.objective, inputs.theta).delays
+    if delays:
+        msg = (
+            f"this transformation keeps the gradient of the step before ({', '.join(delays)}), which is "
+            "that of the other branch and no smooth memory; leave out the closure"
+        )
+        raise ValueError(msg)
+
+
 def shown(inputs: Inputs, memory: Memory, *, saves: bool = False) -> Any:
     """The memory for the user: pytrees like params, or of a transformation one like its state."""
     if isinstance(inputs.rule, AbstractRule):

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from implicit_adam.fields.carried.fading import ahead, rate, settled, way_ahead, weight
+from implicit_adam.fields.carried.fading import ahead, rate, way_ahead, weight
 from implicit_adam.loops import scanned_sum
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
@@ -33,6 +33,9 @@ from implicit_adam.rules.feature_sums import FeatureSums, read
 from implicit_adam.rules.hyperparameters import made_up
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.types import Scalar, StepNumber, Vector
+
+# Gradients to try features on.
+TRIED = (0.0, 1e-4, -0.3, 1.0, -1e3)
 
 # A pytree of vectors: what the optimizer remembers, and what a gradient adds to it.
 Memory = Any
@@ -50,9 +53,14 @@ class Carrier(NamedTuple):
       its change a step on the way there; memory and psi are those of tau.
     - `rate(memory, psi, change)`: the derivative of the memory.
     - `ahead(memory, psi, change, v)`: the memory v steps later, psi changing on a line.
-    - `update(tau, theta, memory, psi, change, v)`: h F at tau + v; memory and psi are those of tau, theta
-      is that of tau + v - 1/2.
+    - `after(memory, psi, change, v)`: the same to be read from, `keeping_signs`.
+    - `plus(memory, more)`: their sum, where no memory of what has no sign gets one.
+    - `read(n, theta, psi, before, after)`: h F of step n from what it sees: the point, psi, and the memories
+      before and after it.
+    - `update(tau, theta, memory, psi, change, v)`: h F at tau + v, what `read` says (`updating`); memory and
+      psi are those of tau, theta is that of tau + v - 1/2.
     - `passes`: how often psi and its change need each other: once, where psi does not depend on its change.
+    - `levels`: how many levels of memories there are, psi of one depending on the memories of those below.
     """
 
     start: Callable[[Vector], Memory]
@@ -62,8 +70,12 @@ class Carrier(NamedTuple):
     arrive: Callable[[Scalar, Memory, Features, Scalar, Vector, Any], tuple[Features, Features]]
     rate: Callable[[Memory, Features, Features], Memory]
     ahead: Callable[[Memory, Features, Features, Scalar], Memory]
+    after: Callable[[Memory, Features, Features, Scalar], Memory]
+    plus: Callable[[Memory, Memory], Memory]
+    read: Callable[[Scalar, Vector, Features, Memory, Memory], Vector]
     update: Callable[[Scalar, Vector, Memory, Features, Features, Scalar], Vector]
     passes: int = 1
+    levels: int = 1
 
 
 def features_and_change(
@@ -93,9 +105,23 @@ def carried_velocity(
     def velocity(tau: Scalar, theta: Vector, memory: Memory) -> tuple[Vector, Memory]:
         psi, change, hF = features_and_change(carrier, tau, theta, memory, order)
         rate = carrier.rate(memory, psi, change)
-        return (-hF if order == 0 else bent(carrier, tau, theta, memory, psi, change, hF) / 24 - hF), rate
+        return centred(carrier, tau, theta, memory, psi, change, hF, order), rate
 
     return velocity
+
+
+def centred(
+    carrier: Carrier,
+    tau: Scalar,
+    theta: Vector,
+    memory: Memory,
+    psi: Features,
+    change: Features,
+    hF: Vector,
+    order: int,
+) -> Vector:
+    """theta' per step: -h F and, from order 1 on, what makes it the mean velocity of a step."""
+    return -hF if order == 0 else bent(carrier, tau, theta, memory, psi, change, hF) / 24 - hF
 
 
 def bent(
@@ -115,6 +141,24 @@ def bent(
         return carrier.update(tau, theta + (1 / 2 - v) * hF, memory, psi, change, v)
 
     return at(middle + 1) - 2 * at(middle) + at(middle - 1)
+
+
+def updating(ahead: Callable[..., Memory], after: Callable[..., Memory], read: Callable[..., Vector]) -> Any:
+    """`update`: what the step from t + (v - 1/2) h to t + (v + 1/2) h reads."""
+
+    def update(
+        tau: Scalar, theta: Vector, memory: Memory, psi: Features, change: Features, v: Scalar
+    ) -> Vector:
+        w = v - 1 / 2
+        now = on_the_line(psi, change, w)
+        return read(tau + w, theta, now, ahead(memory, psi, change, w), after(memory, psi, change, v + 1 / 2))
+
+    return update
+
+
+def on_the_line(psi: Features, change: Features, v: Scalar) -> Features:
+    """psi v steps later."""
+    return jax.tree.map(lambda x, dx: x + v.astype(x.dtype) * dx, psi, change)
 
 
 def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
@@ -143,20 +187,32 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
             lambda d, S, *psi: None if S is None else f(d, S, *psi), rule.kernels(0), memory, psi, change
         )
 
-    def update(
-        tau: Scalar, theta: Vector, memory: Memory, psi: Features, change: Features, v: Scalar
-    ) -> Vector:
-        n = tau + v - 1 / 2
+    def ahead_by(memory: Memory, psi: Features, change: Features, v: Scalar) -> Memory:
+        return states(memory, psi, change, lambda d, S, psi, change: ahead(d, S, psi, change, v))
+
+    def after(memory: Memory, psi: Features, change: Features, v: Scalar) -> Memory:
+        return states(
+            memory, psi, change, lambda d, S, psi, change: keeping_signs(*way_ahead(d, S, psi, change, v))
+        )
+
+    def plus(memory: Memory, more: Memory) -> Memory:
+        return tuple(
+            tuple(
+                None if S is None else keeping_signs(S, dS) if whole else S + dS
+                for S, dS in zip(*rows, strict=True)
+            )
+            for whole, *rows in zip(signless(rule), memory, more, strict=True)
+        )
+
+    def readout(n: Scalar, theta: Vector, psi: Features, _before: Memory, after: Memory) -> Vector:
         kernels = rule.kernels(n)
-        s = read(kernels, sums_ahead(kernels, memory, psi, change, v))
-        return rule.h * rule.readout_between_steps(s, theta, n)
+        return rule.h * rule.readout_between_steps(read(kernels, held(kernels, after, psi)), theta, n)
 
     def step(n: StepNumber, theta: Vector, memory: Memory) -> tuple[Vector, Memory]:
         psi = gradients(theta)
         kernels = rule.kernels(n)
         memory = _each(lambda d, S, psi: None if S is None else d * S + weight(d) * psi, kernels, memory, psi)
-        s = _each(lambda d, S, psi: psi if S is None else S / weight(d), kernels, memory, psi)
-        return theta - rule.h * rule.readout(read(kernels, s), theta, n), memory
+        return theta - rule.h * rule.readout(read(kernels, held(kernels, memory, psi)), theta, n), memory
 
     return Carrier(
         start,
@@ -165,10 +221,11 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
         lambda tau, gradients, theta, memory, change: gradients,
         arrive,
         lambda memory, psi, change: states(memory, psi, change, rate),
-        lambda memory, psi, change, v: states(
-            memory, psi, change, lambda d, S, psi, change: ahead(d, S, psi, change, v)
-        ),
-        update,
+        ahead_by,
+        after,
+        plus,
+        readout,
+        updating(ahead_by, after, readout),
     )
 
 
@@ -180,17 +237,9 @@ def with_noise(of_mean: Any, mean: Any, noise: Scalar) -> Any:
     return jax.tree.map(lambda x, y: x + noise.astype(x.dtype) * (y - x), of_mean, mean)
 
 
-def sums_ahead(
-    kernels: tuple[Kernel, ...], memory: Memory, psi: Features, change: Features, v: Scalar
-) -> FeatureSums:
-    """A(t + (v + 1/2) h) of every exponential, what step t + v h has."""
-
-    def held(d: Scalar, S: Vector | None, psi: Vector, change: Vector) -> Vector:
-        if S is None:
-            return settled(d, psi, change, v + 1 / 2)
-        return keeping_signs(*way_ahead(d, S, psi, change, v + 1 / 2)) / weight(d)
-
-    return _each(held, kernels, memory, psi, change)
+def held(kernels: tuple[Kernel, ...], memory: Memory, psi: Features) -> FeatureSums:
+    """sum_k d^(n-k) psi(g_k) of every exponential after step n, whose own features psi are."""
+    return _each(lambda d, S, psi: psi if S is None else S / weight(d), kernels, memory, psi)
 
 
 def keeping_signs(still: Vector, more: Vector) -> Vector:
@@ -204,6 +253,12 @@ def _each(f: Callable[..., Any], kernels: tuple[Kernel, ...], memory: Memory, *f
         tuple(f(kernel.decay[e], S, *psi) for e, S in enumerate(row))
         for kernel, row, *psi in zip(kernels, memory, *features, strict=True)
     )
+
+
+def signless(rule: AbstractRule) -> tuple[bool, ...]:
+    """Which features are never below zero: found by trying."""
+    with jax.ensure_compile_time_eval():
+        return tuple(bool(jnp.all(psi >= 0)) for psi in rule.features(jnp.asarray(TRIED, rule.h.dtype)))
 
 
 def which_are_deltas(rule: AbstractRule) -> tuple[tuple[bool, ...], ...]:

@@ -19,7 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.fields.carried.carrier import Carrier, Features, Memory, keeping_signs, with_noise
+from implicit_adam.fields.carried.carrier import (
+    Carrier,
+    Features,
+    Memory,
+    keeping_signs,
+    updating,
+    with_noise,
+)
 from implicit_adam.fields.carried.fading import rate, way_ahead, weight
 from implicit_adam.fields.carried.optax_memory import Packed
 from implicit_adam.objective import Objective
@@ -83,22 +90,25 @@ def carried_optax(rule: Optax, objective: Objective, packed: Packed) -> Carrier:
         rows = zip(packed.decays, memory, psi[1], change[1], strict=True)
         return [rate(d, y, x, dx) for d, y, x, dx in rows]
 
-    def update(
-        tau: Scalar, theta: Vector, memory: Memory, psi: Features, change: Features, v: Scalar
-    ) -> Vector:
-        w = v - 1 / 2
-        g, before = psi[0] + w * change[0], ahead(memory, psi, change, w)
-        present = before
+    def after(memory: Memory, psi: Features, change: Features, v: Scalar) -> Memory:
+        rows = zip(packed.decays, memory, psi[1], change[1], strict=True)
+        return [keeping_signs(*way_ahead(d, y, x, dx, v)) for d, y, x, dx in rows]
+
+    def plus(memory: Memory, more: Memory) -> Memory:
+        rows = zip(kinds, memory, more, strict=True)
+        return [keeping_signs(y, dy) if kind.nonnegative else y + dy for kind, y, dy in rows]
+
+    def read(n: Scalar, theta: Vector, psi: Features, before: Memory, after: Memory) -> Vector:
+        (g, _), present = psi, before
         for this in levels:
-            present = with_level(this, tau + w, g, before, theta, present)
+            present = with_level(this, n, g, before, theta, present)
         for i, (kind, d) in enumerate(zip(kinds, packed.decays, strict=True)):
             if kind.decay > 0:
-                after = keeping_signs(*way_ahead(d, memory[i], psi[1][i], change[1][i], v + 1 / 2))
-                before[i] = (after - weight(d) * present[i]) / d
+                before = [*before[:i], (after[i] - weight(d) * present[i]) / d, *before[i + 1 :]]
                 # A mini-batch may add less than their mean does.
                 if kind.nonnegative and objective.batches is not None:
                     before[i] = jnp.maximum(before[i], 0)
-        return -rule.h * mean_update(tau + w, g, before, theta)[0]
+        return -rule.h * mean_update(n, g, before, theta)[0]
 
     def start(theta: Vector) -> Memory:
         return packed.memory(initial_state(packed.known.at.tx, theta))
@@ -108,7 +118,21 @@ def carried_optax(rule: Optax, objective: Objective, packed: Packed) -> Carrier:
         return theta + rule.h * u, memory
 
     passes = 1 + max((1 + kind.level for kind in kinds if kind.decay == 0), default=0)
-    return Carrier(start, step, gradients, features, arrive, rates, ahead, update, passes)
+    return Carrier(
+        start,
+        step,
+        gradients,
+        features,
+        arrive,
+        rates,
+        ahead,
+        after,
+        plus,
+        read,
+        updating(ahead, after, read),
+        passes,
+        max(1, len(levels)),
+    )
 
 
 def _check_batches(packed: Packed, objective: Objective) -> None:

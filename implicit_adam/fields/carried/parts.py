@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity, sums_ahead
+from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity, held
 from implicit_adam.objective import Objective
 from implicit_adam.reprs import norms
 from implicit_adam.rules.base import AbstractRule
@@ -60,7 +60,8 @@ def carried_parts(
     mean = carrier.gradients(theta)
     still = jax.tree.map(jnp.zeros_like, mean)
     settled = read(kernels, _as_if_always(kernels, mean, n))
-    real = read(kernels, sums_ahead(kernels, memory, mean, still, jnp.zeros_like(tau)))
+    after = carrier.after(memory, mean, still, jnp.full_like(tau, 1 / 2))
+    real = read(kernels, held(kernels, after, mean))
 
     def velocity(s: tuple[Vector, ...], theta: Vector) -> Vector:
         return -rule.h * rule.readout_between_steps(s, theta, n)

@@ -1,0 +1,156 @@
+"""Past the edge of stability: the centre of iterates that alternate, and how far they are from it.
+
+There theta_n = c + (-1)^n d, and every memory is S + (-1)^n D. With c, S, d, D smooth, the two branches c + d
+and c - d each see their own gradient, psi+- = psi(g(c +- d)), and what is remembered in the mean and in
+alternation, per step, is
+
+    S_(n+1) = delta S + (1-delta) (psi+ + psi-)/2,        D+ = -delta D - (1-delta) (psi+ - psi-)/2
+
+for a decay delta. Each branch reads its own memory, hF+- = h readout(S -+ D+, c +- d), and so
+
+    c' = -(hF+ + hF-)/2,        d' = -2 (d - floor) + (hF+ - hF-)/2,        D' = D+ - D        per step,
+
+the first with all that `carrier` corrects for the step, c and S in the place of theta and memory. d' = d+ - d
+vanishes exactly where the optimizer's own linearised step has the eigenvalue -1, its threshold of stability;
+below it d sinks to its floor, above it grows until the curvature that the branches see, or what they average,
+has brought the optimizer back. Directions of no curvature are damped at the rate 2 and left to c. d is a
+vector: any number of directions may alternate.
+
+The floor stands for what keeps an optimizer from ever standing still across its path, in float arithmetic
+its rounding: without it d underflows before the edge is reached, and late is the first burst. Two branches
+as one mean and one difference are the idea of rod flow (arXiv:2602.01480, 2605.06821); memories as states,
+branches read through any readout and the neutral alternation of memories are this library's.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from implicit_adam.fields.carried.carrier import (
+    Carrier,
+    Features,
+    Memory,
+    centred,
+    features_and_change,
+    on_the_line,
+)
+from implicit_adam.types import Scalar, Vector
+
+# (S, d, D): the mean memory, the half-difference of the branches, that of their memories.
+Branched = tuple[Memory, Vector, Memory]
+
+
+# Of x_n, .., x_(n+4): their alternating part, in which polynomials up to the third degree vanish.
+STENCIL = tuple(x / 16 for x in (1, -4, 6, -4, 1))
+
+
+def two_branches(
+    carrier: Carrier, n: int, theta: Vector, memory: Memory, floor: Scalar
+) -> tuple[Vector, Branched]:
+    """The branches of an optimizer before step n: what alternates in the steps that it would take next."""
+    states = [(theta, memory)]
+    for k in range(len(STENCIL) - 1):
+        states.append(carrier.step(n + k, *states[-1]))
+    d, D = jax.tree.map(lambda *xs: sum(w * x for w, x in zip(STENCIL, xs, strict=True)), *states)
+    return theta - d, (carrier.plus(memory, _minus(D)), d + floored(theta, floor), D)
+
+
+def two_branch_velocity(
+    carrier: Carrier, order: int, floor: Scalar
+) -> Callable[[Scalar, Vector, Branched], tuple[Vector, Branched]]:
+    """The right side of the equation, per step."""
+
+    def velocity(tau: Scalar, c: Vector, memory: Branched) -> tuple[Vector, Branched]:
+        S, d, D = memory
+        branches = Branches(carrier, d, D)
+        centre = branches.centre()
+        psi, change, hF = features_and_change(centre, tau, c, S, order)
+        c_dot = centred(centre, tau, c, S, psi, change, hF, order)
+        plus, minus = branches.updates(tau, c, S, psi, change, jnp.zeros_like(tau))
+        d_dot = (plus - minus) / 2 - 2 * (d - floored(c, floor))
+        D_dot = jax.tree.map(jnp.subtract, branches.next_memory(psi[1]), D)
+        return c_dot, (centre.rate(S, psi, change), d_dot, D_dot)
+
+    return velocity
+
+
+def floored(c: Vector, floor: Scalar) -> Vector:
+    """A fixed random vector, `floor` times as long as c."""
+    xi = jax.random.normal(jax.random.key(0), c.shape, c.dtype)
+    square = jnp.sum(c**2) / jnp.sum(xi**2)
+    return floor * jnp.sqrt(jnp.where(square > 0, square, jnp.ones_like(square))) * xi
+
+
+class Branches:
+    """The two branches of an optimizer for a given half-difference d and alternating memory D.
+
+    Features are pairs (mean of the branches, half their difference).
+    """
+
+    def __init__(self, carrier: Carrier, d: Vector, D: Memory):
+        self.carrier, self.d, self.D = carrier, d, D
+
+    def centre(self) -> Carrier:
+        """The optimizer's mean over the branches, as one that has no branches."""
+        return self.carrier._replace(
+            gradients=lambda c: (self.carrier.gradients(c + self.d), self.carrier.gradients(c - self.d)),
+            features=self.features,
+            arrive=self.arrive,
+            rate=lambda S, psi, change: self.carrier.rate(S, psi[0], change[0]),
+            ahead=lambda S, psi, change, v: self.carrier.ahead(S, psi[0], change[0], v),
+            update=lambda *at: _mean(*self.updates(*at)),
+        )
+
+    def features(self, tau: Scalar, g: Any, c: Vector, S: Memory, _change: Any) -> Features:
+        carrier = self.carrier
+        plus = carrier.features(tau, g[0], c + self.d, carrier.plus(S, self.D), None)
+        minus = carrier.features(tau, g[1], c - self.d, carrier.plus(S, _minus(self.D)), None)
+        return _mean(plus, minus), _mean(plus, _minus(minus))
+
+    def arrive(self, tau: Scalar, S: Memory, psi: Features, v: Scalar, c: Vector, g: Any) -> Any:
+        change = jax.tree.map(jnp.zeros_like, psi)
+        there = psi
+        for _ in range(self.carrier.levels):
+            S_there = self.carrier.ahead(S, psi[0], change[0], v)
+            there = self.features(tau + v, g, c, S_there, None)
+            change = jax.tree.map(lambda a, b: (b - a) / v.astype(a.dtype), psi, there)
+        return there, change
+
+    def next_memory(self, psi: Features) -> Memory:
+        """D+, from half the difference of the features."""
+        still = jax.tree.map(jnp.zeros_like, psi)
+        return _minus(self.carrier.ahead(self.D, psi, still, jnp.ones_like(self.d[0])))
+
+    def updates(
+        self, tau: Scalar, c: Vector, S: Memory, psi: Features, change: Features, v: Scalar
+    ) -> tuple[Vector, Vector]:
+        """h F of each branch at tau + v; the alternation stays as it is."""
+        carrier, (p, q), dp = self.carrier, psi, change[0]
+        w = v - 1 / 2
+        now, before = on_the_line(p, dp, w), carrier.ahead(S, p, dp, w)
+        after, alternating = carrier.after(S, p, dp, v + 1 / 2), self.next_memory(q)
+        plus = carrier.read(
+            tau + w,
+            c + self.d,
+            jax.tree.map(jnp.add, now, q),
+            carrier.plus(before, self.D),
+            carrier.plus(after, _minus(alternating)),
+        )
+        minus = carrier.read(
+            tau + w,
+            c - self.d,
+            jax.tree.map(jnp.subtract, now, q),
+            carrier.plus(before, _minus(self.D)),
+            carrier.plus(after, alternating),
+        )
+        return plus, minus
+
+
+def _mean(a: Any, b: Any) -> Any:
+    return jax.tree.map(lambda a, b: (a + b) / 2, a, b)
+
+
+def _minus(tree: Any) -> Any:
+    return jax.tree.map(jnp.negative, tree)
