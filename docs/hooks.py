@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
@@ -41,4 +42,8 @@ def on_page_content(content, **_):
 
 def _mathml(found):
     display = "block" if found["tag"] == "div" else "inline"
-    return convert(html.unescape(found["tex"]).strip(), display=display)
+    formula = convert(html.unescape(found["tex"]).strip(), display=display)
+    if "\\" in formula:
+        msg = f"latex2mathml does not know all of {found['tex']!r}; write it in other words of LaTeX"
+        raise PluginError(msg)
+    return formula

@@ -14,7 +14,7 @@ class Signatures(griffe.Extension):
         """After the source has been read."""
         for module in _modules(pkg):
             for found in module.classes.values():
-                if not found.is_alias:
+                if not found.is_alias and not found.name.startswith("_"):
                     _add_constructor(found)
 
 
