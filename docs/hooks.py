@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 # Pages and files of the repository that belong to the site, too; copied in, never kept twice.
 OUTSIDE = (
     "CHANGELOG.md",
+    "CITATION.cff",
     "CONTRIBUTING.md",
     "benchmarks/README.md",
     "benchmarks/scaling.png",
@@ -33,6 +34,11 @@ def on_files(files, config):
     for name in OUTSIDE:
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     return files
+
+
+def on_page_markdown(markdown, page, **_):
+    """Links out of docs/, as they stand in the repository, lead to the copies."""
+    return markdown.replace("](../", "](") if "/" not in page.file.src_uri else markdown
 
 
 def on_page_content(content, **_):
