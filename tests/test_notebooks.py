@@ -14,9 +14,10 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
-# The one place that knows where the repository lives.
-COLAB = "https://colab.research.google.com/github/implicit-adam/implicit_adam/blob/main/notebooks/"
-INSTALL = re.search(r"^!pip install .*$", (ROOT / "README.md").read_text(), re.MULTILINE).group()
+# Their first cell, as the documentation shows it.
+(INSTALL,) = re.findall(
+    r"^```text\n(from .*?)\n```", (ROOT / "docs/notebooks.md").read_text(), re.DOTALL | re.MULTILINE
+)
 CLEAN = (
     "strip it: jupyter nbconvert --clear-output --inplace notebooks/*.ipynb, or Clear All Outputs and save"
 )
@@ -76,12 +77,11 @@ def test_a_notebook_is_stored_as_a_source(path):
 
 
 @each_notebook
-def test_a_notebook_opens_in_colab_and_installs_what_it_needs_first(path):
+def test_a_notebook_installs_what_it_needs_first_and_links_to_no_place_that_does_not_exist(path):
     notebook = nbformat.read(path, as_version=4)
     title = notebook.cells[0]
     assert title.cell_type == "markdown"
     assert title.source.startswith("# ")
-    assert f"({COLAB}{path.name})" in title.source
-    install = code_cells(notebook)[0].source
-    assert INSTALL in install
-    assert 'find_spec("implicit_adam") is None' in install
+    assert "colab.research.google.com" not in path.read_text()
+    assert code_cells(notebook)[0].source == INSTALL
+    assert f"notebooks/{path.name}" in (ROOT / "docs/notebooks.md").read_text()

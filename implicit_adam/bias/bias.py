@@ -18,7 +18,7 @@ from implicit_adam.types import Loss, Params, Scalar, Vector
 
 
 def perturbed_one_norm(gradient: Params, eps: Any, *, eps_in_sqrt: bool = True) -> Scalar:
-    """The perturbed one-norm sum_i sqrt(v_i^2 + eps), which Adam's bias penalises or protects.
+    """The perturbed one-norm sum_i sqrt(v_i^2 + eps), which Adam's bias penalises or keeps from falling.
 
     With eps outside the square root, in units of |v| there, the norm whose gradient appears instead is
     sum_i |v_i| - eps log(1 + |v_i| / eps). `gradient` is any pytree; eps > 0. By default eps is inside: the

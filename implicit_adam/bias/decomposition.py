@@ -16,11 +16,11 @@ from implicit_adam.types import Batches, Loss, Params, StepNumber
 class Decomposition(NamedTuple):
     """The parts of f^(n), each a pytree like the parameters; they sum to the field.
 
-    - `leading`: -F, the sign-type flow of full-batch training late on.
+    - `leading`: -F, the sign-type flow of full-batch training late in a run.
     - `discreteness`: -h DF[F, .., F]/2, from taking steps instead of flowing (all that gradient descent has).
     - `memory`: -h DF[u], from remembering gradients of earlier points.
-    - `transient`: what a young memory (finite n) changes of the three above.
-    - `minibatch`: what seeing one mini-batch after the other changes of all the above.
+    - `transient`: what a memory that is still filling (finite n) changes in the three above.
+    - `minibatch`: what the differences between the mini-batches change in all of the above.
     """
 
     leading: Params

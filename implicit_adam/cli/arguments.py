@@ -103,5 +103,8 @@ def require(*modules: str, extra: str = "cli") -> None:
     """Packages that only some commands need, missed before anything runs."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        msg = f"this command needs {', '.join(missing)}: pip install 'implicit-adam[{extra}]'"
+        msg = (
+            f"this command needs {', '.join(missing)}: install the extra {extra!r}, "
+            f"pip install '.[{extra}]' in a checkout"
+        )
         raise ImportError(msg)

@@ -76,7 +76,8 @@ def line(row: Row) -> str:
     numbers = [f"{x:.2f}" if math.isfinite(x) else "" for x in row.slope]
     error = f"{row.error:.0e}" if math.isfinite(row.error) else ""
     cells = [row.name, row.arguments, f"**{row.verdict}**", *numbers, error, _short(row.reason)]
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+    # In Markdown a bracket after a bracket is a link.
+    return f"| {' | '.join(cell.replace('|', '/').replace('][', ']&#91;') for cell in cells)} |"
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -36,7 +36,7 @@ examples:
   implicit-adam reproduce
   implicit-adam reproduce --quick --out quick
   implicit-adam reproduce figure2 figure3 theorem
-  implicit-adam reproduce practical-settings    (beyond the paper; seven minutes)
+  implicit-adam reproduce practical-settings    (beyond the paper; 15 minutes)
   implicit-adam reproduce edge                  (beyond the paper; six minutes)
   implicit-adam reproduce figure4 --dataset cifar10 --data-dir cifar-10-batches-bin --seeds 0,1,2
 

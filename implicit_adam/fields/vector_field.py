@@ -125,7 +125,7 @@ def optax_vector_field(
       chains with clipping, weight decay, schedules, ..
     - `h`: the step size.
     - `window`: how many past steps to look back (default: all, exact); see `Optax`.
-    - The others, and what is returned: as in `vector_field`.
+    - Other arguments and the result: as in `vector_field`.
 
     An evaluation at step n costs min(n, window) + 1 Hessian-vector products at order 1. Raises `ValueError`,
     besides what `vector_field` refuses, for a transformation whose update is flat in the gradient, such as a

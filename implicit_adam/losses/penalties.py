@@ -4,7 +4,7 @@ Each function takes a loss, `loss(params)` or `loss(params, batch)`, and returns
 
     E + weight * (a norm of grad E),
 
-per mini-batch where there are batches. `weight` may have either sign (a negative one protects the norm, as
+per mini-batch where there are batches. `weight` may have either sign (a negative one hinders its decrease, as
 Adam with rho > beta does) and may be traced. The result is differentiable wherever the loss is twice so.
 """
 

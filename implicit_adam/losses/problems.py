@@ -146,7 +146,7 @@ def load_digits() -> Any:
     try:
         from sklearn import datasets
     except ImportError as error:
-        msg = "the digits data come with scikit-learn: pip install 'implicit-adam[cli]'"
+        msg = "the digits data come with scikit-learn: pip install scikit-learn"
         raise ImportError(msg) from error
     return datasets.load_digits(return_X_y=True)
 

@@ -121,8 +121,8 @@ def convergence(
     """Measure the order of Theorem 3.1: sup_{n <= T/h} ||theta(nh) - theta^(n)|| against h.
 
     - `rule`: the optimizer; its own h is replaced by horizon / steps (so that a bare optax transformation
-      should have learning rate 1). Or a function of h that gives the optimizer, where its memory is to last
-      as long in time for every h: `lambda h: ia.Adam(h, 1 - h / 0.01, 1 - h)`.
+      should have learning rate 1). Or a function of h that gives the optimizer, to keep its memory equally
+      long in time at every h: `lambda h: ia.Adam(h, 1 - h / 0.01, 1 - h)`.
     - `loss`, `params`, `batches`, `schedule`: as in `iterate`; the schedule covers the largest step count.
     - `horizon`: the time T > 0.
     - `step_counts`: at least three increasing numbers of steps, e.g. `(50, 100, 200, 400)`.

@@ -97,7 +97,7 @@ def preconditioned_sharpness(
 
     - `opt_state`: the optimizer's state after some steps, of `rule.transformation()` or of the optax function
       of that name, whose memories give R: for Adam its own bias-corrected v, and R times 1 - beta^steps.
-      **Without it R is that of an optimizer which has stood at params for ever, v = g^2 of the full-batch
+      **Without it R is that of an optimizer that has stayed at params forever, v = g^2 of the full-batch
       gradient there**: in training, at the edge of stability or with mini-batches above all, that can be off
       by orders of magnitude.
 

@@ -21,9 +21,9 @@ class AdamW(AbstractRule):
         F^(n) = M / (sqrt(R2) + eps) + weight_decay theta^(n),
 
     so that a step shrinks all parameters by h weight_decay, as in optax, PyTorch and Keras (in Loshchilov &
-    Hutter by weight_decay alone); for a mask take `ia.Optax(h, optax.adamw(1.0, mask=..))`. `weight_decay`
-    >= 0 is in units of inverse time; its default is optax's (PyTorch's is 1e-2, Keras's 4e-3). The other
-    hyperparameters are those of `Adam`.
+    Hutter by weight_decay alone); for a mask take `ia.Optax(h, optax.adamw(1.0, mask=..))`.
+    `weight_decay` >= 0 is in units of inverse time; its default is optax's (PyTorch's is 1e-2, Keras's
+    4e-3). The other hyperparameters are those of `Adam`.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)

@@ -84,7 +84,8 @@ def _broken(kind: Kind) -> str:
     except (TypeError, AttributeError) as error:
         return (
             "features(g), kernels(n) and readout(s, theta, n) must take vectors of any length and arrays as "
-            f"hyperparameters (a decay that is none: jnp.asarray(0.9)), and run under jit: {error}"
+            "hyperparameters (for a decay that is no hyperparameter: jnp.asarray(0.9)), and run under jit: "
+            f"{error}"
         )
     if not isinstance(given, tuple) or not isinstance(kernels, tuple):
         return "features(g) and kernels(n) must return tuples, one entry a feature: (g,) where there is one"

@@ -14,7 +14,7 @@ from implicit_adam.types import Scalar
 
 @final
 class Signum(AbstractRule):
-    """F^(n) = tanh(m / eps), which is sign(m) for eps to zero, m = (1-beta) sum_k beta^(n-k) g_k.
+    """F^(n) = tanh(m / eps), which is sign(m) as eps goes to zero, m = (1-beta) sum_k beta^(n-k) g_k.
 
     `beta` = 0 is (smooth) sign descent. `eps` > 0, in units of a gradient, is the width of the sign; as it
     goes to 0 the iterates become those of `optax.signum(h, beta)`.

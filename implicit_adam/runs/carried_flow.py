@@ -64,9 +64,10 @@ def carried_flow(
 
     - `rule`, `loss`, `params`, `steps`, `batches`, `noise`, `order`: as in `carried_field`.
     - `start`: how many steps the optimizer takes itself before the equation takes over. At first its memory
-      is as short as a step, and where a gradient changes its sign then, no equation can follow. Else it
-      matters little: of the distance travelled by Adam the error was 3e-4 to 5e-4 for every start from 0 to
-      30 on the digits (full batch, h 1e-3, 1000 steps), and 1e-4 to 5e-4 on a small tanh network (h 2.5e-3).
+      is as short as a step, and where a gradient changes its sign then, no equation can follow. Otherwise
+      it matters little: of the distance travelled by Adam the error was 3e-4 to 5e-4 for every start from 0
+      to 30 on the digits (full batch, h 1e-3, 1000 steps), and 1e-4 to 5e-4 on a small tanh network
+      (h 2.5e-3).
     - `save_every`, or `save_at`, increasing step numbers up to `steps`: what to save, beside the start.
     - `solver`: by default leaps of many steps at one gradient each (`Leaps`), of order 1 only; any diffrax
       solver instead, at 2 gradients for each evaluation of the field (`diffrax.Bosh3()` at order 0).

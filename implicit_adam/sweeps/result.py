@@ -121,7 +121,7 @@ def _check_distinct(names: list[str]) -> None:
     clashes = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if clashes:
         msg = (
-            f"the names {listed(clashes)} clash: each would stand for two columns, and one of them be lost. "
+            f"the names {listed(clashes)} clash: each would stand for two columns, and one would be lost. "
             "An array NAME has the columns NAME_0, NAME_1, ..; the axes and ok have theirs. Rename what fn "
             "returns, or an axis (`values` and `coords` hold everything)"
         )

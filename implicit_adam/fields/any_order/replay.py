@@ -25,7 +25,7 @@ State = Any
 
 
 class Replay(NamedTuple):
-    """A history that can be lived through again.
+    """The update loop, re-run over a given history.
 
     - `first(n, order, theta)`: the first step that matters to the terms of step n up to an order.
     - `start(k, theta)`: the memory before step k, empty.

@@ -130,7 +130,7 @@ def carried_field(
     - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation whose memories are linear
       recursions y <- d y + (1-d) psi with constant d: optax's adam, adamw, nadam, sgd, rmsprop (with momentum
       too), adabelief, adan, adopt, ademamix, novograd, lamb, lars, muon, and chains with clipping, weight
-      decay, masks and schedules. psi may depend on other memories. What is none is refused in words: maxima
+      decay, masks and schedules. psi may depend on other memories. Others are refused, with a reason: maxima
       (amsgrad, adamax), decays that change (adafactor, yogi, adadelta), signs, accumulation over steps,
       random keys, projections, and traced values inside the transformation.
     - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
