@@ -52,7 +52,8 @@ def growth(optimizer, twin, ratios):
         flat, unravel = ravel_pytree((at_rest, S))
 
         def alternating(flat):
-            _, (_, d_dot, D_dot) = velocity(jnp.asarray(SETTLED), at_rest, (S, *unravel(flat)))
+            d, D = unravel(flat)
+            _, (_, d_dot, D_dot) = velocity(jnp.asarray(SETTLED), at_rest, (S, d, D))
             return ravel_pytree((d_dot, D_dot))[0]
 
         return jax.jacfwd(alternating)(flat)
@@ -87,7 +88,7 @@ def test_without_alternation_it_is_the_equation_with_carried_memory(optimizer):
         return float(jnp.max(jnp.abs(ravel_pytree(difference)[0])))
 
     assert apart(0.0) < 1e-14
-    # Of second order in the half-difference: a floor of the root of rounding leaves rounding.
+    # Of second order in the half-difference: the floor leaves rounding.
     assert np.log2(apart(2e-3) / apart(1e-3)) == pytest.approx(2, abs=0.05)
 
 
