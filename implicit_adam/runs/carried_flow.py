@@ -84,7 +84,7 @@ def carried_flow(
     - `floor`: of the closure, the size that half the difference does not fall below, of that of the
       parameters; by default eps^(3/4), eps the rounding of their dtype (1.8e-12 in float64). A larger one
       makes the first burst early: on a 4-layer tanh network the centre is off by .41% of the distance as
-      Adam enters the edge (step 100) with 1.5e-8, by .02% to .03% with 1e-10, 1e-12 and 1e-14.
+      Adam enters the edge (step 95) with 1.5e-8, by .02% to .03% with 1e-10, 1e-12 and 1e-14.
 
     A diverging run, or a solver that gave up, is flagged (`finite`), never raised. Raises `ValueError` for
     bad arguments. Compiles once for all values of the hyperparameters and the start. Derivatives in any mode.

@@ -58,7 +58,8 @@ def growth(optimizer, twin, ratios):
 
         return jax.jacfwd(alternating)(flat)
 
-    return np.linalg.eigvals(jax.jit(jax.vmap(jacobian))(jnp.asarray(ratios))).real.max(axis=1)
+    jacobians: Any = jax.jit(jax.vmap(jacobian))
+    return np.linalg.eigvals(jacobians(jnp.asarray(ratios))).real.max(axis=1)
 
 
 @pytest.mark.parametrize("name", LINEAR)
