@@ -64,7 +64,8 @@ def growth(optimizer, twin, ratios):
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_the_alternation_is_neutral_exactly_at_the_threshold(name):
-    below, neutral, above = growth(*LINEAR[name], [0.98, 1.0, 1.02])
+    optimizer, twin = LINEAR[name]
+    below, neutral, above = growth(optimizer, twin, [0.98, 1.0, 1.02])
     assert neutral == pytest.approx(0, abs=1e-6)
     assert below < -1e-3
     assert above > 1e-3
