@@ -73,7 +73,7 @@ class Edge(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Centres, amplitudes, losses, second memories (not bias-corrected), with a leading axis of saves."""
+    """Centres, amplitudes, losses, and the second memory (not bias-corrected), leading axes of saves."""
 
     centre: Params
     amplitude: np.ndarray

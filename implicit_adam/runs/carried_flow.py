@@ -83,8 +83,9 @@ def carried_flow(
       alternates in the steps that the optimizer takes next; the sign of d is not that of the even steps.
       Alternation of period two alone: an optimizer whose first unstable mode turns is not followed.
     - `floor`: of the closure, the size that half the difference does not fall below, of that of the
-      parameters; by default the root of their dtype's precision, below which g(c + d) - g(c - d) is
-      rounding. A smaller one makes the first burst late, a larger one early.
+      parameters; by default eps^(3/4), eps the rounding of their dtype (1.8e-12 in float64). A larger one
+      makes the first burst early: on a 4-layer tanh network the centre is off by .41% of the distance as
+      Adam enters the edge (step 95) with 1.5e-8, by .02% to .03% with 1e-10, 1e-12 and 1e-14.
 
     A diverging run, or a solver that gave up, is flagged (`finite`), never raised. Raises `ValueError` for
     bad arguments. Compiles once for all values of the hyperparameters and the start. Derivatives in any mode.
@@ -126,7 +127,7 @@ def _checked_floor(closure: str | None, floor: Any, batches: Batches, inputs: In
         raise ValueError(msg)
     check_no_delays(inputs)
     if floor is None:
-        floor = float(jnp.finfo(inputs.theta.dtype).eps) ** 0.5
+        floor = float(jnp.finfo(inputs.theta.dtype).eps) ** 0.75
     check_positive("floor", floor)
     return jnp.asarray(floor, inputs.theta.dtype)
 

@@ -52,17 +52,20 @@ def growth(optimizer, twin, ratios):
         flat, unravel = ravel_pytree((at_rest, S))
 
         def alternating(flat):
-            _, (_, d_dot, D_dot) = velocity(jnp.asarray(SETTLED), at_rest, (S, *unravel(flat)))
+            d, D = unravel(flat)
+            _, (_, d_dot, D_dot) = velocity(jnp.asarray(SETTLED), at_rest, (S, d, D))
             return ravel_pytree((d_dot, D_dot))[0]
 
         return jax.jacfwd(alternating)(flat)
 
-    return np.linalg.eigvals(jax.jit(jax.vmap(jacobian))(jnp.asarray(ratios))).real.max(axis=1)
+    jacobians: Any = jax.jit(jax.vmap(jacobian))
+    return np.linalg.eigvals(jacobians(jnp.asarray(ratios))).real.max(axis=1)
 
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_the_alternation_is_neutral_exactly_at_the_threshold(name):
-    below, neutral, above = growth(*LINEAR[name], [0.98, 1.0, 1.02])
+    optimizer, twin = LINEAR[name]
+    below, neutral, above = growth(optimizer, twin, [0.98, 1.0, 1.02])
     assert neutral == pytest.approx(0, abs=1e-6)
     assert below < -1e-3
     assert above > 1e-3
@@ -87,7 +90,7 @@ def test_without_alternation_it_is_the_equation_with_carried_memory(optimizer):
         return float(jnp.max(jnp.abs(ravel_pytree(difference)[0])))
 
     assert apart(0.0) < 1e-14
-    # Of second order in the half-difference: a floor of the root of rounding leaves rounding.
+    # Of second order in the half-difference: the floor leaves rounding.
     assert np.log2(apart(2e-3) / apart(1e-3)) == pytest.approx(2, abs=0.05)
 
 
