@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from implicit_adam.files import installed
-from implicit_adam.paper.claims import Claim, Experiment
+from implicit_adam.paper.claims import Claim, Experiment, Table
 
 PACKAGES = (
     "implicit-adam",
@@ -43,6 +43,7 @@ class Done(NamedTuple):
     claims: tuple[Claim, ...]
     seconds: float
     picture: str = "png"
+    tables: tuple[Table, ...] = ()
 
 
 def report(
@@ -105,12 +106,22 @@ def _section(name: str, one: Done) -> Iterator[str]:
         yield f"  * Measured: {claim.measured}."
         yield f"  * Criterion: {'as before' if claim.criterion == criterion else claim.criterion}."
         criterion = claim.criterion
+    for table in one.tables:
+        yield ""
+        yield from _listed(table)
     if one.experiment.caveat:
         yield ""
         yield one.experiment.caveat
     yield ""
     settings = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in _settings(one.config))
     yield f"Settings: {settings}. Arrays: `{name}.npz`. Took {one.seconds:.0f} s."
+
+
+def _listed(table: Table) -> Iterator[str]:
+    yield table.title
+    yield ""
+    for row in (table.head, ("---",) * len(table.head), *table.rows):
+        yield f"| {' | '.join(_cell(cell) for cell in row)} |"
 
 
 def _settings(config: Any) -> Iterator[tuple[str, str]]:

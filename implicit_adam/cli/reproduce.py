@@ -36,7 +36,8 @@ examples:
   implicit-adam reproduce
   implicit-adam reproduce --quick --out quick
   implicit-adam reproduce figure2 figure3 theorem
-  implicit-adam reproduce practical-settings    (beyond the paper; seven minutes)
+  implicit-adam reproduce practical-settings    (beyond the paper; a quarter of an hour)
+  implicit-adam reproduce leaderboard           (which equation for which settings; six minutes)
   implicit-adam reproduce figure4 --dataset cifar10 --data-dir cifar-10-batches-bin --seeds 0,1,2
 
 the paper's own setting, on a GPU:
@@ -225,7 +226,7 @@ def _run(name: str, experiment: Experiment, config: Any, out: Path, picture: str
         print(
             f"  {claim.verdict:>16}  {claim.source}: {claim.statement}\n{'':20}{claim.measured}", flush=True
         )
-    return Done(experiment, config, claims, seconds, picture)
+    return Done(experiment, config, claims, seconds, picture, experiment.tables(config, found))
 
 
 _BAR = "{l_bar}{bar}| {elapsed} < {remaining}"

@@ -11,6 +11,7 @@ from implicit_adam.paper.figure6 import FIGURE6
 from implicit_adam.paper.figures23 import FIGURE2, FIGURE3
 from implicit_adam.paper.figures45 import FIGURE4, FIGURE5
 from implicit_adam.paper.higher_orders import HIGHER_ORDERS
+from implicit_adam.paper.leaderboard_results import LEADERBOARD
 from implicit_adam.paper.practical_settings import PRACTICAL_SETTINGS
 from implicit_adam.paper.shuffles import SGD
 from implicit_adam.paper.special_cases import EXAMPLE21, GD, MOMENTUM
@@ -37,10 +38,11 @@ EXPERIMENTS: dict[str, Experiment] = {
     "figure6": FIGURE6,
     "higher-orders": HIGHER_ORDERS,
     "practical-settings": PRACTICAL_SETTINGS,
+    "leaderboard": LEADERBOARD,
 }
 
-# Run when they are named, into a report of their own.
-BY_NAME_ONLY = ("practical-settings",)
+# Run when they are named, into a report of their own: its folder in the documentation.
+BY_NAME_ONLY = {"practical-settings": "practical", "leaderboard": "leaderboard"}
 
 
 class PaperSetting(NamedTuple):
