@@ -52,16 +52,14 @@ def report(
     """Markdown: a table of all claims, then each experiment with its picture, criteria, measurements and
     settings; `missing` are experiments that have not run yet.
     """
-    claims = [claim for one in done.values() for claim in one.claims]
-    verdicts = [claim.verdict for claim in claims]
-    counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
+    verdicts = [claim.verdict for one in done.values() for claim in one.claims]
     seconds = sum(one.seconds for one in done.values())
     lines = [
         "# The paper, re-checked",
         "",
         f"{PAPER}.",
         "",
-        f"{written_by(command)} in {_minutes(seconds)} on {_machine()}; with {_versions()}.",
+        made_by(command, seconds),
         "",
         *([QUICK, ""] if quick else []),
         *([f"**Not finished: without {', '.join(missing)}.**", ""] if missing else []),
@@ -69,20 +67,16 @@ def report(
         "where the data do not say; it is about what the claim was measured on. All settings are listed with "
         "their experiment. The command also writes all arrays (npz).",
         "",
-        f"{len(claims)} claims: {counts}.",
+        counted(verdicts),
         "",
         "| source | claim | measured on | verdict | experiment |",
         "|---|---|---|---|---|",
     ]
     for name, one in done.items():
-        lines += [
-            f"| {claim.source} | {_cell(claim.statement)} | {one.experiment.subject} | **{claim.verdict}** | "
-            f"[{name}](#{name}) |"
-            for claim in one.claims
-        ]
+        lines += rows(name, one)
     lines += ["", f"Not measured here: {UNMEASURED}"]
     for name, one in done.items():
-        lines += ["", *_section(name, one)]
+        lines += ["", *section(name, one)]
     return "\n".join(lines) + "\n"
 
 
@@ -91,7 +85,28 @@ def written_by(command: str) -> str:
     return f"Written by `{command}`"
 
 
-def _section(name: str, one: Done) -> Iterator[str]:
+def made_by(command: str, seconds: float) -> str:
+    """By which command, for how long, where and with what."""
+    return f"{written_by(command)} in {_minutes(seconds)} on {_machine()}; with {_versions()}."
+
+
+def counted(verdicts: Sequence[str]) -> str:
+    """How many claims have which verdict."""
+    counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
+    return f"{len(verdicts)} claims: {counts}."
+
+
+def rows(name: str, one: Done) -> list[str]:
+    """Of the table of claims."""
+    return [
+        f"| {claim.source} | {_cell(claim.statement)} | {one.experiment.subject} | **{claim.verdict}** | "
+        f"[{name}](#{name}) |"
+        for claim in one.claims
+    ]
+
+
+def section(name: str, one: Done) -> Iterator[str]:
+    """An experiment with its picture, criteria, measurements and settings, after its anchor."""
     # An anchor of its own: what a heading is called in a link depends on who renders it.
     yield f'<a id="{name}"></a>'
     yield ""

@@ -45,7 +45,7 @@ class Experiment(NamedTuple):
     claims: Callable[[Any, Any], tuple[Claim, ...]]
     picture: Callable[[Any, Any], Any]
     caveat: str = ""
-    tables: Callable[[Any, Any], tuple[Table, ...]] = lambda config, found: ()  # noqa: ARG005
+    tables: Callable[[Any, Any], tuple[Table, ...]] = lambda config, found: ()
 
 
 def decided(*, held: Any, refuted: Any) -> str:

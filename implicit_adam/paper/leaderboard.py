@@ -1,11 +1,11 @@
-"""Which equation for which settings: every equation for Adam on the same runs, from tame settings to fast ones.
+"""Which equation for which settings: all equations for Adam on the same runs, from tame to fast ones.
 
 The gradient's or sign-type flow, the series in h that the paper begins, its two maps, and the equation with
-carried memory; in full batch, in mini-batches whose order is given, and against the mean run over random orders.
+carried memory; in full batch, in mini-batches whose order is given, and against the mean over random orders.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 

@@ -1,7 +1,7 @@
 """The equations for an optimizer, as competitors: what each is, where it applies, what it costs.
 
-All of them start where the optimizer starts and give their points at the same steps. Of a run in full batch, of
-one in mini-batches whose order is given, or of the mean run over random orders of the mini-batches.
+All of them start where the optimizer starts and give their points at the same steps: of a run in full batch,
+of one in mini-batches whose order is given, or of the mean run over random orders of the mini-batches.
 """
 
 from collections.abc import Callable
@@ -27,15 +27,15 @@ FULL, ORDERED, MEAN = "full batch", "mini-batches in a given order", "mean over 
 # next one's first), a leap of `carried_flow` with them.
 STAGES, CARRIED_STAGES, LEAP = diffrax.Tsit5.tableau.num_stages, 3, 1
 # Gradients an evaluation of the field takes for Adam's two features (`vector_field`; tests/test_costs.py): in
-# closed form in full batch, in mini-batches for each of them, and for each remembered step if it is run again.
+# closed form in full batch, in mini-batches for each of them, for each remembered step if it is run again.
 CLOSED = {0: 1.0, 1: 3.0, 2: 16 / 3 + 4}
 IN_BATCHES = {0: 1.0, 1: 5.0}
 RUN_AGAIN = {2: 11.0, 3: 75.0}
 
 
 class Course(NamedTuple):
-    """What is to be predicted: `loss(params, batch)`, or of params alone with no batches, over so many steps,
-    saved so often.
+    """What is to be predicted: a loss of params and batch, or of params alone, over so many steps, and saved
+    every so many.
     """
 
     loss: Loss
@@ -53,8 +53,8 @@ class Start(NamedTuple):
 
 
 class Competitor(NamedTuple):
-    """`run(course, start) -> points, solver steps`; to which kinds of runs it applies; `gradients(kind, course,
-    start, solver steps)`, how many full-batch gradients it takes for a step of the optimizer.
+    """`run(course, start) -> points, solver steps`; to which kinds of runs it applies; `gradients(kind,
+    course, start, solver steps)`, how many full-batch gradients it takes for a step of the optimizer.
     """
 
     run: Callable[[Course, Start], tuple[Params, Any]]

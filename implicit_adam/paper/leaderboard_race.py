@@ -12,12 +12,10 @@ import numpy as np
 
 from implicit_adam.checks.batches import check_batches
 from implicit_adam.losses.problems import Problem
-from implicit_adam.objective import mean_loss
 from implicit_adam.paper.leaderboard_equations import (
     COMPETITORS,
     FULL,
     MEAN,
-    Competitor,
     Course,
     Start,
     with_loss,
@@ -40,8 +38,8 @@ class Race(NamedTuple):
       optimizer travels. `loss`: the largest relative error of the loss. Infinite if a number is not finite,
       NaN where nothing ran (`why`: RAN, DOES_NOT_APPLY or TOO_DEAR).
     - `gradients`: full-batch gradients for a step of the optimizer. `seconds`: of the run, once compiled.
-    - `turning`: (settings,) the share of the optimizer's steps that lead back, at a cosine below zero with the
-      step before: past the edge of stability the iterates alternate.
+    - `turning`: (settings,) the share of the optimizer's steps that lead back, at a cosine below zero with
+      the step before: past the edge of stability the iterates alternate.
     """
 
     position: np.ndarray
@@ -53,8 +51,8 @@ class Race(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """The optimizer's points (saves, p), in the mean over its runs, and their loss; the error of position and of
-    loss of what is beside it.
+    """The optimizer's points (saves, p), in the mean over its runs, and their loss; the errors of position
+    and of loss of what is beside it.
     """
 
     points: np.ndarray
