@@ -24,14 +24,14 @@ from implicit_adam.plotting.curves import plot_curves
 from implicit_adam.plotting.panels import NORM, panels, short, styled
 
 _DEEPER: dict[str, Any] = {"blocks": 3, "seeds": (0, 1, 2)}
-_LEFT = NetworkConfig(beta=(0.8, 0.9, 0.95, 0.97), rho=(0.999,), **_DEEPER)
-_RIGHT = NetworkConfig(beta=(0.9,), rho=(0.9, 0.93, 0.95, 0.97), **_DEEPER)
+_LEFT = NetworkConfig(beta=(0.8, 0.9, 0.94, 0.96), rho=(0.999,), **_DEEPER)
+_RIGHT = NetworkConfig(beta=(0.9,), rho=(0.9, 0.92, 0.94, 0.96), **_DEEPER)
 
 
 @dataclass(frozen=True)
 class Figure6Config:
-    """The paper's rho on the left, and on the right a beta whose memory leaves room for several rho: that of the
-    paper's .97 is 33 steps itself. A deeper network than in Figures 4 and 5.
+    """The paper's rho on the left, and on the right a beta whose memory leaves room for several rho: that of
+    the paper's .97 is 33 steps itself. A deeper network than in Figures 4 and 5.
     """
 
     left: NetworkConfig | CifarConfig = _LEFT

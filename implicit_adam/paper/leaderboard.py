@@ -64,7 +64,7 @@ class LeaderboardConfig:
     # Random orders that a mean is taken over.
     runs: int = 16
     # What would take more floating-point operations is not run.
-    budget: float = 4e10
+    budget: float = 1e11
 
     @property
     def columns(self) -> tuple["Column", ...]:
