@@ -1,7 +1,7 @@
 """Beyond Figures 4 and 5: with a large step the norm's hill comes before the memories exist.
 
 With bias correction the average of the squares after n steps is over n of them, however close rho is to 1. A
-hill that comes in less than 1/(1-rho) steps is made by averages that all look back to the start alike, and the
+hill that comes in less than 1/(1-rho) steps is made by averages that look back to the start alike, and the
 first correction, which expands the memory in its length, says nothing of it. The equation with carried memory
 does.
 """

@@ -3,7 +3,7 @@
 The height is the perturbed one-norm of the full-batch gradient, smoothed a little, at the top of its hill
 (`hills`), the accuracy the best on the test data. As in the paper, runs outside the stable oscillation regime
 are left out: a value of the hyperparameter at which any seed leaves it is left out for all seeds. So is a
-value whose memory, 1/(1-rho) or 1/(1-beta) steps, is not short against the time in which the hill comes: there
+value whose memory, 1/(1-rho) or 1/(1-beta) steps, is not short against the time of the hill: there
 the average still holds its start, and Theorem 3.1, which expands it in its length, says little. What happens
 there is judged apart, and the equation with carried memory (`carried_flow`), which needs no short memory, is
 held against every curve.
@@ -176,10 +176,11 @@ def predicted_claim(config: TrendConfig, found: Trends) -> Claim:
     words = "nothing was predicted"
     if known:
         words = (
-            f"curves off by at most {curve.max():.2%} of the height, hills by {off.max():.2%}; the order of the "
-            f"hills over all values the same in {same.all(axis=0).sum()} of {same.shape[1]} seeds; mean heights "
-            f"predicted {_series(found.values[kept], predicted)}, seen {_series(found.values[kept], looked)}; of "
-            f"itself a curve is off by at most {found.relative_error[kept].max():.0%}"
+            f"curves off by at most {curve.max():.2%} of the height, hills by {off.max():.2%}; the order of "
+            f"the hills over all values the same in {same.all(axis=0).sum()} of {same.shape[1]} seeds; mean "
+            f"heights predicted {_series(found.values[kept], predicted)}, seen "
+            f"{_series(found.values[kept], looked)}; of itself a curve is off by at most "
+            f"{found.relative_error[kept].max():.0%}"
         )
     return Claim(
         "beyond the paper",
@@ -222,14 +223,15 @@ def _ends(name: str, values: np.ndarray, measured: np.ndarray) -> str:
 SUBJECT = "a small network on digits"
 QUICK = {"epochs": 500, "seeds": (0, 1, 2), "train": 100, "channels": 4, "blocks": 1}
 CAVEAT = (
-    "A small network on 8 x 8 digits, far from the paper's ResNets on CIFAR: it shows what the effect looks like "
-    "here, and no more. eps stands inside the root, as in Definition 1.1. The settings follow a principle that was "
-    "fixed before the runs: rho >= beta, and hills that come after five memories of what is varied, for all but a "
-    "few values that are run, too, and judged apart. The step and the range of values were taken from runs of two "
-    "seeds, in which the hills came after 130 to 250 epochs. That a prediction is judged against the height of the "
-    "hill was decided after these, too: late in training, at the edge of stability, the iterates alternate, and a "
-    "momentary norm is no smooth one. Hills that come before the memories exist are an experiment of their own "
-    "(early-hills). On a GPU the paper's setting runs with --dataset, --data-dir and --model."
+    "A small network on 8 x 8 digits, far from the paper's ResNets on CIFAR: it shows what the effect "
+    "looks like here, and no more. eps stands inside the root, as in Definition 1.1. The settings follow a "
+    "principle that was fixed before the runs: rho >= beta, and hills that come after five memories of "
+    "what is varied, for all but a few values that are run, too, and judged apart. The step and the range "
+    "of values were taken from runs of two seeds, in which the hills came after 130 to 250 epochs. That a "
+    "prediction is judged against the height of the hill was decided after these, too: late in training, "
+    "at the edge of stability, the iterates alternate, and a momentary norm is no smooth one. Hills that "
+    "come before the memories exist are an experiment of their own (early-hills). On a GPU the paper's "
+    "setting runs with --dataset, --data-dir and --model."
 )
 _RHO = NetworkConfig(beta=(0.9,), rho=(0.9, 0.92, 0.94, 0.96, 0.98, 0.99, 0.999))
 _BETA = NetworkConfig(beta=(0.8, 0.9, 0.94, 0.96, 0.98, 0.99), rho=(0.999,))

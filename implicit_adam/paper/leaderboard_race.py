@@ -80,7 +80,7 @@ def race(
     for competitor in COMPETITORS.values():
         rows, compiled = [], None
         for start, true in zip(starts, truths, strict=True):
-            least = competitor.gradients(kind, course, start, 0) if kind in competitor.applies else np.nan
+            least = competitor.gradients(kind, course, start, 0.0) if kind in competitor.applies else np.nan
             if np.isnan(least):
                 rows.append((np.nan, np.nan, np.nan, np.nan, DOES_NOT_APPLY))
             elif least * course.steps * operations > budget:

@@ -116,8 +116,8 @@ def powerful(claim: Claim, found: Measurement, effect: float, alpha: float, leas
     reached = power(found.measured[found.kept], effect, alpha)
     enough = reached >= least
     return claim._replace(
-        criterion=f"{claim.criterion}; undecided where the power against a steady change by {effect:.1%} over "
-        f"these values, simulated with the noise that was measured, is below {least:.0%}",
+        criterion=f"{claim.criterion}; undecided where the power against a steady change by {effect:.1%} "
+        f"over these values, simulated with the noise that was measured, is below {least:.0%}",
         measured=f"{claim.measured}; power {reached:.0%}",
         verdict=claim.verdict if enough else UNDECIDED,
     )

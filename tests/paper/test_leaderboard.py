@@ -58,11 +58,11 @@ def test_in_mini_batches_what_needs_an_order_does_not_apply_to_the_mean_and_carr
     # Beside the runs are a start nearby, and the standard error of the mean of three.
     near, error = (by_kind[kind].position[0, -1] for kind in (ORDERED, MEAN))
     assert 0 < near < 1e-2
+    epochs = np.tile(np.arange(2), (3, 6, 1))
+    schedules = np.random.default_rng(0).permuted(epochs, axis=2).reshape(3, 12)
     ends = [
         ia.iterate(RULE, problem.loss, problem.params, 12, batches=problem.batches, schedule=schedule).params
-        for schedule in np.random.default_rng(0)
-        .permuted(np.tile(np.arange(2), (3, 6, 1)), axis=2)
-        .reshape(3, 12)
+        for schedule in schedules
     ]
     points = np.stack(
         [np.concatenate([np.reshape(x, (13, -1)) for x in jax.tree.leaves(e)], 1) for e in ends]
@@ -80,7 +80,7 @@ def test_the_unexpanded_map_is_close_and_costs_a_gradient_for_every_lag():
     points, _ = competitor.run(course, start)
     truth = ia.iterate(RULE, problem.loss, problem.params, 8, save_every=4).params
     np.testing.assert_allclose(points, truth, atol=1e-6)
-    assert competitor.gradients(FULL, course, start, 0) == 9
+    assert competitor.gradients(FULL, course, start, 0.0) == 9
 
 
 CONFIG = leaderboard.LeaderboardConfig(
