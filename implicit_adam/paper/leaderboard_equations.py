@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from implicit_adam.fields.mini_batch.history_sum import window
 from implicit_adam.inputs import checked_inputs, identified
@@ -139,7 +140,7 @@ def evaluation(order: int, kind: str, course: Course, start: Start) -> float:
 def remembered(rule: AbstractRule, steps: int, order: int) -> float:
     """How many steps are looked back on, in the mean over a run."""
     look_back = float(window(rule.kernels(0), moment=order))
-    return float(jnp.mean(jnp.minimum(jnp.arange(1, steps + 1), look_back)))
+    return float(np.mean(np.minimum(np.arange(1, steps + 1), look_back)))
 
 
 COMPETITORS: dict[str, Competitor] = {

@@ -89,7 +89,7 @@ CONFIG = leaderboard.LeaderboardConfig(
 
 
 def made_up(**by_setting):
-    """Errors (plain, first, carried, limit) of both problems in full batch by setting, and of the mean run."""
+    """Errors (plain, first, carried, limit) in full batch by setting, and of the mean run."""
     position, why = [], []
     for column in CONFIG.columns:
         plain, first, carried, limit = by_setting.get(
