@@ -22,6 +22,7 @@ from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
 from implicit_adam.paper.trends import Measurement, trend_claim
 from implicit_adam.plotting.curves import plot_curves
 from implicit_adam.plotting.panels import NORM, panels, short, styled
+from implicit_adam.plotting.style import shades
 
 _DEEPER: dict[str, Any] = {"blocks": 3, "seeds": (0, 1, 2)}
 _LEFT = NetworkConfig(beta=(0.8, 0.9, 0.94, 0.96), rho=(0.999,), **_DEEPER)
@@ -169,14 +170,18 @@ FLOOR = r"$p\sqrt{\varepsilon}$"
 
 @styled
 def picture(config: Figure6Config, found: Figure6) -> Any:
-    """The norm over the epochs, averaged as its shape is read, and the floor below which it cannot fall."""
-    figure, ((left, right),) = panels(1, 2, 3.9, 3.2)
+    """The norm over the epochs, averaged as its shape is read, and the floor below which it cannot fall; below,
+    what each value of the hyperparameter changes of it.
+    """
+    figure, ((left, right), (more_left, more_right)) = panels(2, 2, 3.9, 3.0)
     by_beta, by_rho = found.left.norm[:, 0], found.right.norm[0]
     fixed_rho, fixed_beta = found.left.rho[0], found.right.beta[0]
     _norms(left, config, by_beta, "beta", found.left.beta, f"{short('rho')} = {fixed_rho:g}")
     _norms(right, config, by_rho, "rho", found.right.rho, f"{short('beta')} = {fixed_beta:g}")
     for ax, runs in ((left, found.left), (right, found.right)):
         _predictions(ax, runs)
+    _changes(more_left, config, by_beta, found.left.predicted[:, 0], "beta", found.left.beta)
+    _changes(more_right, config, by_rho, found.right.predicted[0], "rho", found.right.rho)
     for ax, runs, network in ((left, found.left, config.left), (right, found.right, config.right)):
         ax.axhline(int(runs.p) * network.eps**0.5, color="0.5", linestyle=":", linewidth=1, label=FLOOR)
         ax.legend(loc="lower left")
@@ -191,6 +196,28 @@ def _norms(
     labelled = {f"{short(name)} = {value:g}": curve for value, curve in zip(values, curves, strict=True)}
     plot_curves(epochs, labelled, ax)
     ax.set(xlabel="epoch", ylabel=NORM, title=title, yscale="log", xscale="log")
+
+
+def _changes(
+    ax: Any, config: Figure6Config, norms: np.ndarray, predicted: np.ndarray, name: str, values: np.ndarray
+) -> None:
+    """Relative to the first value within a seed, the mean of the seeds; dotted, as the equation predicts."""
+    curves = smoothed(norms, config.smoothing)
+    changes = 100 * (curves / curves[:1] - 1).mean(axis=1)
+    epochs = np.arange(curves.shape[-1]) + 1 + (norms.shape[-1] - curves.shape[-1]) / 2
+    for change, value, colour in zip(changes, values, shades(len(values)), strict=True):
+        ax.semilogx(epochs, change, color=colour, linewidth=1.4, label=f"{short(name)} = {value:g}")
+    looks = predicted.shape[-1]
+    if looks:
+        expected = 100 * (predicted / predicted[:1] - 1).mean(axis=1)
+        ax.semilogx(
+            1 + np.arange(looks) * (norms.shape[-1] // looks), expected.T, ":", color="k", linewidth=1
+        )
+    # Late, where the norms are small and the iterates alternate, their ratios say nothing.
+    hill = curves.mean(axis=(0, 1)) > curves.mean(axis=(0, 1)).max() / 4
+    shown = changes[:, hill]
+    ax.set(xlabel="epoch", ylabel=f"{NORM} against {short(name)} = {values[0]:g} (%)")
+    ax.set_ylim(min(1.2 * shown.min(), -1), max(1.2 * shown.max(), 1))
 
 
 def _predictions(ax: Any, runs: NetworkRuns) -> None:
