@@ -170,7 +170,7 @@ FLOOR = r"$p\sqrt{\varepsilon}$"
 
 @styled
 def picture(config: Figure6Config, found: Figure6) -> Any:
-    """The norm over the epochs, averaged as its shape is read, and the floor below which it cannot fall; below,
+    """The norm over the epochs, averaged as its shape is read, with the floor under it; below,
     what each value of the hyperparameter changes of it.
     """
     figure, ((left, right), (more_left, more_right)) = panels(2, 2, 3.9, 3.0)

@@ -1,7 +1,7 @@
 """One problem, several settings, all competitors: errors of position and of loss, gradients and seconds."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -62,7 +62,7 @@ class Truth(NamedTuple):
 
 
 def race(
-    problem: Problem, rules: list[AbstractRule], kind: str, course: Course, *, runs: int, budget: float
+    problem: Problem, rules: Sequence[AbstractRule], kind: str, course: Course, *, runs: int, budget: float
 ) -> Race:
     """Every competitor under every rule; these differ in their numbers only, so that each compiles once.
 
@@ -87,7 +87,8 @@ def race(
                 rows.append((np.nan, np.nan, least, np.nan, TOO_DEAR))
             else:
                 if compiled is None:
-                    compiled = eqx.filter_jit(partial(competitor.run, course)).lower(start).compile()
+                    solve: Any = eqx.filter_jit(partial(competitor.run, course))
+                    compiled = solve.lower(start).compile()
                 points, tried, seconds = _timed(compiled, start)
                 cost = competitor.gradients(kind, course, start, tried)
                 rows.append((*errors(true, points, losses), cost, seconds, RAN))
@@ -101,11 +102,9 @@ def errors(true: Truth, points: Params, losses: Callable[[Params], Any]) -> tupl
     """Of position and of loss, infinite if not finite."""
     position, loss = np.asarray(vectors(points)), np.asarray(losses(points))
     travelled = np.max(np.linalg.norm(true.points - true.points[0], axis=1))
-    found = (
-        np.max(np.linalg.norm(position - true.points, axis=1)) / travelled,
-        np.max(np.abs(loss / true.loss - 1)),
-    )
-    return tuple(float(np.nan_to_num(x, nan=np.inf)) for x in found)
+    off = np.max(np.linalg.norm(position - true.points, axis=1)) / travelled
+    relative = np.max(np.abs(loss / true.loss - 1))
+    return float(np.nan_to_num(off, nan=np.inf)), float(np.nan_to_num(relative, nan=np.inf))
 
 
 def _timed(solve: Callable[[Start], Any], start: Start) -> tuple[Params, float, float]:
@@ -136,7 +135,7 @@ def _optimizer(course: Course, start: Start) -> tuple[Params, jax.Array]:
 
 
 def _mean_runs(
-    course: Course, starts: list[Start], schedules: jax.Array, losses: Callable[[Params], Any]
+    course: Course, starts: list[Start], schedules: Any, losses: Callable[[Params], Any]
 ) -> list[Truth]:
     """The mean over random orders, and its standard error."""
 
