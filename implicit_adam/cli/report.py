@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from implicit_adam.files import installed
-from implicit_adam.paper.claims import Claim, Experiment
+from implicit_adam.paper.claims import Claim, Experiment, Table
 
 PACKAGES = (
     "implicit-adam",
@@ -43,6 +43,7 @@ class Done(NamedTuple):
     claims: tuple[Claim, ...]
     seconds: float
     picture: str = "png"
+    tables: tuple[Table, ...] = ()
 
 
 def report(
@@ -51,16 +52,14 @@ def report(
     """Markdown: a table of all claims, then each experiment with its picture, criteria, measurements and
     settings; `missing` are experiments that have not run yet.
     """
-    claims = [claim for one in done.values() for claim in one.claims]
-    verdicts = [claim.verdict for claim in claims]
-    counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
+    verdicts = [claim.verdict for one in done.values() for claim in one.claims]
     seconds = sum(one.seconds for one in done.values())
     lines = [
         "# The paper, re-checked",
         "",
         f"{PAPER}.",
         "",
-        f"{written_by(command)} in {_minutes(seconds)} on {_machine()}; with {_versions()}.",
+        made_by(command, seconds),
         "",
         *([QUICK, ""] if quick else []),
         *([f"**Not finished: without {', '.join(missing)}.**", ""] if missing else []),
@@ -68,20 +67,16 @@ def report(
         "where the data do not say; it is about what the claim was measured on. All settings are listed with "
         "their experiment. The command also writes all arrays (npz).",
         "",
-        f"{len(claims)} claims: {counts}.",
+        counted(verdicts),
         "",
         "| source | claim | measured on | verdict | experiment |",
         "|---|---|---|---|---|",
     ]
     for name, one in done.items():
-        lines += [
-            f"| {claim.source} | {_cell(claim.statement)} | {one.experiment.subject} | **{claim.verdict}** | "
-            f"[{name}](#{name}) |"
-            for claim in one.claims
-        ]
+        lines += rows(name, one)
     lines += ["", f"Not measured here: {UNMEASURED}"]
     for name, one in done.items():
-        lines += ["", *_section(name, one)]
+        lines += ["", *section(name, one)]
     return "\n".join(lines) + "\n"
 
 
@@ -90,7 +85,28 @@ def written_by(command: str) -> str:
     return f"Written by `{command}`"
 
 
-def _section(name: str, one: Done) -> Iterator[str]:
+def made_by(command: str, seconds: float) -> str:
+    """By which command, for how long, where and with what."""
+    return f"{written_by(command)} in {_minutes(seconds)} on {_machine()}; with {_versions()}."
+
+
+def counted(verdicts: Sequence[str]) -> str:
+    """How many claims have which verdict."""
+    counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
+    return f"{len(verdicts)} claims: {counts}."
+
+
+def rows(name: str, one: Done) -> list[str]:
+    """Of the table of claims."""
+    return [
+        f"| {claim.source} | {_cell(claim.statement)} | {one.experiment.subject} | **{claim.verdict}** | "
+        f"[{name}](#{name}) |"
+        for claim in one.claims
+    ]
+
+
+def section(name: str, one: Done) -> Iterator[str]:
+    """An experiment with its picture, criteria, measurements and settings, after its anchor."""
     # An anchor of its own: what a heading is called in a link depends on who renders it.
     yield f'<a id="{name}"></a>'
     yield ""
@@ -105,12 +121,22 @@ def _section(name: str, one: Done) -> Iterator[str]:
         yield f"  * Measured: {claim.measured}."
         yield f"  * Criterion: {'as before' if claim.criterion == criterion else claim.criterion}."
         criterion = claim.criterion
+    for table in one.tables:
+        yield ""
+        yield from _listed(table)
     if one.experiment.caveat:
         yield ""
         yield one.experiment.caveat
     yield ""
     settings = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in _settings(one.config))
     yield f"Settings: {settings}. Arrays: `{name}.npz`. Took {one.seconds:.0f} s."
+
+
+def _listed(table: Table) -> Iterator[str]:
+    yield table.title
+    yield ""
+    for row in (table.head, ("---",) * len(table.head), *table.rows):
+        yield f"| {' | '.join(_cell(cell) for cell in row)} |"
 
 
 def _settings(config: Any) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from implicit_adam.cli.arguments import add_format, folder, integers, require
 from implicit_adam.cli.report import Done, cores, report, written_by
+from implicit_adam.cli.updated_report import can_be_updated, updated
 from implicit_adam.datasets import CIFAR
 from implicit_adam.files import check_writable, named_leaves
 from implicit_adam.networks import MODELS, choices
@@ -29,15 +30,18 @@ Run the figures, the table and the claims of "On the Implicit Bias of Adam" agai
 whether it held, did not hold, or is not decided here, by a stated criterion. Writes report.md and, for each
 experiment, NAME.npz (its arrays) and NAME.png, its picture. Without names, all of the paper's: under half an
 hour on two cores, --quick three minutes, enough to see that everything runs, too little for the networks to
-show what they do. The report of another command is never written over."""
+show what they do. Of the report of another command only the experiments that are named are written
+again, each with its own command, time and versions; small runs and CIFAR are never mixed into others."""
 
 REPRODUCE_EXAMPLES = """\
 examples:
   implicit-adam reproduce
   implicit-adam reproduce --quick --out quick
   implicit-adam reproduce figure2 figure3 theorem
-  implicit-adam reproduce practical-settings    (beyond the paper; 15 minutes)
-  implicit-adam reproduce edge                  (beyond the paper; six minutes)
+  implicit-adam reproduce figure4 --out reproduce    (brings its part of that report up to date)
+  implicit-adam reproduce practical-settings    (beyond the paper; a quarter of an hour)
+  implicit-adam reproduce edge                  (beyond the paper; four minutes)
+  implicit-adam reproduce leaderboard           (which equation for which settings; eight minutes)
   implicit-adam reproduce figure4 --dataset cifar10 --data-dir cifar-10-batches-bin --seeds 0,1,2
 
 the paper's own setting, on a GPU:
@@ -121,7 +125,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     require("matplotlib", "tqdm", "sklearn", "scipy")
     command = shlex.join(["implicit-adam", *options.given])
     check_writable("--out", out)
-    _check_own(out / "report.md", command)
+    before = _report_to_update(out / "report.md", command, options)
     _use_all_cores()
     done: dict[str, Done] = {}
     try:
@@ -135,7 +139,10 @@ def _reproduce(options: argparse.Namespace) -> int:
             )
             # After every experiment, so that an interrupted run leaves what it found.
             missing = [name for name in experiments if name not in done]
-            text = report(done, command, quick=options.quick, missing=missing)
+            if before is None:
+                text = report(done, command, quick=options.quick, missing=missing)
+            else:
+                text = updated(before, done, command, tuple(EXPERIMENTS))
             (out / "report.md").write_text(text)
     except KeyboardInterrupt:
         runs = "; the same command goes on with the runs in it" if options.dataset else ""
@@ -147,10 +154,18 @@ def _reproduce(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_own(path: Path, command: str) -> None:
-    """No report of another command is written over: it may have taken days."""
-    if not path.exists() or written_by(command) in path.read_text():
-        return
+def _report_to_update(path: Path, command: str, options: argparse.Namespace) -> str | None:
+    """The report of another command, of which the named parts are to be brought up to date.
+
+    No report is written over otherwise: it may have taken days. Small runs and CIFAR are not mixed in.
+    """
+    if not path.exists():
+        return None
+    text = path.read_text()
+    if any(written_by(command) in line for line in text.splitlines()[:6]):
+        return None
+    if options.names and not options.quick and not options.dataset and can_be_updated(text):
+        return text
     msg = f"{path} was written by another command: name another --out, or remove it"
     raise ValueError(msg)
 
@@ -226,7 +241,7 @@ def _run(name: str, experiment: Experiment, config: Any, out: Path, picture: str
         print(
             f"  {claim.verdict:>16}  {claim.source}: {claim.statement}\n{'':20}{claim.measured}", flush=True
         )
-    return Done(experiment, config, claims, seconds, picture)
+    return Done(experiment, config, claims, seconds, picture, experiment.tables(config, found))
 
 
 _BAR = "{l_bar}{bar}| {elapsed} < {remaining}"

@@ -21,12 +21,20 @@ class Claim(NamedTuple):
     verdict: str
 
 
+class Table(NamedTuple):
+    """What a report shows as a table: its title, the heads of its columns, and rows of as many cells."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
 class Experiment(NamedTuple):
     """A figure, table or statement: `run(config, advance)` gives arrays, `claims(config, found)` judges them,
     `picture(config, found)` draws them, a matplotlib Figure.
 
     `subject` is what it is measured on, `quick` the config of a run that takes seconds, `caveat` what to keep
-    in mind of the result.
+    in mind of the result, `tables(config, found)` what the report lists besides.
     """
 
     title: str
@@ -37,6 +45,7 @@ class Experiment(NamedTuple):
     claims: Callable[[Any, Any], tuple[Claim, ...]]
     picture: Callable[[Any, Any], Any]
     caveat: str = ""
+    tables: Callable[[Any, Any], tuple[Table, ...]] = lambda config, found: ()
 
 
 def decided(*, held: Any, refuted: Any) -> str:

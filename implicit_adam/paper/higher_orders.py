@@ -112,7 +112,7 @@ def unexpanded_error(training: Inputs, steps: int) -> Scalar:
     """sup_n of the distance between Adam and the unexpanded map of order 1."""
     rule, objective, theta = training.rule, training.objective, training.theta
     start, step = optimizer_step(rule, objective)
-    update = _unexpanded(rule, objective, steps)
+    update = unexpanded(rule, objective, steps)
 
     def advance(n: StepNumber, carry: Any) -> Any:
         optimizer, point, largest = carry
@@ -122,7 +122,7 @@ def unexpanded_error(training: Inputs, steps: int) -> Scalar:
     return jax.lax.fori_loop(0, steps, advance, (start(theta), theta, jnp.zeros((), theta.dtype)))[2]
 
 
-def _unexpanded(
+def unexpanded(
     rule: AbstractRule, objective: Objective, steps: int
 ) -> Callable[[StepNumber, Vector], Vector]:
     """F^(n) over the history theta + h j F, j = n - k the lag; all lags up to `steps` at once."""

@@ -19,11 +19,17 @@ def height(curves: np.ndarray, by: float) -> np.ndarray:
     return np.where(risen.any(axis=-1), highest, np.nan)
 
 
+def top(curves: np.ndarray, by: float) -> np.ndarray:
+    """Where along the curve that is; NaN without a rise."""
+    highest = height(curves, by)
+    return np.where(np.isnan(highest), np.nan, np.argmax(curves == highest[..., None], axis=-1))
+
+
 def has_hill(curve: np.ndarray, by: float) -> bool:
     """Whether a curve falls, then rises, then falls again, each time by at least this share."""
-    top = height(curve, by)
-    if np.isnan(top):
+    highest = height(curve, by)
+    if np.isnan(highest):
         return False
-    i = int(np.argmax(curve == top))
+    i = int(top(curve, by))
     before, after = curve[: i + 1].min(), curve[i:].min()
-    return bool(curve[0] > (1 + by) * before and top > (1 + by) * after)
+    return bool(curve[0] > (1 + by) * before and highest > (1 + by) * after)

@@ -7,11 +7,13 @@ from typing import NamedTuple
 from implicit_adam.paper.claims import Experiment
 from implicit_adam.paper.during_training import DURING_TRAINING
 from implicit_adam.paper.edge import EDGE
+from implicit_adam.paper.early_hills import EARLY_HILLS
 from implicit_adam.paper.figure1 import FIGURE1
 from implicit_adam.paper.figure6 import FIGURE6
 from implicit_adam.paper.figures23 import FIGURE2, FIGURE3
 from implicit_adam.paper.figures45 import FIGURE4, FIGURE5
 from implicit_adam.paper.higher_orders import HIGHER_ORDERS
+from implicit_adam.paper.leaderboard_results import LEADERBOARD
 from implicit_adam.paper.practical_settings import PRACTICAL_SETTINGS
 from implicit_adam.paper.shuffles import SGD
 from implicit_adam.paper.special_cases import EXAMPLE21, GD, MOMENTUM
@@ -36,35 +38,49 @@ EXPERIMENTS: dict[str, Experiment] = {
     "figure4": FIGURE4,
     "figure5": FIGURE5,
     "figure6": FIGURE6,
+    "early-hills": EARLY_HILLS,
     "higher-orders": HIGHER_ORDERS,
     "practical-settings": PRACTICAL_SETTINGS,
     "edge": EDGE,
+    "leaderboard": LEADERBOARD,
 }
 
-# Run when they are named, into a report of their own.
-BY_NAME_ONLY = ("practical-settings", "edge")
+# Run when they are named, into a report of their own: its folder in the documentation.
+BY_NAME_ONLY = {"practical-settings": "practical", "edge": "edge", "leaderboard": "leaderboard"}
 
 
 class PaperSetting(NamedTuple):
-    """What the paper trains and its step size."""
+    """What the paper trains, its step size, and for each panel its beta and rho, as far as they are known."""
 
     model: str
     h: float
+    panels: dict[str, dict[str, tuple[float, ...]]]
 
 
-# Of Figures 4 and 5 h is given in a published review only.
+# Of Figures 4 and 5 h is given in a published review only, and what is varied in the pictures.
 PAPER_SETTINGS = {
-    "figure4": PaperSetting("resnet50", 7.5e-5),
-    "figure5": PaperSetting("resnet50", 1e-4),
-    "figure6": PaperSetting("resnet101", 1e-4),
+    "figure4": PaperSetting(
+        "resnet50", 7.5e-5, {"network": {"beta": (0.99,), "rho": (0.97, 0.98, 0.99, 0.995, 0.998, 0.999)}}
+    ),
+    "figure5": PaperSetting(
+        "resnet50", 1e-4, {"network": {"beta": (0.9, 0.95, 0.97, 0.98, 0.99, 0.995), "rho": (0.999,)}}
+    ),
+    "figure6": PaperSetting(
+        "resnet101",
+        1e-4,
+        {
+            "left": {"beta": (0.9, 0.95, 0.97, 0.99), "rho": (0.999,)},
+            "right": {"beta": (0.97,), "rho": (0.97, 0.98, 0.99, 0.999)},
+        },
+    ),
 }
 
 
 def on_cifar(name: str, setting: Callable[[NetworkConfig, PaperSetting], CifarConfig]) -> Experiment:
-    """One of Figures 4 to 6 with its networks trained on CIFAR at the same values of beta and rho."""
-    experiment = EXPERIMENTS[name]
+    """One of Figures 4 to 6 with its networks trained on CIFAR at the paper's beta and rho."""
+    experiment, paper = EXPERIMENTS[name], PAPER_SETTINGS[name]
     networks = {
-        field.name: setting(value, PAPER_SETTINGS[name])
+        field.name: setting(replace(value, **paper.panels[field.name]), paper)
         for field in fields(experiment.config)
         if isinstance(value := getattr(experiment.config, field.name), NetworkConfig)
     }

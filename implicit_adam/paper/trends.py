@@ -1,10 +1,10 @@
-"""Does a measurement rise or fall with a hyperparameter? Rank correlation within a seed, and its p-value."""
+"""Does a measurement rise or fall with a hyperparameter? Rank correlation within a seed, p-value, power."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from implicit_adam.paper.claims import Claim, decided
+from implicit_adam.paper.claims import UNDECIDED, Claim, decided
 
 
 class Measurement(NamedTuple):
@@ -52,6 +52,34 @@ def _mean_correlation(ranks: np.ndarray, order: np.ndarray) -> float:
     return float(correlations.mean())
 
 
+def noise(measured: np.ndarray) -> float:
+    """The standard deviation of measurements (values, seeds), but for what seeds and values differ by."""
+    values, seeds = measured.shape
+    rest = measured - measured.mean(axis=0) - measured.mean(axis=1, keepdims=True) + measured.mean()
+    degrees = (values - 1) * (seeds - 1)
+    return float((rest**2).sum() / degrees) ** 0.5 if degrees else np.nan
+
+
+def power(measured: np.ndarray, effect: float, alpha: float, draws: int = 4000) -> float:
+    """How often Page's test would find a steady rise by `effect` from first to last value, by simulation.
+
+    With as many values and seeds as were measured, and normal noise of their size (`noise`); at p < alpha,
+    two-sided. NaN where there is no trend to be found (`trend`).
+    """
+    count, seeds = measured.shape
+    if count < 3 or seeds < 2 or not np.isfinite(measured).all():
+        return np.nan
+    drawn = np.random.default_rng(0).normal(size=(2, draws, seeds, count))
+    order = np.arange(1, count + 1)
+
+    def statistics(values: np.ndarray) -> np.ndarray:
+        return (values.argsort(axis=-1).argsort(axis=-1) @ order).sum(axis=-1)
+
+    critical = np.quantile(statistics(drawn[0]), 1 - alpha / 2)
+    rising = noise(measured) * drawn[1] + effect * np.linspace(0, 1, count)
+    return float((statistics(rising) > critical).mean())
+
+
 def judged(found: Trend, sign: int, alpha: float) -> str:
     """Held if the trend has the claimed sign and p < alpha; refuted if the opposite one with p < alpha."""
     significant = found.p_value < alpha
@@ -69,15 +97,27 @@ def in_words(found: Trend) -> str:
 
 
 def trend_claim(source: str, statement: str, found: Measurement, sign: int, alpha: float, more: str) -> Claim:
-    """That what was measured has a trend of this sign; `more` is told of it besides."""
+    """That what was measured has a trend of this sign over the values that count; `more` is told besides."""
     result = trend(found.measured[found.kept].T)
     left_out = ", ".join(f"{value:g}" for value in found.values[~found.kept]) or "none"
     return Claim(
         source,
         statement,
-        f"Spearman's rank correlation with {found.name} within a seed, over the stable values, has this sign "
-        f"with p < {alpha:g} (Page's trend test, two-sided); the opposite sign with p < {alpha:g}: it did "
-        "not hold",
-        f"{in_words(result)}; {more}; unstable and left out: {left_out}",
+        f"Spearman's rank correlation with {found.name} within a seed, over the values that count, has this "
+        f"sign with p < {alpha:g} (Page's trend test, two-sided); the opposite sign with p < {alpha:g}: it "
+        "did not hold",
+        f"{in_words(result)}; {more}; left out: {left_out}",
         judged(result, sign, alpha),
+    )
+
+
+def powerful(claim: Claim, found: Measurement, effect: float, alpha: float, least: float = 0.8) -> Claim:
+    """The same, undecided unless a trend of this size would have been found often enough."""
+    reached = power(found.measured[found.kept], effect, alpha)
+    enough = reached >= least
+    return claim._replace(
+        criterion=f"{claim.criterion}; undecided where the power against a steady change by {effect:.1%} "
+        f"over these values, simulated with the noise that was measured, is below {least:.0%}",
+        measured=f"{claim.measured}; power {reached:.0%}",
+        verdict=claim.verdict if enough else UNDECIDED,
     )

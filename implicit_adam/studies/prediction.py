@@ -67,7 +67,7 @@ def predict(
     if flows:
         found |= _flows(rule, problem, steps, options)
     if m == 1:
-        found[NEARBY] = iterate(rule, loss, _nudged(problem.params), steps, **options).params
+        found[NEARBY] = iterate(rule, loss, nudged(problem.params), steps, **options).params
     rates = norm_rates(rule, loss, carried) if m == 1 and isinstance(rule, Adam | RMSProp) else {}
     gradients = np.asarray([steps / m, float(np.asarray(carried.solver_steps))])
     return _compared(problem, np.arange(0, steps + 1, every), ensemble, found, gradients, rates)
@@ -112,7 +112,7 @@ def _compared(
     rates: dict[str, np.ndarray],
 ) -> Prediction:
     """What was found with the mean of the ensemble, a leading axis of runs."""
-    thetas = jax.vmap(_vectors)(ensemble)
+    thetas = jax.vmap(vectors)(ensemble)
     mean, apart = jnp.mean(thetas, 0), jnp.linalg.norm(jnp.std(thetas, 0), axis=-1)
     travelled = jnp.max(jnp.linalg.norm(mean - mean[:1], axis=1))
     losses = jax.jit(lambda points: jax.lax.map(problem.mean_loss, points))
@@ -121,7 +121,7 @@ def _compared(
         loss=np.mean([losses(jax.tree.map(lambda x, i=i: x[i], ensemble)) for i in range(len(thetas))], 0),
         predicted_loss={name: np.asarray(losses(points)) for name, points in found.items()},
         error={
-            name: np.asarray(jnp.linalg.norm(_vectors(points) - mean, axis=1) / travelled)
+            name: np.asarray(jnp.linalg.norm(vectors(points) - mean, axis=1) / travelled)
             for name, points in found.items()
         },
         sampling_error=np.asarray(apart / travelled / max(1, len(thetas) - 1) ** 0.5),
@@ -153,7 +153,8 @@ def _flows(rule: AbstractOptimizer, problem: Problem, steps: int, options: Any) 
         }
 
 
-def _nudged(params: Params) -> Params:
+def nudged(params: Params) -> Params:
+    """A start nearby."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [
@@ -162,6 +163,6 @@ def _nudged(params: Params) -> Params:
     return jax.tree.unflatten(structure, moved)
 
 
-def _vectors(points: Params) -> jax.Array:
+def vectors(points: Params) -> jax.Array:
     """(saves, p), in float64."""
     return jnp.concatenate([x.reshape(len(x), -1).astype(float) for x in jax.tree.leaves(points)], axis=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from implicit_adam.cli import main
-from implicit_adam.cli.report import Done, report
+from implicit_adam.cli.report import QUICK, Done, report
 from implicit_adam.measures.training_regime import REGIMES, regime_of_losses
 from implicit_adam.networks import residual
 from implicit_adam.networks.passes import cross_entropy
@@ -42,13 +42,58 @@ def test_the_report_shows_pictures_of_the_format_that_was_asked_for(name, link, 
     assert (tmp_path / f"figure1.{name}").exists()
 
 
+def test_of_the_report_of_another_command_only_what_is_named_is_written_again(tmp_path):
+    out = ["--out", str(tmp_path)]
+    path = tmp_path / "report.md"
+    path.write_text(WHOLE)
+    assert main(["reproduce", "gd", "early-hills", *out]) == 2  # WHOLE is of small settings
+    path.write_text(WHOLE.replace(QUICK, "").replace(" --quick", ""))
+    before = path.read_text()
+    assert main(["reproduce", "gd", *out]) == 0
+    text = path.read_text()
+    assert "4 claims: 3 held, 1 not decided here." in before
+    assert "4 claims: 4 held." in text
+    assert text.count("| [gd](#gd) |") == text.count('<a id="gd"></a>') == 1
+    assert f"This part was run again. Written by `implicit-adam reproduce gd --out {tmp_path}`" in text
+    for part in ("theorem", "figure1"):
+        own = before.split(f'<a id="{part}"></a>')[1].split("<a id")[0].strip()
+        assert own in text
+    assert main(["reproduce", "momentum", *out]) == main(["reproduce", "gd", *out]) == 0
+    again = path.read_text()
+    assert again.count("run again since") == 1
+    anchors = re.findall(r'<a id="(.*)"></a>', again)
+    assert anchors == [name for name in EXPERIMENTS if name in ("figure1", "theorem", "gd", "momentum")]
+
+
 def test_the_report_of_another_command_is_not_written_over(tmp_path, capsys):
-    command = ["reproduce", "--out", str(tmp_path), "figure1"]
-    assert main(command) == main(command) == 0
-    before = (tmp_path / "report.md").read_text()
-    assert main([*command, "gd"]) == 2
-    assert "was written by another command" in capsys.readouterr().err
-    assert (tmp_path / "report.md").read_text() == before
+    path = tmp_path / "report.md"
+    for text, command in (
+        (WHOLE, ["figure1"]),
+        (WHOLE.replace(QUICK, "").replace("--quick", "--dataset cifar10"), ["figure1"]),
+        (WHOLE.replace(QUICK, ""), []),
+        (WHOLE.replace(QUICK, ""), ["figure1", "--quick"]),
+        ("notes", ["figure1"]),
+    ):
+        path.write_text(text)
+        assert main(["reproduce", *command, "--out", str(tmp_path)]) == 2
+        assert "was written by another command" in capsys.readouterr().err
+        assert path.read_text() == text
+
+
+def made_up(name, *verdicts):
+    claims = tuple(Claim("a", f"{name} | {i}", "c", "m", verdict) for i, verdict in enumerate(verdicts))
+    return Done(EXPERIMENTS[name], EXPERIMENTS[name].quick, claims, 1.0)
+
+
+WHOLE = report(
+    {
+        "figure1": made_up("figure1", "held", "held"),
+        "theorem": made_up("theorem", "held"),
+        "gd": made_up("gd", "not decided here"),
+    },
+    "implicit-adam reproduce --quick",
+    quick=True,
+)
 
 
 def test_what_was_finished_before_an_interruption_is_in_the_report(tmp_path, capsys, monkeypatch):
@@ -94,8 +139,8 @@ def test_a_report_lists_a_setting_once_unless_it_differs_between_the_parts_of_an
     section = report({"figure6": Done(EXPERIMENTS["figure6"], quick, claims, 1.0)}, "command").split(
         "Settings: "
     )[1]
-    assert "left beta 0.9, 0.97, 0.99; right beta 0.97;" in section
-    assert section.count("epochs 300") == section.count("seeds 0, 1, 2;") == 1
+    assert "left beta 0.8, 0.9, 0.95; right beta 0.9;" in section
+    assert section.count("epochs 500") == section.count("seeds 0, 1, 2;") == 1
     text = report(
         {"theorem": Done(EXPERIMENTS["theorem"], EXPERIMENTS["theorem"].config, claims, 1.0)}, "command"
     )
@@ -133,6 +178,9 @@ def test_networks_train_in_one_sweep_with_their_norms(trained):
     # Seeds draw the weights, hyperparameters nothing: the first loss is that of the seed.
     np.testing.assert_allclose(runs.loss[0, 0, :, 0], runs.loss[1, 0, :, 0], rtol=1e-6)
     assert runs.loss[0, 0, 0, 0] != runs.loss[0, 0, 1, 0]
+    # Tested after 20 and 40 epochs, predicted before the 1st and the 21st.
+    assert runs.predicted.shape == (2, 1, 2, 2)
+    np.testing.assert_allclose(runs.predicted, runs.norm[..., ::20], rtol=5e-3)
 
 
 def test_the_norm_of_a_run_is_that_of_the_gradient_before_the_step(trained):
@@ -181,6 +229,8 @@ def test_figure_4_runs_on_cifar_files_and_goes_on_where_it_stopped(tmp_path):
     assert main(["reproduce", "figure4", *options, "--out", str(out)]) == 0
     first = np.load(out / "figure4.npz")
     assert first["runs/norm"].shape == (1, 6, 1, 3)
+    assert first["runs/predicted"].shape == (1, 6, 1, 0)
+    assert "nothing was predicted" in (out / "report.md").read_text()
     text = (out / "report.md").read_text()
     assert "no trend (it needs three values, two seeds" in text
     assert "| cnn on cifar10 |" in text

@@ -58,4 +58,4 @@ def test_the_unexpanded_map_is_the_optimizer_run_over_the_displaced_history():
     with jax.numpy_dtype_promotion("standard"):
         for k in range(n + 1):
             u, state = tx.update(jax.grad(examples.full_loss)(theta + h * (n - k) * F), state, theta)
-    np.testing.assert_allclose(higher_orders._unexpanded(rule, objective, 8)(n, theta), -u, rtol=1e-12)
+    np.testing.assert_allclose(higher_orders.unexpanded(rule, objective, 8)(n, theta), -u, rtol=1e-12)

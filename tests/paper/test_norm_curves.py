@@ -7,13 +7,14 @@ import pytest
 from scipy.stats import spearmanr
 
 from implicit_adam.paper import (
+    early_hills,
     figure6,
     figures45,
     hills,
 )
 from implicit_adam.paper.claims import DID_NOT_HOLD, HELD, UNDECIDED
 from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
-from implicit_adam.paper.trends import judged, trend
+from implicit_adam.paper.trends import judged, noise, power, trend
 from tests.verdicts import verdicts
 
 
@@ -40,7 +41,9 @@ def test_a_trend_is_judged_by_sign_and_significance_and_needs_data():
 
 
 def runs(norm, accuracy, **values):
-    """Runs of four seeds with these norms and accuracies, by value; curves fall from twice the norm."""
+    """Runs of four seeds with these norms and accuracies, by value; curves fall from twice the norm, and are
+    predicted well.
+    """
     shape = (len(values["beta"]), len(values["rho"]), 4)
     curve = np.concatenate([np.linspace(3, 0.3, 50), np.linspace(0.3, 1, 20), np.linspace(1, 0.2, 130)])
     norms = np.broadcast_to(np.reshape(norm, (*shape[:2], 1, 1)), (*shape, 1)) * curve
@@ -53,32 +56,104 @@ def runs(norm, accuracy, **values):
         accuracy=right,
         regime=np.zeros(shape, int),
         p=np.asarray(10),
+        predicted=1.001 * norms[..., ::2],
     )
 
 
-def test_figures_4_and_5_read_the_trend_and_leave_unstable_values_out():
-    rho = (0.97, 0.98, 0.99, 0.999)
-    config = figures45.TrendConfig("rho", 1, NetworkConfig((0.99,), rho, seeds=(0, 1, 2, 3)))
-    as_printed = runs([1.0, 2.0, 3.0, 4.0], [0.9, 0.8, 0.7, 0.6], beta=(0.99,), rho=rho)
-    found = figures45.summary(config, as_printed)
-    # The curve of `runs` has its hill at 1 and, after a tenth of the epochs, is still at 1.9.
-    np.testing.assert_allclose(found.height[:, 0], [1.0, 2, 3, 4], rtol=0.03)
-    np.testing.assert_allclose(found.late[:, 0], [1.9 * k for k in (1, 2, 3, 4)], rtol=0.03)
-    assert verdicts(figures45.FIGURE4, found, config) == [HELD, HELD]
-    other = figures45.summary(config, runs([4.0, 3, 2, 1], [0.6, 0.7, 0.8, 0.9], beta=(0.99,), rho=rho))
-    assert verdicts(figures45.FIGURE4, other, config) == [DID_NOT_HOLD] * 2
-    unstable = found._replace(regime=np.array([[0, 0, 0, 0], [0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]]))
-    assert verdicts(figures45.FIGURE4, unstable, config) == [UNDECIDED] * 2
-    assert "left out: 0.98, 0.99" in figures45.claims(config, unstable)[0].measured
+RHO = (0.2, 0.5, 0.7, 0.9, 0.95, 0.97)
+
+
+def figure_4(norm, accuracy, **changed):
+    """With hills after 70 epochs: .9 has 7 memories before, .95 and .97 fewer than five."""
+    config = figures45.TrendConfig("rho", 1, NetworkConfig((0.1,), RHO, seeds=(0, 1, 2, 3)), **changed)
+    return config, figures45.summary(config, runs(norm, accuracy, beta=(0.1,), rho=RHO))
+
+
+RISING, FALLING = [1.0, 2.0, 3.0, 4.0, 4.0, 3.5], [0.9, 0.8, 0.7, 0.6, 0.6, 0.6]
+
+
+def test_figures_4_and_5_read_the_trend_of_what_counts_its_end_and_the_prediction():
+    config, found = figure_4(RISING, FALLING)
+    np.testing.assert_allclose(found.height[:, 0], RISING, rtol=0.03)
+    np.testing.assert_allclose(found.epoch, 69.5, atol=1.5)
+    np.testing.assert_array_equal(found.counting(config), [True] * 4 + [False] * 2)
+    np.testing.assert_array_equal(found.beyond(config), [False] * 3 + [True] * 3)
+    assert verdicts(figures45.FIGURE4, found, config) == [HELD] * 4
+    assert "left out: 0.95, 0.97" in figures45.claims(config, found)[0].measured
+    # Beyond, the trend goes on; before, it is the other one.
+    config, other = figure_4([4.0, 3, 2, 1, 2, 3], FALLING[::-1])
+    assert verdicts(figures45.FIGURE4, other, config) == [DID_NOT_HOLD] * 3 + [HELD]
+
+
+def test_unstable_values_do_not_count():
+    config, found = figure_4(RISING, FALLING)
+    unstable = found._replace(regime=np.array([[0] * 4, [0, 1, 0, 0], [2, 0, 0, 0], *[[0] * 4] * 3]))
+    assert verdicts(figures45.FIGURE4, unstable, config)[:2] == [UNDECIDED] * 2
+    assert "left out: 0.5, 0.7, 0.95, 0.97" in figures45.claims(config, unstable)[0].measured
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(0.9912, HELD), (1.011, DID_NOT_HOLD), (0.94, DID_NOT_HOLD), (np.nan, UNDECIDED)]
+)
+def test_a_prediction_is_judged_by_its_curves_and_hills(factor, verdict):
+    config, found = figure_4(RISING, FALLING)
+    made = found.runs._replace(predicted=factor * found.runs.norm[..., ::2])
+    assert figures45.predicted_claim(config, figures45.summary(config, made)).verdict == verdict
+
+
+def test_runs_without_a_prediction_leave_it_undecided_and_are_drawn():
+    config, found = figure_4(RISING, FALLING)
+    made = found.runs._replace(predicted=np.zeros((*found.runs.regime.shape, 0)))
+    without = figures45.summary(config, made)
+    assert verdicts(figures45.FIGURE4, without, config) == [HELD, HELD, HELD, UNDECIDED]
+    assert figures45.picture(config, without).axes
+
+
+def test_accuracy_is_undecided_without_the_power_to_see_the_effect():
+    rng = np.random.default_rng(0)
+    noisy = np.asarray(FALLING)[:, None] + rng.normal(scale=0.02, size=(6, 4))
+    config, found = figure_4(RISING, FALLING)
+    found = found._replace(accuracy=noisy)
+    claim = figures45.claims(config, found)[1]
+    assert judged(trend(noisy[:4].T), -1, 0.05) == HELD
+    assert claim.verdict == UNDECIDED
+    sure = figures45.claims(figure_4(RISING, FALLING, effect=0.3)[0], found)[1]
+    assert sure.verdict == HELD
+    assert "power 100%" in sure.measured
+
+
+def test_power_is_the_share_of_noisy_rises_that_pages_test_finds():
+    from scipy.stats import page_trend_test
+
+    rng, seeds, values = np.random.default_rng(1), 4, 5
+    measured = rng.normal(size=(values, seeds))
+    assert noise(measured + 7 * np.arange(seeds) + 3 * np.arange(values)[:, None]) == pytest.approx(
+        noise(measured)
+    )
+    rise = 1.5 * noise(measured) * np.linspace(0, 1, values)
+    drawn = noise(measured) * rng.normal(size=(300, seeds, values)) + rise
+    found = np.mean([page_trend_test(x, method="exact").pvalue < 0.025 for x in drawn])
+    assert power(measured, 1.5 * noise(measured), 0.05) == pytest.approx(found, abs=0.1)
+    assert np.isnan(power(measured[:2], 1.0, 0.05))
+
+
+def test_early_hills_are_early_their_trend_is_the_opposite_one_and_they_are_predicted():
+    rho = (0.97, 0.98, 0.99)
+    config = early_hills.EarlyConfig(figures45.TrendConfig("rho", 1, NetworkConfig((0.99,), rho)))
+    of = lambda norms: figures45.summary(config.trends, runs(norms, [0.9] * 3, beta=(0.99,), rho=rho))
+    assert verdicts(early_hills.EARLY_HILLS, of([3.0, 2, 1]), config) == [HELD] * 3
+    late = of([1.0, 2, 3])._replace(epoch=np.full((3, 4), 300.0))
+    assert verdicts(early_hills.EARLY_HILLS, late, config) == [DID_NOT_HOLD, DID_NOT_HOLD, HELD]
+    assert verdicts(early_hills.EARLY_HILLS, late._replace(epoch=late.epoch * np.nan), config)[0] == UNDECIDED
 
 
 def test_figure_6_reads_hills_order_and_floor():
     config = figure6.Figure6Config()
-    beta, rho = (0.9, 0.95, 0.97, 0.99), (0.97, 0.98, 0.99, 0.999)
+    beta, rho = (0.3, 0.5, 0.7, 0.9), (0.3, 0.5, 0.7, 0.9)
     left = runs([4.0, 3, 2, 1], [0.9] * 4, beta=beta, rho=(0.999,))
     right = runs([1.0, 2, 3, 4], [0.9] * 4, beta=(0.97,), rho=rho)
     found = figure6.Figure6(left, right)
-    assert verdicts(figure6.FIGURE6, found, config) == [HELD] * 5
+    assert verdicts(figure6.FIGURE6, found, config) == [HELD] * 7
     turned = figure6.Figure6(
         runs([1.0, 2, 3, 4], [0.9] * 4, beta=beta, rho=(0.999,)),
         runs([4.0, 3, 2, 1], [0.9] * 4, beta=(0.97,), rho=rho),
@@ -97,9 +172,13 @@ def test_figure_6_is_drawn_as_its_shape_is_read_above_its_floor():
     left = runs([4.0, 3, 2, 1], [0.9] * 4, beta=(0.9, 0.95, 0.97, 0.99), rho=(0.999,))
     right = runs([1.0, 2, 3, 4], [0.9] * 4, beta=(0.97,), rho=(0.97, 0.98, 0.99, 0.999))
     ax = figure6.picture(config, figure6.Figure6(left, right)).axes[1]
-    *curves, floor = ax.get_lines()
+    lines = ax.get_lines()
+    curves, predicted, floor = lines[:4], lines[4:-1], lines[-1]
     for line, norm in zip(curves, right.norm[0], strict=True):
         np.testing.assert_allclose(line.get_ydata(), hills.smoothed(norm, config.fine).mean(axis=0))
+    for line, norm in zip(predicted, right.predicted[0], strict=True):
+        np.testing.assert_allclose(line.get_ydata(), norm.mean(axis=0))
+        np.testing.assert_array_equal(line.get_xdata()[:3], [1, 3, 5])
     np.testing.assert_allclose(floor.get_ydata(), 10 * 1e-8**0.5)
 
 

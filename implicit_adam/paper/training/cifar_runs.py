@@ -97,6 +97,7 @@ def _stacked(config: CifarConfig, data: ImageData, logs: list[dict[str, np.ndarr
         accuracy=accuracy,
         regime=np.asarray(regime).reshape(shape),
         p=np.asarray(_parameters(config, data)),
+        predicted=np.zeros((*shape, 0)),
     )
 
 

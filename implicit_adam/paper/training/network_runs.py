@@ -1,4 +1,7 @@
-"""Full-batch Adam on a small smooth network and real digits: many hyperparameters and seeds in one sweep."""
+"""Full-batch Adam on a small smooth network and real digits: many hyperparameters and seeds in one sweep.
+
+With every run goes its prediction, the equation with carried memory from the same start.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from implicit_adam.networks.residual import accuracy, residual_logits, residual_
 from implicit_adam.paper.claims import Advance
 from implicit_adam.rules import Adam
 from implicit_adam.rules.from_optax.rule import raveled_transformation
+from implicit_adam.runs.carried_flow import carried_flow
 from implicit_adam.sweeps import sweep
 from implicit_adam.types import Params, Scalar, Vector
 
@@ -28,15 +32,16 @@ class NetworkConfig:
 
     beta: tuple[float, ...]
     rho: tuple[float, ...]
-    h: float = 1e-3
+    h: float = 3e-4
     eps: float = 1e-8
-    epochs: int = 3000
+    epochs: int = 800
     # Draw the weights; the split of the data is the same for all.
-    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     # The first so many images of a fixed shuffle train, the others (1797 in all) test.
-    train: int = 500
-    channels: int = 12
+    train: int = 200
+    channels: int = 8
     blocks: int = 2
+    # Epochs between two tests, and between two points of the prediction.
     test_every: int = 10
 
     def trained(self, advance: Advance) -> "NetworkRuns":
@@ -49,7 +54,8 @@ class NetworkRuns(NamedTuple):
 
     `norm` is the perturbed one-norm of the full-batch gradient, `accuracy` that on the test images every
     `test_every` epochs (the digits after them, CIFAR before them), `regime` (beta, rho, seed) indexes
-    `REGIMES`; p is the number of parameters.
+    `REGIMES`; p is the number of parameters. `predicted` (beta, rho, seed, looks) is the norm along the
+    equation with carried memory before the epochs 0, test_every, 2 test_every, ..; no looks on CIFAR.
     """
 
     beta: np.ndarray
@@ -59,6 +65,7 @@ class NetworkRuns(NamedTuple):
     accuracy: np.ndarray
     regime: np.ndarray
     p: np.ndarray
+    predicted: np.ndarray
 
 
 class Data(NamedTuple):
@@ -84,6 +91,7 @@ def train_networks(config: NetworkConfig, advance: Advance) -> NetworkRuns:
         accuracy=found["accuracy"],
         regime=np.asarray(regime).reshape(found["loss"].shape[:3]),
         p=np.asarray(p),
+        predicted=found["predicted"],
     )
 
 
@@ -108,6 +116,9 @@ def _training(config: NetworkConfig, train: Data, test: Data) -> Callable[..., d
         def loss(theta: Vector) -> Scalar:
             return cross_entropy(residual_logits(unravel(theta), train.images), train.labels)
 
+        def norm_at(theta: Vector) -> Scalar:
+            return perturbed_one_norm(jax.grad(loss)(theta), config.eps, eps_in_sqrt=True)
+
         def epoch(carry: Any, _: None) -> Any:
             theta, state = carry
             E, g = jax.value_and_grad(loss)(theta)
@@ -121,6 +132,8 @@ def _training(config: NetworkConfig, train: Data, test: Data) -> Callable[..., d
 
         tests = config.epochs // config.test_every
         _, (E, norm, right) = jax.lax.scan(until_test, (theta, optimizer.init(theta)), length=tests)
-        return {"loss": E.ravel(), "norm": norm.ravel(), "accuracy": right}
+        flow = carried_flow(rule, loss, theta, config.epochs, save_every=config.test_every)
+        predicted = jax.lax.map(norm_at, flow.params[:-1])
+        return {"loss": E.ravel(), "norm": norm.ravel(), "accuracy": right, "predicted": predicted}
 
     return at

@@ -1,0 +1,155 @@
+"""The equations for an optimizer, as competitors: what each is, where it applies, what it costs.
+
+All of them start where the optimizer starts and give their points at the same steps: of a run in full batch,
+of one in mini-batches whose order is given, or of the mean run over random orders of the mini-batches.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from implicit_adam.fields.mini_batch.history_sum import window
+from implicit_adam.inputs import checked_inputs, identified
+from implicit_adam.objective import mean_loss
+from implicit_adam.paper.higher_orders import unexpanded
+from implicit_adam.rules import AbstractRule
+from implicit_adam.runs.carried_flow import START, carried_flow
+from implicit_adam.runs.flow import flow
+from implicit_adam.runs.memoryless import memoryless
+from implicit_adam.types import Batches, Loss, Params, Vector
+
+FULL, ORDERED, MEAN = "full batch", "mini-batches in a given order", "mean over random orders"
+
+# Of the default solvers: Tsit5 of `flow`, Bosh3 of `carried_flow` without corrections (its last stage is the
+# next one's first), a leap of `carried_flow` with them.
+STAGES, CARRIED_STAGES, LEAP = diffrax.Tsit5.tableau.num_stages, 3, 1
+# Gradients an evaluation of the field takes for Adam's two features (`vector_field`; tests/test_costs.py): in
+# closed form in full batch, in mini-batches for each of them, for each remembered step if it is run again.
+CLOSED = {0: 1.0, 1: 3.0, 2: 16 / 3 + 4}
+IN_BATCHES = {0: 1.0, 1: 5.0}
+RUN_AGAIN = {2: 11.0, 3: 75.0}
+
+
+class Course(NamedTuple):
+    """What is to be predicted: a loss of params and batch, or of params alone, over so many steps, and saved
+    every so many.
+    """
+
+    loss: Loss
+    steps: int
+    every: int
+
+
+class Start(NamedTuple):
+    """With which numbers: the order of the mini-batches is for runs that have a given one."""
+
+    rule: AbstractRule
+    params: Params
+    batches: Batches = None
+    schedule: jax.Array | None = None
+
+
+class Competitor(NamedTuple):
+    """`run(course, start) -> points, solver steps`; to which kinds of runs it applies; `gradients(kind,
+    course, start, solver steps)`, how many full-batch gradients it takes for a step of the optimizer.
+    """
+
+    run: Callable[[Course, Start], tuple[Params, Any]]
+    applies: tuple[str, ...]
+    gradients: Callable[[str, Course, Start, float], float]
+
+
+def with_loss(course: Course, start: Start) -> tuple[Loss, dict[str, Any]]:
+    """The loss of params and the options of a run: without an order it is that in full batch."""
+    if start.schedule is None:
+        return mean_loss(course.loss, start.batches), {"save_every": course.every}
+    options = {"batches": start.batches, "schedule": start.schedule, "save_every": course.every}
+    return course.loss, options
+
+
+def _flow(order: int, applies: tuple[str, ...]) -> Competitor:
+    def run(course: Course, start: Start) -> tuple[Params, Any]:
+        loss, options = with_loss(course, start)
+        return flow(start.rule, loss, start.params, course.steps, order=order, **options).params, jnp.nan
+
+    def gradients(kind: str, course: Course, start: Start, _: float) -> float:
+        return STAGES * evaluation(order, kind, course, start) + (order > 0)
+
+    return Competitor(run, applies, gradients)
+
+
+def _map(order: int) -> Competitor:
+    def run(course: Course, start: Start) -> tuple[Params, Any]:
+        loss, options = with_loss(course, start)
+        found = memoryless(start.rule, loss, start.params, course.steps, order=order, **options)
+        return found.params, jnp.nan
+
+    return Competitor(
+        run, (FULL, ORDERED), lambda kind, course, start, _: evaluation(order, kind, course, start)
+    )
+
+
+def _unexpanded() -> Competitor:
+    def run(course: Course, start: Start) -> tuple[Params, Any]:
+        loss, _ = with_loss(course, start)
+        inputs = identified(checked_inputs(start.rule, loss, start.params))
+        update = unexpanded(inputs.rule, inputs.objective, course.steps)
+
+        def until_saved(theta: Vector, i: Any) -> tuple[Vector, Vector]:
+            def step(j: Any, theta: Vector) -> Vector:
+                return theta - inputs.rule.h * update(i * course.every + j, theta)
+
+            theta = jax.lax.fori_loop(0, course.every, step, theta)
+            return theta, theta
+
+        saved = jax.lax.scan(until_saved, inputs.theta, jnp.arange(course.steps // course.every))[1]
+        return jax.vmap(inputs.unraveled)(jnp.concatenate([inputs.theta[None], saved])), jnp.nan
+
+    return Competitor(run, (FULL,), lambda _, course, __, ___: course.steps + 1.0)
+
+
+def _carried(order: int) -> Competitor:
+    def run(course: Course, start: Start) -> tuple[Params, Any]:
+        several = start.batches is not None and len(jax.tree.leaves(start.batches)[0]) > 1
+        loss = course.loss if several else mean_loss(course.loss, start.batches)
+        batches = start.batches if several else None
+        options: Any = {"order": order, "batches": batches, "save_every": course.every}
+        found = carried_flow(start.rule, loss, start.params, course.steps, **options)
+        return found.params, found.solver_steps
+
+    def gradients(_: str, course: Course, __: Start, solver_steps: float) -> float:
+        return (START + solver_steps * (LEAP if order else CARRIED_STAGES)) / course.steps
+
+    return Competitor(run, (FULL, MEAN), gradients)
+
+
+def evaluation(order: int, kind: str, course: Course, start: Start) -> float:
+    """How many full-batch gradients an evaluation of the field takes, in the mean over the steps."""
+    if kind == FULL and order in CLOSED:
+        return CLOSED[order]
+    if order in IN_BATCHES:
+        return IN_BATCHES[order]
+    m = 1 if kind == FULL else len(jax.tree.leaves(start.batches)[0])
+    return RUN_AGAIN[order] * remembered(start.rule, course.steps, order) / m
+
+
+def remembered(rule: AbstractRule, steps: int, order: int) -> float:
+    """How many steps are looked back on, in the mean over a run."""
+    look_back = float(window(rule.kernels(0), moment=order))
+    return float(np.mean(np.minimum(np.arange(1, steps + 1), look_back)))
+
+
+COMPETITORS: dict[str, Competitor] = {
+    "sign-type flow (order 0)": _flow(0, (FULL, ORDERED)),
+    "corrected flow (order 1)": _flow(1, (FULL, ORDERED)),
+    "order 2": _flow(2, (FULL, ORDERED)),
+    "order 3": _flow(3, (FULL, ORDERED)),
+    "memoryless map (order 1)": _map(1),
+    "unexpanded map": _unexpanded(),
+    "carried memory, order 0": _carried(0),
+    "carried memory, order 1": _carried(1),
+}
