@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from implicit_adam.paper.claims import Experiment
 from implicit_adam.paper.during_training import DURING_TRAINING
-from implicit_adam.paper.edge import EDGE
 from implicit_adam.paper.early_hills import EARLY_HILLS
+from implicit_adam.paper.edge import EDGE
 from implicit_adam.paper.figure1 import FIGURE1
 from implicit_adam.paper.figure6 import FIGURE6
 from implicit_adam.paper.figures23 import FIGURE2, FIGURE3
