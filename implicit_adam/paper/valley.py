@@ -20,7 +20,7 @@ from implicit_adam.losses.problems import bilinear
 from implicit_adam.paper.claims import Advance
 from implicit_adam.paper.level_sets import going_down, level_of, meeting_point, sums_at
 from implicit_adam.rules import Adam
-from implicit_adam.runs.carried_flow import carried_flow
+from implicit_adam.runs.carried_flow import START, carried_flow
 from implicit_adam.runs.flow import flow
 from implicit_adam.runs.iterate import iterate
 from implicit_adam.runs.validity import OutsideRangeWarning
@@ -113,7 +113,11 @@ def _one(config: BilinearConfig, varied: Varied, value: float) -> Sequence[np.nd
             np.asarray(flow(rule, problem.loss, problem.params, steps, order=order).params)
             for order in (0, 1, 2)
         )
-    carried = np.asarray(carried_flow(rule, problem.loss, problem.params, steps, **EXACTLY).params)
+    # Where Adam has met the hyperbola it oscillates about it, which an exact solver would follow for ever.
+    # Few lengths are few compilations.
+    part = max(1 + START, steps // 20)
+    down = max(part, int(np.sum(np.logical_and.accumulate(level_of(adam) > 0))) // part * part)
+    carried = np.asarray(carried_flow(rule, problem.loss, problem.params, down, **EXACTLY).params)
     kept = np.round(np.linspace(0, steps, config.points)).astype(int)
     valid = going_down(corrected) & _within(config, rule, corrected)
     followed = np.where(valid[:, None], corrected, np.nan)
