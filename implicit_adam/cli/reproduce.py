@@ -28,7 +28,7 @@ from implicit_adam.paper.training.network_runs import NetworkConfig
 REPRODUCE = """\
 Run the figures, the table and the claims of "On the Implicit Bias of Adam" again and say of each claim
 whether it held, did not hold, or is not decided here, by a stated criterion. Writes report.md and, for each
-experiment, NAME.npz (its arrays) and NAME.png, its picture. Without names, all of the paper's: under half an
+experiment, NAME.npz (its arrays) and NAME.png, its picture. Without names, all of the paper's: within an
 hour on two cores, --quick three minutes, enough to see that everything runs, too little for the networks to
 show what they do. Of the report of another command only the experiments that are named are written
 again, each with its own command, time and versions; small runs and CIFAR are never mixed into others."""
