@@ -32,6 +32,8 @@ RUN = [path for path in PAGES if blocks(path) and relative(path) not in PRINTS]
 
 @pytest.mark.parametrize("path", RUN, ids=relative)
 def test_the_examples_of_a_page_run(path):
+    if relative(path) == "recipes.md" and not find_spec("flax"):
+        pytest.skip("half of it is flax, with which CI runs all of it")
     assert "assert" in program(path), "an example that can not fail shows nothing"
     run(program(path))
 
