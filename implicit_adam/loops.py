@@ -42,3 +42,20 @@ def scanned_sum(f: Callable[[Any], PyTree], xs: PyTree) -> PyTree:
     term = jax.eval_shape(f, jax.tree.map(lambda x: x[0], xs))
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, working_dtype(x.dtype)), term)
     return jax.lax.scan(add, zero, xs)[0]
+
+
+def scanned_rows(step: Callable[[State, Any], tuple[State, PyTree]], state: State, xs: PyTree) -> PyTree:
+    """The rows of `jax.lax.scan(step, state, xs)`, kept in the carry.
+
+    Inside `jax.ensure_compile_time_eval` JAX 0.7 cannot make the array that a scan stacks its rows in.
+    """
+    count = len(jax.tree.leaves(xs)[0])
+    shapes = jax.eval_shape(lambda state: step(state, jax.tree.map(lambda x: x[0], xs))[1], state)
+    rows = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), shapes)
+
+    def advance(i: Any, carry: Any) -> Any:
+        state, rows = carry
+        state, row = step(state, jax.tree.map(lambda x: x[i], xs))
+        return state, jax.tree.map(lambda rows, row: rows.at[i].set(row), rows, row)
+
+    return jax.lax.fori_loop(0, count, advance, (state, rows))[1]

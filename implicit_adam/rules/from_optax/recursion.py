@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from implicit_adam.loops import scanned_rows
 from implicit_adam.objective import ravel, unravel_like
 from implicit_adam.programs.dependence import dependence, levels
 from implicit_adam.rules.from_optax.any_time import AnyTime, Memories, at_any_time
@@ -206,7 +207,7 @@ def _program(at: AnyTime, level: list[int]) -> Callable[[Any, Vector], tuple[_Se
             u, new = at.update(n, size * random(3), memories, random(4))
             return jnp.stack([jnp.sum(u * random(5)), *(jnp.sum(x) for x in new)])
 
-        xs = jax.lax.map(projected, jnp.asarray(SWITCHING, zeros.dtype))
+        xs = scanned_rows(lambda _, n: (_, projected(n)), (), jnp.asarray(SWITCHING, zeros.dtype))
         sizes = jnp.max(jnp.abs(xs), axis=0, keepdims=True)
         jumps = jnp.abs(xs[2:] - 2 * xs[1:-1] + xs[:-2]) / jnp.where(sizes > 0, sizes, 1)
         return jax.tree.map(lambda *x: jnp.stack(x), *seen), jnp.max(jumps, axis=1)

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 from implicit_adam.checks.numbers import is_traced
+from implicit_adam.loops import scanned_rows
 from implicit_adam.rules.from_optax.state import initial_state, set_forward
 from implicit_adam.types import Params
 
@@ -176,7 +177,7 @@ def compiled_run(tx: optax.GradientTransformation, like: Any) -> Callable[..., R
             at_start = of_lanes(still_zero, still_zero, together, mixed(shifts[-1]))
             dots = pushed(lambda point: begun(point)[0], (start,), (at_start,))
             rows = (jnp.arange(STEPS), gradients, points[:-1], moves[:-1], shifts[:-1])
-            return jax.lax.scan(advance, (moving, still, dots), rows)[1]
+            return scanned_rows(advance, (moving, still, dots), rows)
 
     return run
 
