@@ -21,7 +21,7 @@ from implicit_adam.reprs import table
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.types import Batches, Loss, Params, Scalar
 
-SCALARS = ("sampling_error", "spread", "speed", "threshold", "edge", "alternation", "swing", "noise")
+SCALARS = ("leaps", "sampling_error", "spread", "speed", "threshold", "edge", "alternation", "swing", "noise")
 
 
 class Diagnosis(NamedTuple):
@@ -32,6 +32,8 @@ class Diagnosis(NamedTuple):
     - `verdict`: that and the rest in plain English.
     - `step`: how many steps the run has taken; `horizon`: over how many it was predicted.
     - `error`: by equation, its error after these steps over the distance travelled; NaN where there is none.
+    - `leaps`: in how many leaps the equation with carried memory was solved. As many as steps are the
+      optimizer itself, and then its small error says nothing; the verdict says so.
     - `sampling_error`, `spread`: of the mean over runs in mini-batches, and of single runs, likewise.
     - `largest_h`: up to which h "corrected" (its correction below a tenth of the flow) and "carried" (the
       edge of stability) would hold here, if nothing else changed: extrapolated, not measured.
@@ -55,6 +57,7 @@ class Diagnosis(NamedTuple):
     step: int
     horizon: int
     error: dict[str, Scalar]
+    leaps: Int[Array, ""]
     sampling_error: Scalar
     spread: Scalar
     largest_h: dict[str, Scalar]
@@ -178,6 +181,7 @@ def diagnose(
         step=int(now.n),
         horizon=horizon,
         error=ahead.error,
+        leaps=ahead.leaps,
         sampling_error=ahead.sampling_error,
         spread=ahead.spread,
         largest_h={CORRECTED: h * 0.1 * jnp.linalg.norm(parts.instant) / jnp.linalg.norm(parts.bias),

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from implicit_adam.diagnosis.moment import Moment
 from implicit_adam.diagnosis.split import full_batch_carrier, instant_velocity
@@ -31,12 +31,14 @@ class Forecasts(NamedTuple):
 
     - `error`: by equation, ||its point - the optimizer's|| / ||the optimizer's - the present one||, the
       optimizer's the mean over runs in mini-batches.
+    - `leaps`: in how many the solver went with carried memory; one of one step is the optimizer's own step.
     - `sampling_error`: what that mean is uncertain by, likewise; `spread`: how far single runs are from it.
     - `alternation`: mean cosine between a change of the update and the next, of a full-batch run: -1 where
       updates alternate. `swing`: the size of these changes over that of the updates.
     """
 
     error: dict[str, Scalar]
+    leaps: Int[Array, ""]
     sampling_error: Scalar
     spread: Scalar
     alternation: Scalar
@@ -54,10 +56,12 @@ def forecasts(now: Moment, k: int, orders: Any) -> Forecasts:
     mean, runs = jnp.mean(ends, 0), len(ends)
     moved = jnp.linalg.norm(mean - theta)
     apart = jnp.sqrt(jnp.sum((ends - mean[None]) ** 2) / max(1, runs - 1))
-    predicted = {PLAIN: _plain(now, k), CORRECTED: _corrected(now, k), CARRIED: _carried(now, k)}
+    carried, leaps = _carried(now, k)
+    predicted = {PLAIN: _plain(now, k), CORRECTED: _corrected(now, k), CARRIED: carried}
     alternation, swing = _alternation(jnp.diff(whole, axis=0))
     return Forecasts(
         {name: jnp.linalg.norm(end - mean) / moved for name, end in predicted.items()},
+        leaps,
         apart / runs**0.5 / moved,
         apart / moved,
         alternation,
@@ -122,12 +126,13 @@ def _interval_by_interval(field: Field, inputs: Inputs, h: Scalar, k: int) -> Ve
     return jax.lax.scan(lambda theta, n: (move(n, theta)[0], None), inputs.theta, steps)[0]
 
 
-def _carried(now: Moment, k: int) -> Vector:
+def _carried(now: Moment, k: int) -> tuple[Vector, Int[Array, ""]]:
     h, carrier = now.inputs.rule.h, carrier_of(now.inputs)
     begin, state = now.n * h, (now.inputs.theta, now.memory)
     solving = Solving(1, Leaps(carrier, h), None)
     times = jnp.stack([begin + k * h])
-    return solved(carried_velocity(carrier, 1), h, state, begin, times, solving, None)[0][0][-1]
+    (thetas, _), leaps = solved(carried_velocity(carrier, 1), h, state, begin, times, solving, None)
+    return thetas[-1], leaps
 
 
 def _alternation(updates: Float[Array, "k p"]) -> tuple[Scalar, Scalar]:

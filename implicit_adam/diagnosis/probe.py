@@ -79,7 +79,8 @@ class Probe:
         if self.calls % self.every:
             return None
         one = None if batch is None else jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
-        row = {name: float(x) for name, x in look(moment(self.rule, self.loss, params, opt_state, one, None))}
+        now = moment(self.rule, self.loss, params, opt_state, one, None)
+        row = {name: float(x) for name, x in _row(now)._asdict().items()}
         self.rows.append(row)
         if self.path is not None:
             with self.path.open("a") as file:
@@ -94,11 +95,6 @@ class Probe:
         import pandas as pd
 
         return pd.DataFrame(self.rows).set_index("step")
-
-
-def look(now: Moment) -> Any:
-    """(name, value) of a row."""
-    return _row(now)._asdict().items()
 
 
 @eqx.filter_jit

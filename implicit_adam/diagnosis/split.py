@@ -19,9 +19,6 @@ from implicit_adam.fields.carried.parts import carried_parts
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.types import Scalar, Vector
 
-# A memory may be fed by one that is fed by the gradient.
-LEVELS = 3
-
 
 class Parts(NamedTuple):
     """The parts of d theta/dt, flat vectors; they sum to the velocity of the equation with carried memory.
@@ -84,7 +81,7 @@ def settled(carrier: Carrier, tau: Scalar, theta: Vector, g: Any) -> tuple[Memor
     """The memory, and psi, had the gradients g been those of every step so far."""
     memory = begun = carrier.start(theta)
     psi = carrier.features(tau, g, theta, memory, None)
-    for _ in range(LEVELS):
+    for _ in range(carrier.levels):
         psi = carrier.features(tau, g, theta, memory, None)
         memory = carrier.ahead(begun, psi, still(psi), tau)
     return memory, psi

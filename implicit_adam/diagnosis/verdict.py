@@ -58,6 +58,8 @@ def _equation(found: Any) -> str:
     k = int(found.horizon)
     errors = ", ".join(f"{name} {_percent(x)}" for name, x in found.error.items() if _known(x))
     measured = f"errors after {k} steps, of the distance: {errors}"
+    if found.equation == CARRIED and int(found.leaps) >= k:
+        measured += "; solved in steps no longer than the optimizer's own, so that this says little"
     if found.equation in EQUATIONS:
         return f"The next {k} steps follow {EQUATIONS[found.equation]}: {measured}."
     if found.equation == NOISE:
@@ -75,6 +77,8 @@ def _equation(found: Any) -> str:
 
 def _bias(found: Any) -> str:
     rate = found.norms["one_norm"]
+    if not _known(rate.bias) or float(rate.bias) == 0:
+        return "What memory and step do to the one-norm of the gradient is zero or not known here."
     rest = max(abs(float(rate.velocity - rate.bias)), np.finfo(float).tiny)
     does = "penalise" if float(rate.bias) < 0 else "hinder the decrease of"
     return (

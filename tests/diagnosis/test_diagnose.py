@@ -163,6 +163,20 @@ def test_where_orders_matter_more_than_the_way_only_the_mean_is_predicted():
     assert with_noise(0.01).equation == "plain"
 
 
+def test_what_is_not_known_is_not_said_to_hinder():
+    for bias in (0.0, np.nan):
+        rate = usual().norms["one_norm"]._replace(bias=bias)
+        said = usual()._replace(norms={"one_norm": rate}).verdict
+        assert "zero or not known" in said
+        assert "hinder" not in said
+
+
+def test_where_the_solver_takes_the_optimizers_own_steps_its_error_is_said_to_say_little():
+    assert 0 < int(usual().leaps) < 8
+    assert "says little" not in usual().verdict
+    assert "says little" in usual()._replace(leaps=np.asarray(8)).verdict
+
+
 def test_a_memory_of_squares_that_lags_is_warned_of():
     params, (adam, rest), _ = usual_run()
     lagging = (adam._replace(nu=adam.nu * 1e-4), rest)
