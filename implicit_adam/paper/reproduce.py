@@ -7,13 +7,13 @@ from typing import NamedTuple
 from implicit_adam.paper.claims import Experiment
 from implicit_adam.paper.during_training import DURING_TRAINING
 from implicit_adam.paper.early_hills import EARLY_HILLS
-from implicit_adam.paper.edge import EDGE
+from implicit_adam.paper.edge.experiment import EDGE
 from implicit_adam.paper.figure1 import FIGURE1
 from implicit_adam.paper.figure6 import FIGURE6
 from implicit_adam.paper.figures23 import FIGURE2, FIGURE3
 from implicit_adam.paper.figures45 import FIGURE4, FIGURE5
 from implicit_adam.paper.higher_orders import HIGHER_ORDERS
-from implicit_adam.paper.leaderboard_results import LEADERBOARD
+from implicit_adam.paper.leaderboard.experiment import LEADERBOARD
 from implicit_adam.paper.practical_settings import PRACTICAL_SETTINGS
 from implicit_adam.paper.shuffles import SGD
 from implicit_adam.paper.special_cases import EXAMPLE21, GD, MOMENTUM

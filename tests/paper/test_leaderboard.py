@@ -3,14 +3,18 @@
 import jax
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import implicit_adam as ia
 from implicit_adam.losses.problems import bilinear
-from implicit_adam.paper import leaderboard, leaderboard_results
+from implicit_adam.objective import raveled_loss
 from implicit_adam.paper.claims import DID_NOT_HOLD, HELD, UNDECIDED
 from implicit_adam.paper.classifiers import CLASSIFIERS
-from implicit_adam.paper.leaderboard_equations import COMPETITORS, FULL, MEAN, ORDERED, Course, Start
-from implicit_adam.paper.leaderboard_race import DOES_NOT_APPLY, RAN, TOO_DEAR, race
+from implicit_adam.paper.leaderboard import stochastic
+from implicit_adam.paper.leaderboard.config import Leaderboard, LeaderboardConfig
+from implicit_adam.paper.leaderboard.equations import COMPETITORS, FULL, MEAN, ORDERED, Course, Start
+from implicit_adam.paper.leaderboard.experiment import LEADERBOARD
+from implicit_adam.paper.leaderboard.race import DOES_NOT_APPLY, RAN, TOO_DEAR, race
 from tests.verdicts import verdicts
 
 NAMES = list(COMPETITORS)
@@ -32,6 +36,11 @@ def test_in_full_batch_the_errors_are_those_of_the_stored_runs():
         np.testing.assert_allclose(found.position[0, i], off, rtol=1e-6, atol=1e-15)
         losses = [jax.vmap(problem.loss)(points) for points in (run.params, truth)]
         np.testing.assert_allclose(found.loss[0, i], np.max(np.abs(losses[0] / losses[1] - 1)), atol=1e-12)
+    closure = NAMES.index("two-branch closure, its centre")
+    assert found.why[0, closure] == RAN
+    # At least twelve gradients a step; far from the edge it is carried memory without the alternation.
+    assert found.gradients[0, closure] >= 12
+    assert found.position[0, closure] < 0.01 * found.position[0, 0]
     # Each order is closer than the one before; the third is beyond the budget.
     order = [
         NAMES.index(name) for name in ("sign-type flow (order 0)", "corrected flow (order 1)", "order 2")
@@ -83,9 +92,30 @@ def test_the_unexpanded_map_is_close_and_costs_a_gradient_for_every_lag():
     assert competitor.gradients(FULL, course, start, 0.0) == 9
 
 
-CONFIG = leaderboard.LeaderboardConfig(
-    full=(("bilinear", 1), ("wine", 8)), batched=(("wine", 8),), sizes=(4,), steps=8
-)
+def test_without_noise_the_stochastic_equation_is_adam():
+    problem = CLASSIFIERS["wine"](24, 1)
+    twice = jax.tree.map(lambda x: np.concatenate([x, x]), problem.batches)
+    objective = raveled_loss(problem.loss, problem.params, twice)
+    theta = ravel_pytree(problem.params)[0]
+    path = stochastic.mean_path(RULE, objective, theta, 4, 3, 2)
+    truth = ia.iterate(RULE, problem.mean_loss, problem.params, 12, save_every=3).params
+    np.testing.assert_allclose(path, jax.vmap(lambda x: ravel_pytree(x)[0])(truth), rtol=1e-9, atol=1e-12)
+
+
+def test_the_noise_of_the_stochastic_equation_has_the_covariance_of_the_batches():
+    problem = CLASSIFIERS["wine"](24, 3)
+    objective = raveled_loss(problem.loss, problem.params, problem.batches)
+    theta = ravel_pytree(problem.params)[0]
+    begin = (theta, 0 * theta, 0 * theta)
+    step = lambda key: stochastic._step(RULE, objective, begin, np.int64(0), key)[1:]
+    M, V = jax.jit(jax.vmap(step))(jax.random.split(jax.random.key(1), 4000))
+    G = objective.gradients(theta)
+    remembered = 1 - float(RULE.beta)
+    np.testing.assert_allclose(M.std(axis=0), remembered * G.std(axis=0), rtol=0.06, atol=1e-12)
+    np.testing.assert_allclose(V[0], (1 - RULE.rho) * (G**2).mean(axis=0), rtol=1e-12)
+
+
+CONFIG = LeaderboardConfig(full=(("bilinear", 1), ("wine", 8)), batched=(("wine", 8),), sizes=(4,), steps=8)
 
 
 def made_up(**by_setting):
@@ -101,7 +131,7 @@ def made_up(**by_setting):
         why.append(np.where(np.isnan(position[-1]), TOO_DEAR, RAN))
     numbers = tuple(position)
     turning = tuple(np.zeros(len(column.problems)) for column in CONFIG.columns)
-    return leaderboard.Leaderboard(numbers, numbers, numbers, numbers, tuple(why), turning)
+    return Leaderboard(numbers, numbers, numbers, numbers, tuple(why), turning)
 
 
 GOOD = {"usual": (0.3, np.inf, 1e-4, 1e-5), "mean": (np.nan, np.nan, 1e-2, 1e-2)}
@@ -123,20 +153,18 @@ GOOD = {"usual": (0.3, np.inf, 1e-4, 1e-5), "mean": (np.nan, np.nan, 1e-2, 1e-2)
 def test_verdicts_follow_the_numbers(changed, others):
     found = made_up(**GOOD | changed)
     expected = [others.get(i, HELD) for i in range(6)]
-    assert verdicts(leaderboard_results.LEADERBOARD, found, CONFIG) == expected
+    assert verdicts(LEADERBOARD, found, CONFIG) == expected
 
 
 def test_the_tables_and_the_picture_say_what_was_not_run_and_what_diverged():
     found = made_up(**GOOD)
-    position, *_ = leaderboard_results.tables(CONFIG, found)
+    position, *_ = LEADERBOARD.tables(CONFIG, found)
     usual = next(row for row in position.rows if row[0] == "full batch, usual, wine")
     assert usual[1:5] == ("30%", "diverges", "too dear", "too dear")
     assert len({len(row) for row in (position.head, *position.rows)}) == 1
-    drawn = {text.get_text() for text in leaderboard_results.picture(CONFIG, found).axes[0].texts}
+    drawn = {text.get_text() for text in LEADERBOARD.picture(CONFIG, found).axes[0].texts}
     assert {"diverges", "too dear", "30%"} <= drawn
     some = found.why[0].copy()
     some[0, 0] = TOO_DEAR
     part = found._replace(why=(some, *found.why[1:]))
-    assert any(
-        "(1 of 2)" in text.get_text() for text in leaderboard_results.picture(CONFIG, part).axes[0].texts
-    )
+    assert any("(1 of 2)" in text.get_text() for text in LEADERBOARD.picture(CONFIG, part).axes[0].texts)

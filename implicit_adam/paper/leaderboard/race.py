@@ -12,7 +12,7 @@ import numpy as np
 
 from implicit_adam.checks.batches import check_batches
 from implicit_adam.losses.problems import Problem
-from implicit_adam.paper.leaderboard_equations import (
+from implicit_adam.paper.leaderboard.equations import (
     COMPETITORS,
     FULL,
     MEAN,

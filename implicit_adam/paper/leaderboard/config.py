@@ -12,8 +12,8 @@ import numpy as np
 from implicit_adam.losses.problems import Problem, bilinear
 from implicit_adam.paper.claims import Advance
 from implicit_adam.paper.classifiers import CLASSIFIERS
-from implicit_adam.paper.leaderboard_equations import FULL, MEAN, ORDERED, Course
-from implicit_adam.paper.leaderboard_race import Race, race
+from implicit_adam.paper.leaderboard.equations import FULL, MEAN, ORDERED, Course
+from implicit_adam.paper.leaderboard.race import Race, race
 from implicit_adam.rules import Adam
 
 

@@ -5,7 +5,7 @@ of one in mini-batches whose order is given, or of the mean run over random orde
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import diffrax
 import jax
@@ -16,7 +16,8 @@ from implicit_adam.fields.mini_batch.history_sum import window
 from implicit_adam.inputs import checked_inputs, identified
 from implicit_adam.objective import mean_loss
 from implicit_adam.paper.higher_orders import unexpanded
-from implicit_adam.rules import AbstractRule
+from implicit_adam.paper.leaderboard.stochastic import mean_path
+from implicit_adam.rules import AbstractRule, Adam
 from implicit_adam.runs.carried_flow import START, carried_flow
 from implicit_adam.runs.flow import flow
 from implicit_adam.runs.memoryless import memoryless
@@ -27,6 +28,10 @@ FULL, ORDERED, MEAN = "full batch", "mini-batches in a given order", "mean over 
 # Of the default solvers: Tsit5 of `flow`, Bosh3 of `carried_flow` without corrections (its last stage is the
 # next one's first), a leap of `carried_flow` with them.
 STAGES, CARRIED_STAGES, LEAP = diffrax.Tsit5.tableau.num_stages, 3, 1
+# Of a closure a stage takes four gradients, and there is at least one step of the solver for each of Adam's.
+CLOSURE_STAGES = 4 * CARRIED_STAGES
+# Of the stochastic equation, over which its mean is taken.
+PATHS = 16
 # Gradients an evaluation of the field takes for Adam's two features (`vector_field`; tests/test_costs.py): in
 # closed form in full batch, in mini-batches for each of them, for each remembered step if it is run again.
 CLOSED = {0: 1.0, 1: 3.0, 2: 16 / 3 + 4}
@@ -112,19 +117,32 @@ def _unexpanded() -> Competitor:
     return Competitor(run, (FULL,), lambda _, course, __, ___: course.steps + 1.0)
 
 
-def _carried(order: int) -> Competitor:
+def _carried(order: int, closure: str | None = None) -> Competitor:
     def run(course: Course, start: Start) -> tuple[Params, Any]:
         several = start.batches is not None and len(jax.tree.leaves(start.batches)[0]) > 1
         loss = course.loss if several else mean_loss(course.loss, start.batches)
         batches = start.batches if several else None
-        options: Any = {"order": order, "batches": batches, "save_every": course.every}
+        options: Any = {"order": order, "batches": batches, "closure": closure, "save_every": course.every}
         found = carried_flow(start.rule, loss, start.params, course.steps, **options)
         return found.params, found.solver_steps
 
     def gradients(_: str, course: Course, __: Start, solver_steps: float) -> float:
+        if closure is not None:
+            return (START + CLOSURE_STAGES * max(solver_steps, course.steps)) / course.steps
         return (START + solver_steps * (LEAP if order else CARRIED_STAGES)) / course.steps
 
-    return Competitor(run, (FULL, MEAN), gradients)
+    return Competitor(run, (FULL,) if closure else (FULL, MEAN), gradients)
+
+
+def _stochastic() -> Competitor:
+    def run(course: Course, start: Start) -> tuple[Params, Any]:
+        inputs = identified(checked_inputs(start.rule, course.loss, start.params, start.batches))
+        rule = cast(Adam, inputs.rule)
+        saves = course.steps // course.every
+        mean = mean_path(rule, inputs.objective, inputs.theta, saves, course.every, PATHS)
+        return jax.vmap(inputs.unraveled)(mean), jnp.nan
+
+    return Competitor(run, (MEAN,), lambda *_: float(PATHS))
 
 
 def evaluation(order: int, kind: str, course: Course, start: Start) -> float:
@@ -152,4 +170,6 @@ COMPETITORS: dict[str, Competitor] = {
     "unexpanded map": _unexpanded(),
     "carried memory, order 0": _carried(0),
     "carried memory, order 1": _carried(1),
+    "two-branch closure, its centre": _carried(1, "two-branch"),
+    "stochastic equation, mean": _stochastic(),
 }
