@@ -1,6 +1,7 @@
 """Runs of the equation with carried memory."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax
@@ -21,9 +22,10 @@ from implicit_adam.fields.carried.carried_field import (
     shown,
 )
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity
+from implicit_adam.fields.carried.mini_batch_noise import Noise, remembering, sampled_run
 from implicit_adam.fields.carried.two_branch import two_branch_velocity, two_branches
 from implicit_adam.inputs import Inputs
-from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.runs.leaps import Leaps, RelativeToTheMove
 from implicit_adam.runs.trajectory import Trajectory, all_finite
 from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
@@ -44,7 +46,9 @@ def carried_flow(
     order: int = 1,
     batches: Batches = None,
     noise: Any = None,
-    start: int = START,
+    key: Any = None,
+    replacement: bool = False,
+    start: int | None = None,
     save_every: int = 1,
     save_at: Any = None,
     solver: diffrax.AbstractSolver | None = None,
@@ -63,6 +67,12 @@ def carried_flow(
     alternate, no smooth equation follows them; `closure` follows two.
 
     - `rule`, `loss`, `params`, `steps`, `batches`, `noise`, `order`: as in `carried_field`.
+    - `key`, e.g. `jax.random.key(0)`: one sampled run in mini-batches instead of the mean run: the memories
+      see normal gradients of the mini-batches' covariance (`fields.carried.mini_batch_noise`), at 2 gradients
+      a leap. `jax.vmap` over keys gives the mean and the spread of runs, with what the spread does to the
+      mean. Rules only, order 1, the default solver. Unlike a mean run it is no cheaper than a real one.
+    - `replacement`: of a sampled run, whether mini-batches are drawn with replacement; by default every epoch
+      goes through all of them.
     - `start`: how many steps the optimizer takes itself before the equation takes over. At first its memory
       is as short as a step, and where a gradient changes its sign then, no equation can follow. Otherwise
       it matters little: of the distance travelled by Adam the error was 3e-4 to 5e-4 for every start from 0
@@ -92,7 +102,7 @@ def carried_flow(
     """
     check_order(order, HIGHEST_CARRIED_ORDER)
     steps, save_every = check_saves(steps, save_every)
-    start = check_count("start", start, least=0)
+    start = _checked_start(start, steps, None if key is None else batches)
     if start >= steps:
         msg = (
             f"start = {start} of steps = {steps}: the optimizer takes its first `start` steps itself, which "
@@ -105,7 +115,40 @@ def carried_flow(
     late = jnp.asarray(saved[len(early) :])
     floor = _checked_floor(closure, floor, batches, inputs)
     solving = Solving(order, solver, stepsize_controller)
-    return _carried_flow(inputs, early, late, start, solving, floor, memories=memories)
+    _check_sampled(key, inputs, solving, replacement=replacement)
+    drawn = None if key is None else (steps, replacement)
+    return _carried_flow(inputs, early, late, start, solving, floor, key, drawn, memories=memories)
+
+
+def _check_sampled(key: Any, inputs: Inputs, solving: "Solving", *, replacement: bool) -> None:
+    if key is None:
+        if replacement:
+            msg = "replacement says how a sampled run draws its mini-batches: give a key, or leave it out"
+            raise ValueError(msg)
+        return
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
+        msg = f"key must be a key such as jax.random.key(0), got {key!r}; map over several with jax.vmap"
+        raise ValueError(msg)
+    if inputs.batches is None or inputs.objective.m == 1:
+        msg = "a sampled run (key) is one over random mini-batches: give two batches or more"
+        raise ValueError(msg)
+    if not isinstance(inputs.rule, AbstractRule):
+        msg = (
+            "a sampled run (key) is for rules such as ia.Adam(1e-3): what a transformation remembers of each "
+            "mini-batch is not known; leave out the key for the mean run"
+        )
+        raise ValueError(msg)  # noqa: TRY004
+    if solving.order != 1 or solving.solver is not None:
+        msg = "a sampled run (key) takes leaps of order 1: leave out order and solver"
+        raise ValueError(msg)
+
+
+def _checked_start(start: int | None, steps: int, batches: Batches) -> int:
+    """Of a sampled run at least an epoch: a rare gradient must have been seen before it has a variance."""
+    if start is None:
+        start = START if batches is None else max(START, len(jax.tree.leaves(batches)[0]))
+        return min(start, steps - 1)
+    return check_count("start", start, least=0)
 
 
 def _checked_floor(closure: str | None, floor: Any, batches: Batches, inputs: Inputs) -> Scalar | None:
@@ -148,11 +191,19 @@ def _carried_flow(
     start: int,
     solving: Solving,
     floor: Scalar | None,
+    key: Any,
+    drawn: tuple[int, bool] | None,
     *,
     memories: bool,
 ) -> Trajectory:
     h, carrier = inputs.rule.h, carrier_of(inputs)
-    state, kept = _first_steps(carrier, inputs.theta, start, early)
+    noise = None
+    if drawn is not None:
+        steps, replacement = drawn
+        noise = sampled_run(carrier, inputs.objective, steps, key, replacement=replacement)
+    state, kept = _first_steps(carrier, inputs.theta, start, early, noise)
+    if noise is not None:
+        noise = remembering(carrier, noise, start, *state)
     velocity = carried_velocity(carrier, solving.order)
     if floor is not None:
         state = two_branches(carrier, start, *state, floor)
@@ -163,7 +214,7 @@ def _carried_flow(
     tried = jnp.zeros((), int)
     if len(late):
         if solving.solver is None and solving.order > 0 and floor is None:
-            solving = solving._replace(solver=Leaps(carrier, h))
+            solving = solving._replace(solver=Leaps(carrier, h, noise))
         solution, tried = solved(velocity, h, state, start * h, times[len(early) :], solving, floor)
         kept = jax.tree.map(lambda *x: jnp.concatenate(x), kept, solution)
     thetas, memory = kept
@@ -177,7 +228,9 @@ def _carried_flow(
     return Trajectory(times, points, all_finite(thetas), unknown, unknown, unknown, remembered, tried, half)
 
 
-def _first_steps(carrier: Carrier, theta: Vector, start: int, early: tuple[int, ...]) -> tuple[State, Any]:
+def _first_steps(
+    carrier: Carrier, theta: Vector, start: int, early: tuple[int, ...], noise: Noise | None
+) -> tuple[State, Any]:
     """The state after the optimizer's first steps, and those to be saved."""
     numbers = jnp.asarray(early)
 
@@ -186,7 +239,7 @@ def _first_steps(carrier: Carrier, theta: Vector, start: int, early: tuple[int, 
 
     def advance(n: Any, carry: tuple[State, Any]) -> tuple[State, Any]:
         state, kept = carry
-        state = carrier.step(n, *state)
+        state = carrier.step(n, *state, None if noise is None else partial(noise.of_step, n))
         # Overwritten until the step that is to be kept.
         return state, keep(kept, jnp.searchsorted(numbers, n + 1), state)
 

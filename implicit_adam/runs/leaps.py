@@ -8,6 +8,7 @@ move exactly (`fading`, psi on a line), the update is read once, in the middle o
 with psi continued beyond t on the line through its last two values. The error is O((kh)^2); points and
 memories are staggered as in a leapfrog scheme, which stays stable for leaps of up to about the period of the
 fastest oscillation over pi. A leap of one step is the optimizer's own step, to rounding, whatever psi does.
+The `noise` of mini-batches, in the mean over the leap, is added to psi for its length.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from implicit_adam.fields.carried.carrier import Carrier, features_and_change
+from implicit_adam.fields.carried.mini_batch_noise import Noise
 from implicit_adam.types import Scalar
 
 
@@ -28,6 +30,7 @@ class Leaps(diffrax.AbstractSolver):
 
     carrier: Carrier = eqx.field(static=True)
     h: Scalar
+    noise: Noise | None = eqx.field(static=True, default=None)
 
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar[Callable[..., Any]] = diffrax.ThirdOrderHermitePolynomialInterpolation
@@ -47,7 +50,9 @@ class Leaps(diffrax.AbstractSolver):
         tau, k = t0 / self.h, (t1 - t0) / self.h
         between = theta + (k - 1) / 2 * moving
 
-        leap = -k * carrier.update(tau, between, memory, psi, change, k / 2)
+        more = None if self.noise is None else self.noise.of_leap(theta, memory, psi, tau, k)
+        seen = psi if more is None else jax.tree.map(jnp.add, psi, more)
+        leap = -k * carrier.update(tau, between, memory, seen, change, k / 2)
         new = theta + leap
         new_psi, new_change = carrier.arrive(tau, memory, psi, k, new, carrier.gradients(new))
         new_memory = carrier.ahead(memory, psi, new_change, k)
@@ -60,6 +65,9 @@ class Leaps(diffrax.AbstractSolver):
         looking_ahead = -k * carrier.update(tau, between, memory, psi, change, later)
         foreseen = carrier.ahead(memory, psi, change, k)
         error = (looking_back - looking_ahead, jax.tree.map(jnp.subtract, new_memory, foreseen))
+        if self.noise is not None:
+            still, nothing = (jax.tree.map(jnp.zeros_like, x) for x in (more, memory))
+            new_memory = jax.tree.map(jnp.add, new_memory, carrier.ahead(nothing, more, still, k))
         dense = {
             "y0": y0,
             "y1": (new, new_memory),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.carried.carrier import keeping_signs, mean_over_batches, which_are_deltas
+from implicit_adam.fields.carried.carrier import keeping_signs, which_are_deltas
+from implicit_adam.fields.carried.over_batches import mean_over_batches
 from implicit_adam.losses.problems import bilinear
 from implicit_adam.objective import raveled_loss
 from tests import examples
@@ -197,7 +198,7 @@ def test_mini_batches_are_remembered_by_the_mean_of_their_features():
 @pytest.mark.parametrize("room", [1, 3, 6, 100])
 def test_mini_batches_that_do_not_fit_at_once_are_taken_one_after_the_other(room, monkeypatch):
     """Three parameters: by one, by one, by two and all at once of the four."""
-    monkeypatch.setattr("implicit_adam.fields.carried.carrier.AT_ONCE", room)
+    monkeypatch.setattr("implicit_adam.fields.carried.over_batches.AT_ONCE", room)
     objective = raveled_loss(examples.batch_loss, examples.START, examples.batches(m=4))
     found = mean_over_batches(lambda g: (g, g**2), examples.START, objective)
     gradients = jax.vmap(jax.grad(examples.batch_loss), (None, 0))(examples.START, examples.batches(m=4))

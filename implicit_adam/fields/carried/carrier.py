@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from implicit_adam.fields.carried.fading import ahead, rate, way_ahead, weight
-from implicit_adam.loops import scanned_sum
+from implicit_adam.fields.carried.over_batches import mean_over_batches, weighted_sum, with_noise
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.feature_sums import FeatureSums, read
@@ -46,7 +47,7 @@ class Carrier(NamedTuple):
     """An optimizer as a system of a point and a memory, on flat vectors; times are in steps, tau = t/h.
 
     - `start(theta)`: the memory before the first step.
-    - `step(n, theta, memory)`: the optimizer's own step n.
+    - `step(n, theta, memory, more)`: the optimizer's own step n, with more(theta) added to psi, if given.
     - `gradients(theta)`: one gradient (of each mini-batch), as far as it needs no memory.
     - `features(tau, gradients, theta, memory, change)`: psi, all at tau; change = None is none.
     - `arrive(tau, memory, psi, v, theta, gradients)`: psi at tau + v, where theta and the gradients are, and
@@ -61,10 +62,14 @@ class Carrier(NamedTuple):
       psi are those of tau, theta is that of tau + v - 1/2.
     - `passes`: how often psi and its change need each other: once, where psi does not depend on its change.
     - `levels`: how many levels of memories there are, psi of one depending on the memories of those below.
+    - `deviation(theta, weights)`: sum_b weights_b (psi(g_b) - E psi) over the mini-batches; None where psi is
+      not known for each of them.
+    - `bounded(memory, psi, more, k, least)`: more, raised where what has no sign would be remembered, k steps
+      later, as less than that.
     """
 
     start: Callable[[Vector], Memory]
-    step: Callable[[StepNumber, Vector, Memory], tuple[Vector, Memory]]
+    step: Callable[..., tuple[Vector, Memory]]
     gradients: Callable[[Vector], Any]
     features: Callable[[Scalar, Any, Vector, Memory, Features | None], Features]
     arrive: Callable[[Scalar, Memory, Features, Scalar, Vector, Any], tuple[Features, Features]]
@@ -76,6 +81,8 @@ class Carrier(NamedTuple):
     update: Callable[[Scalar, Vector, Memory, Features, Features, Scalar], Vector]
     passes: int = 1
     levels: int = 1
+    deviation: Callable[[Vector, Float[Array, " m"]], Features] | None = None
+    bounded: Callable[[Memory, Features, Features, Scalar, Memory], Features] | None = None
 
 
 def features_and_change(
@@ -208,11 +215,26 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
         kernels = rule.kernels(n)
         return rule.h * rule.readout_between_steps(read(kernels, held(kernels, after, psi)), theta, n)
 
-    def step(n: StepNumber, theta: Vector, memory: Memory) -> tuple[Vector, Memory]:
+    def step(n: StepNumber, theta: Vector, memory: Memory, more: Any = None) -> tuple[Vector, Memory]:
         psi = gradients(theta)
+        psi = psi if more is None else jax.tree.map(jnp.add, psi, more(theta))
         kernels = rule.kernels(n)
         memory = _each(lambda d, S, psi: None if S is None else d * S + weight(d) * psi, kernels, memory, psi)
         return theta - rule.h * rule.readout(read(kernels, held(kernels, memory, psi)), theta, n), memory
+
+    def deviation(theta: Vector, weights: Float[Array, " m"]) -> Features:
+        return weighted_sum(rule.features, weights - jnp.mean(weights), theta, objective)
+
+    def bounded(memory: Memory, psi: Features, more: Features, k: Scalar, least: Memory) -> Features:
+        still, one = (jax.tree.map(f, psi) for f in (jnp.zeros_like, jnp.ones_like))
+        foreseen = ahead_by(memory, psi, still, k)
+        gain = ahead_by(jax.tree.map(jnp.zeros_like, memory), one, still, k)
+        raised = []
+        for whole, x, *rows in zip(signless(rule), more, least, foreseen, gain, strict=True):
+            for low, S, G in zip(*rows, strict=True):
+                x = x if S is None or not whole else jnp.maximum(x, (low - S) / G)
+            raised.append(x)
+        return tuple(raised)
 
     return Carrier(
         start,
@@ -226,15 +248,9 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
         plus,
         readout,
         updating(ahead_by, after, readout),
+        deviation=deviation,
+        bounded=bounded,
     )
-
-
-def with_noise(of_mean: Any, mean: Any, noise: Scalar) -> Any:
-    """E f(g) for so many times the variance: f(E g) + noise [E f(g) - f(E g)], exact for squares.
-
-    Of other functions it is the first term in the variance.
-    """
-    return jax.tree.map(lambda x, y: x + noise.astype(x.dtype) * (y - x), of_mean, mean)
 
 
 def held(kernels: tuple[Kernel, ...], memory: Memory, psi: Features) -> FeatureSums:
@@ -271,25 +287,3 @@ def which_are_deltas(rule: AbstractRule) -> tuple[tuple[bool, ...], ...]:
         numbers = made_up((jnp.shape(leaf), leaf.dtype) for leaf in leaves)
         kernels = structure.unflatten(numbers).kernels(1)
         return tuple(tuple((np.asarray(kernel.decay) == 0).tolist()) for kernel in kernels)
-
-
-# How many numbers the gradients of mini-batches that are taken at once may fill.
-AT_ONCE = 2**22
-
-
-def mean_over_batches(f: Callable[[Vector], Any], theta: Vector, objective: Objective) -> Any:
-    """(1/m) sum_b f(grad E_b(theta)), as many mini-batches at once as fit, the others one after the other."""
-    m = objective.m
-
-    def of_batch(batch: Any) -> Any:
-        return f(jax.grad(objective.loss)(theta, batch))
-
-    if objective.batches is None:
-        return of_batch(None)
-    together = max(c for c in range(1, m + 1) if m % c == 0 and (c == 1 or c * theta.size <= AT_ONCE))
-    chunks = jax.tree.map(lambda x: x.reshape(m // together, together, *x.shape[1:]), objective.batches)
-
-    def of_chunk(chunk: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.sum(x, 0), jax.vmap(of_batch)(chunk))
-
-    return jax.tree.map(lambda x: x / m, scanned_sum(of_chunk, chunks))

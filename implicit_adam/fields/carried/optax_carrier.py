@@ -25,10 +25,10 @@ from implicit_adam.fields.carried.carrier import (
     Memory,
     keeping_signs,
     updating,
-    with_noise,
 )
 from implicit_adam.fields.carried.fading import rate, way_ahead, weight
 from implicit_adam.fields.carried.optax_memory import Packed
+from implicit_adam.fields.carried.over_batches import with_noise
 from implicit_adam.objective import Objective
 from implicit_adam.rules.from_optax.rule import Optax
 from implicit_adam.rules.from_optax.state import away_from_zero, initial_state
@@ -113,7 +113,7 @@ def carried_optax(rule: Optax, objective: Objective, packed: Packed) -> Carrier:
     def start(theta: Vector) -> Memory:
         return packed.memory(initial_state(packed.known.at.tx, theta))
 
-    def step(n: StepNumber, theta: Vector, memory: Memory) -> tuple[Vector, Memory]:
+    def step(n: StepNumber, theta: Vector, memory: Memory, _more: None = None) -> tuple[Vector, Memory]:
         u, memory = mean_update(jnp.asarray(n).astype(theta.dtype), gradients(theta), memory, theta)
         return theta + rule.h * u, memory
 

@@ -1,0 +1,107 @@
+"""The noise of mini-batches in carried memory: one run over random mini-batches instead of their mean.
+
+The equation of the mean run remembers E psi, the mean over the mini-batches b. A run remembers psi(g_b) of a
+random one each step; the mean of these over the k steps from tau on is
+
+    E psi + sum_b [W_b(tau + k) - W_b(tau)] (psi(g_b) - E psi) / (k sqrt(m))
+
+with m independent Brownian paths W_b of unit variance a step: a normal variable of the right mean and
+covariance. If every epoch of P steps goes through all of the data, the sum over an epoch has no variance: a
+bridge, s [W(t) - the line through W at the epoch's ends], s^2 = P/(P-1), has that of draws without
+replacement, j (P-j)/(P-1) after j steps.
+
+For another batch size, r of the mini-batches together, variances are `noise` times as large and
+
+    P = m/r = 1 + noise (m-1),          noise = (m-r) / (r (m-1)).
+
+The noise of squares scales like that to first order, and a large, rare gradient is no normal variable.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from implicit_adam.fields.carried.carrier import Carrier, Features, Memory
+from implicit_adam.objective import Objective
+from implicit_adam.types import Scalar, StepNumber, Vector
+
+
+class Noise(NamedTuple):
+    """What one run over random mini-batches sees beside the mean run.
+
+    - `of_step(n, theta)`: what is added to psi in step n, by its mini-batch itself. At first memory is as
+      short as a step, and what Adam does with one gradient depends on more than its mean and variance.
+    - `of_leap(theta, memory, psi, tau, k)`: in the mean over the k steps from tau on.
+    """
+
+    of_step: Callable[[StepNumber, Vector], Features]
+    of_leap: Callable[[Vector, Memory, Features, Scalar, Scalar], Features]
+
+
+# Below this part of a step a path is interpolated.
+FINEST = 0.25
+
+
+def sampled_run(carrier: Carrier, objective: Objective, steps: int, key: Any, *, replacement: bool) -> Noise:
+    """Of a run of so many steps; the key chooses its mini-batches."""
+    deviation: Any = carrier.deviation
+    m = objective.m
+
+    def normal(theta: Vector, tau: Scalar, k: Scalar) -> Features:
+        increment = _increments(objective, steps, key, theta.dtype, replacement=replacement)
+        return deviation(theta, increment(tau, tau + k) / (k * m**0.5))
+
+    def of_step(n: StepNumber, theta: Vector) -> Features:
+        if objective.noise is not None:
+            return normal(theta, jnp.asarray(n, theta.dtype), jnp.ones((), theta.dtype))
+        if replacement:
+            b = jax.random.randint(jax.random.fold_in(key, n), (), 0, m)
+        else:
+            b = jax.random.permutation(jax.random.fold_in(key, n // m), m)[n % m]
+        return deviation(theta, jax.nn.one_hot(b, m, dtype=theta.dtype))
+
+    return Noise(of_step, lambda theta, memory, psi, tau, k: normal(theta, tau, k))
+
+
+def remembering(carrier: Carrier, noise: Noise, start: int, theta: Vector, memory: Memory) -> Noise:
+    """Of what has no sign no less than is left of the first steps: a normal variable knows no bound."""
+    bounded: Any = carrier.bounded
+    psi = carrier.features(jnp.asarray(start, theta.dtype), carrier.gradients(theta), theta, memory, None)
+    nothing = jax.tree.map(jnp.zeros_like, psi)
+
+    def of_leap(theta: Vector, now: Memory, psi: Features, tau: Scalar, k: Scalar) -> Features:
+        left = carrier.ahead(memory, nothing, nothing, tau + k - start)
+        return bounded(now, psi, noise.of_leap(theta, now, psi, tau, k), k, left)
+
+    return noise._replace(of_leap=of_leap)
+
+
+def _increments(
+    objective: Objective, steps: int, key: Any, dtype: Any, *, replacement: bool
+) -> Callable[[Scalar, Scalar], Float[Array, " m"]]:
+    """W_b(tau_1) - W_b(tau_0) with the variance of the mini-batches."""
+    m = objective.m
+    noise = jnp.ones((), dtype) if objective.noise is None else objective.noise.astype(dtype)
+    P = jnp.ones_like(noise) if replacement else 1 + noise * (m - 1)
+    last = steps + (0 if replacement else m)
+    path = diffrax.VirtualBrownianTree(0.0, float(last), FINEST, jax.ShapeDtypeStruct((m,), dtype), key)
+
+    def W(tau: Scalar) -> Float[Array, " m"]:
+        return jnp.asarray(path.evaluate(jnp.zeros_like(tau), jnp.clip(tau, 0, last)))
+
+    def bridge(tau: Scalar) -> Float[Array, " m"]:
+        begin = P * jnp.floor(tau / P)
+        there, back = W(begin + P), W(begin)
+        return W(tau) - back - (tau - begin) / P * (there - back)
+
+    def increment(begin: Scalar, end: Scalar) -> Float[Array, " m"]:
+        if replacement:
+            return jnp.sqrt(noise) * (W(end) - W(begin))
+        scale = jnp.sqrt(jnp.where(noise > 0, P / (m - 1), jnp.zeros_like(noise)))
+        return scale * (bridge(end) - bridge(begin))
+
+    return increment
