@@ -73,7 +73,8 @@ def carried_flow(
       mean. Rules only, order 1, the default solver. Unlike a mean run it is no cheaper than a real one.
     - `replacement`: of a sampled run, whether mini-batches are drawn with replacement; by default every epoch
       goes through all of them.
-    - `start`: how many steps the optimizer takes itself before the equation takes over. At first its memory
+    - `start`: how many steps the optimizer takes itself before the equation takes over; ten by default, in
+      a sampled run whole epochs. At first its memory
       is as short as a step, and where a gradient changes its sign then, no equation can follow. Otherwise
       it matters little: of the distance travelled by Adam the error was 3e-4 to 5e-4 for every start from 0
       to 30 on the digits (full batch, h 1e-3, 1000 steps), and 1e-4 to 5e-4 on a small tanh network
@@ -102,7 +103,7 @@ def carried_flow(
     """
     check_order(order, HIGHEST_CARRIED_ORDER)
     steps, save_every = check_saves(steps, save_every)
-    start = _checked_start(start, steps, None if key is None else batches)
+    start = _checked_start(start, None if key is None else batches)
     if start >= steps:
         msg = (
             f"start = {start} of steps = {steps}: the optimizer takes its first `start` steps itself, which "
@@ -143,11 +144,11 @@ def _check_sampled(key: Any, inputs: Inputs, solving: "Solving", *, replacement:
         raise ValueError(msg)
 
 
-def _checked_start(start: int | None, steps: int, batches: Batches) -> int:
-    """Of a sampled run at least an epoch: a rare gradient must have been seen before it has a variance."""
+def _checked_start(start: int | None, batches: Batches) -> int:
+    """Of a sampled run whole epochs: a rare gradient must have been seen before it has a variance."""
     if start is None:
-        start = START if batches is None else max(START, len(jax.tree.leaves(batches)[0]))
-        return min(start, steps - 1)
+        m = 1 if batches is None else len(jax.tree.leaves(batches)[0])
+        return -(-START // m) * m
     return check_count("start", start, least=0)
 
 

@@ -56,7 +56,7 @@ class EdgeConfig:
     steps: int = 1700
     samples: int = 100
     mean: int = 100
-    every: int = 5
+    every: int = 2
 
 
 class Curves(NamedTuple):
@@ -168,6 +168,9 @@ def _curves(rule: Adam, loss: Loss, one: _Run, adam: _Run, config: EdgeConfig) -
     fresh: Any = rule.transformation().init(jax.tree.map(lambda x: x[0], one.centre))
     eigenvalues, start = [], None
     for n, i in zip(ends, saved, strict=True):
+        if not np.isfinite(own[i]).all():
+            eigenvalues.append(np.nan)
+            continue
         second = jax.tree.map(lambda x, i=i: x[i], one.second)
         state = (fresh[0]._replace(count=jnp.asarray(n, jnp.int32), nu=second), *fresh[1:])
         point = jax.tree.map(lambda x, i=i: x[i], one.centre)
