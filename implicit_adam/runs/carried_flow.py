@@ -1,5 +1,6 @@
 """Runs of the equation with carried memory."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from implicit_adam.checks.numbers import check_count, check_positive
+from implicit_adam.checks.numbers import check_count, check_positive, is_traced
 from implicit_adam.checks.runs import check_order, check_saved, check_saves
 from implicit_adam.fields.carried.carried_field import (
     HIGHEST_CARRIED_ORDER,
@@ -103,7 +104,7 @@ def carried_flow(
     """
     check_order(order, HIGHEST_CARRIED_ORDER)
     steps, save_every = check_saves(steps, save_every)
-    start = _checked_start(start, None if key is None else batches)
+    start = _checked_start(start, None if key is None else batches, noise)
     if start >= steps:
         msg = (
             f"start = {start} of steps = {steps}: the optimizer takes its first `start` steps itself, which "
@@ -144,12 +145,15 @@ def _check_sampled(key: Any, inputs: Inputs, solving: "Solving", *, replacement:
         raise ValueError(msg)
 
 
-def _checked_start(start: int | None, batches: Batches) -> int:
+def _checked_start(start: int | None, batches: Batches, noise: Any) -> int:
     """Of a sampled run whole epochs: a rare gradient must have been seen before it has a variance."""
-    if start is None:
-        m = 1 if batches is None else len(jax.tree.leaves(batches)[0])
-        return -(-START // m) * m
-    return check_count("start", start, least=0)
+    if start is not None:
+        return check_count("start", start, least=0)
+    if batches is None or is_traced(noise):
+        return START
+    m = len(jax.tree.leaves(batches)[0])
+    epoch = m if noise is None else 1 + float(noise) * (m - 1)
+    return round(math.ceil(START / epoch) * epoch)
 
 
 def _checked_floor(closure: str | None, floor: Any, batches: Batches, inputs: Inputs) -> Scalar | None:

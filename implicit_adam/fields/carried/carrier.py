@@ -47,7 +47,7 @@ class Carrier(NamedTuple):
     """An optimizer as a system of a point and a memory, on flat vectors; times are in steps, tau = t/h.
 
     - `start(theta)`: the memory before the first step.
-    - `step(n, theta, memory, more)`: the optimizer's own step n, with more(theta) added to psi, if given.
+    - `step(n, theta, memory, seen)`: the optimizer's own step n, of seen(theta) in place of psi, if given.
     - `gradients(theta)`: one gradient (of each mini-batch), as far as it needs no memory.
     - `features(tau, gradients, theta, memory, change)`: psi, all at tau; change = None is none.
     - `arrive(tau, memory, psi, v, theta, gradients)`: psi at tau + v, where theta and the gradients are, and
@@ -62,8 +62,10 @@ class Carrier(NamedTuple):
       psi are those of tau, theta is that of tau + v - 1/2.
     - `passes`: how often psi and its change need each other: once, where psi does not depend on its change.
     - `levels`: how many levels of memories there are, psi of one depending on the memories of those below.
-    - `deviation(theta, weights)`: sum_b weights_b (psi(g_b) - E psi) over the mini-batches; None where psi is
-      not known for each of them.
+    - `of_batch(theta, weights)`: psi of the gradient sum_b weights_b g_b; None where psi is not known for a
+      mini-batch by itself.
+    - `deviation(theta, weights)`: sum_b weights_b (psi(g_b) - E psi) over the mini-batches, for `noise` times
+      their variance.
     - `bounded(memory, psi, more, k, least)`: more, raised where what has no sign would be remembered, k steps
       later, as less than that.
     """
@@ -81,6 +83,7 @@ class Carrier(NamedTuple):
     update: Callable[[Scalar, Vector, Memory, Features, Features, Scalar], Vector]
     passes: int = 1
     levels: int = 1
+    of_batch: Callable[[Vector, Float[Array, " m"]], Features] | None = None
     deviation: Callable[[Vector, Float[Array, " m"]], Features] | None = None
     bounded: Callable[[Memory, Features, Features, Scalar, Memory], Features] | None = None
 
@@ -215,15 +218,24 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
         kernels = rule.kernels(n)
         return rule.h * rule.readout_between_steps(read(kernels, held(kernels, after, psi)), theta, n)
 
-    def step(n: StepNumber, theta: Vector, memory: Memory, more: Any = None) -> tuple[Vector, Memory]:
-        psi = gradients(theta)
-        psi = psi if more is None else jax.tree.map(jnp.add, psi, more(theta))
+    def step(n: StepNumber, theta: Vector, memory: Memory, seen: Any = None) -> tuple[Vector, Memory]:
+        psi = gradients(theta) if seen is None else seen(theta)
         kernels = rule.kernels(n)
         memory = _each(lambda d, S, psi: None if S is None else d * S + weight(d) * psi, kernels, memory, psi)
         return theta - rule.h * rule.readout(read(kernels, held(kernels, memory, psi)), theta, n), memory
 
+    def of_batch(theta: Vector, weights: Float[Array, " m"]) -> Features:
+        return rule.features(weighted_sum(lambda g: g, weights, theta, objective))
+
     def deviation(theta: Vector, weights: Float[Array, " m"]) -> Features:
-        return weighted_sum(rule.features, weights - jnp.mean(weights), theta, objective)
+        centred = weights - jnp.mean(weights)
+        if objective.noise is None:
+            return weighted_sum(rule.features, centred, theta, objective)
+        total, dg = weighted_sum(lambda g: (rule.features(g), g), centred, theta, objective)
+        linear = jax.jvp(rule.features, (mean_over_batches(lambda g: g, theta, objective),), (dg,))[1]
+        # In the deviations of the gradients, which get sqrt(noise) times as large.
+        first, second = jnp.sqrt(objective.noise), objective.noise
+        return jax.tree.map(lambda x, dx: first * dx + second * (x - dx), total, linear)
 
     def bounded(memory: Memory, psi: Features, more: Features, k: Scalar, least: Memory) -> Features:
         still, one = (jax.tree.map(f, psi) for f in (jnp.zeros_like, jnp.ones_like))
@@ -248,6 +260,7 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
         plus,
         readout,
         updating(ahead_by, after, readout),
+        of_batch=of_batch,
         deviation=deviation,
         bounded=bounded,
     )

@@ -10,11 +10,12 @@ covariance. If every epoch of P steps goes through all of the data, the sum over
 bridge, s [W(t) - the line through W at the epoch's ends], s^2 = P/(P-1), has that of draws without
 replacement, j (P-j)/(P-1) after j steps.
 
-For another batch size, r of the mini-batches together, variances are `noise` times as large and
+For another batch size, r of the mini-batches together, variances of gradients are `noise` times as large,
 
-    P = m/r = 1 + noise (m-1),          noise = (m-r) / (r (m-1)).
+    P = m/r = 1 + noise (m-1),          noise = (m-r) / (r (m-1)),
 
-The noise of squares scales like that to first order, and a large, rare gradient is no normal variable.
+and psi(g_b) - E psi is scaled by sqrt(noise) where it is linear in the deviation of the gradient, the rest by
+noise. A large, rare gradient is no normal variable.
 """
 
 from collections.abc import Callable
@@ -33,9 +34,9 @@ from implicit_adam.types import Scalar, StepNumber, Vector
 class Noise(NamedTuple):
     """What one run over random mini-batches sees beside the mean run.
 
-    - `of_step(n, theta)`: what is added to psi in step n, by its mini-batch itself. At first memory is as
-      short as a step, and what Adam does with one gradient depends on more than its mean and variance.
-    - `of_leap(theta, memory, psi, tau, k)`: in the mean over the k steps from tau on.
+    - `of_step(n, theta)`: psi of the mini-batch of step n. At first memory is as short as a step, and what
+      Adam does with one gradient depends on more than its mean and variance.
+    - `of_leap(theta, memory, psi, tau, k)`: what is added to E psi in the mean over the k steps from tau on.
     """
 
     of_step: Callable[[StepNumber, Vector], Features]
@@ -48,23 +49,18 @@ FINEST = 0.25
 
 def sampled_run(carrier: Carrier, objective: Objective, steps: int, key: Any, *, replacement: bool) -> Noise:
     """Of a run of so many steps; the key chooses its mini-batches."""
+    of_batch: Any = carrier.of_batch
     deviation: Any = carrier.deviation
     m = objective.m
 
-    def normal(theta: Vector, tau: Scalar, k: Scalar) -> Features:
+    def of_step(n: StepNumber, theta: Vector) -> Features:
+        return of_batch(theta, _batch_of_step(objective, n, key, theta.dtype, replacement=replacement))
+
+    def of_leap(theta: Vector, _memory: Memory, _psi: Features, tau: Scalar, k: Scalar) -> Features:
         increment = _increments(objective, steps, key, theta.dtype, replacement=replacement)
         return deviation(theta, increment(tau, tau + k) / (k * m**0.5))
 
-    def of_step(n: StepNumber, theta: Vector) -> Features:
-        if objective.noise is not None:
-            return normal(theta, jnp.asarray(n, theta.dtype), jnp.ones((), theta.dtype))
-        if replacement:
-            b = jax.random.randint(jax.random.fold_in(key, n), (), 0, m)
-        else:
-            b = jax.random.permutation(jax.random.fold_in(key, n // m), m)[n % m]
-        return deviation(theta, jax.nn.one_hot(b, m, dtype=theta.dtype))
-
-    return Noise(of_step, lambda theta, memory, psi, tau, k: normal(theta, tau, k))
+    return Noise(of_step, of_leap)
 
 
 def remembering(carrier: Carrier, noise: Noise, start: int, theta: Vector, memory: Memory) -> Noise:
@@ -80,13 +76,37 @@ def remembering(carrier: Carrier, noise: Noise, start: int, theta: Vector, memor
     return noise._replace(of_leap=of_leap)
 
 
+def _noise_and_epoch(objective: Objective, dtype: Any, *, replacement: bool) -> tuple[Scalar, Scalar]:
+    """Of the variance of the gradients how many times there is, and P."""
+    noise = jnp.ones((), dtype) if objective.noise is None else objective.noise.astype(dtype)
+    return noise, jnp.ones_like(noise) if replacement else 1 + noise * (objective.m - 1)
+
+
+def _batch_of_step(
+    objective: Objective, n: StepNumber, key: Any, dtype: Any, *, replacement: bool
+) -> Float[Array, " m"]:
+    """The weights of the mini-batches, r of them together, in step n; r need not be whole."""
+    m = objective.m
+    noise, P = _noise_and_epoch(objective, dtype, replacement=replacement)
+    if replacement:
+        # Drawn anew in every step: r = 1/noise of them.
+        r, begin, epoch = 1 / noise, jnp.zeros((), dtype), jnp.asarray(n)
+    else:
+        r, tau = m / P, jnp.asarray(n, dtype)
+        epoch = jnp.floor(tau / P)
+        begin = (tau - epoch * P) * r
+    place = jnp.argsort(jax.random.permutation(jax.random.fold_in(key, epoch.astype(jnp.uint32)), m)).astype(
+        dtype
+    )
+    return jnp.clip(jnp.minimum(place + 1, begin + r) - jnp.maximum(place, begin), 0, 1) / r
+
+
 def _increments(
     objective: Objective, steps: int, key: Any, dtype: Any, *, replacement: bool
 ) -> Callable[[Scalar, Scalar], Float[Array, " m"]]:
-    """W_b(tau_1) - W_b(tau_0) with the variance of the mini-batches."""
+    """What the weights of the mini-batches gain from tau_0 to tau_1 over their mean, but for the noise."""
     m = objective.m
-    noise = jnp.ones((), dtype) if objective.noise is None else objective.noise.astype(dtype)
-    P = jnp.ones_like(noise) if replacement else 1 + noise * (m - 1)
+    _, P = _noise_and_epoch(objective, dtype, replacement=replacement)
     last = steps + (0 if replacement else m)
     path = diffrax.VirtualBrownianTree(0.0, float(last), FINEST, jax.ShapeDtypeStruct((m,), dtype), key)
 
@@ -100,8 +120,10 @@ def _increments(
 
     def increment(begin: Scalar, end: Scalar) -> Float[Array, " m"]:
         if replacement:
-            return jnp.sqrt(noise) * (W(end) - W(begin))
-        scale = jnp.sqrt(jnp.where(noise > 0, P / (m - 1), jnp.zeros_like(noise)))
+            return W(end) - W(begin)
+        # An epoch of one step has no noise.
+        several = P > 1
+        scale = jnp.sqrt(jnp.where(several, P / jnp.where(several, P - 1, P), jnp.zeros_like(P)))
         return scale * (bridge(end) - bridge(begin))
 
     return increment
