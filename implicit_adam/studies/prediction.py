@@ -14,6 +14,7 @@ from implicit_adam.runs.carried_flow import carried_flow
 from implicit_adam.runs.flow import flow
 from implicit_adam.runs.iterate import iterate
 from implicit_adam.runs.validity import OutsideRangeWarning
+from implicit_adam.studies.ensembles import reshuffled_runs, shuffled_runs
 from implicit_adam.studies.norm_rates import norm_rates
 from implicit_adam.types import Params
 
@@ -61,7 +62,7 @@ def predict(
         ensemble = jax.tree.map(lambda x: x[None], optimizer)
     else:
         loss, batches = problem.loss, problem.batches
-        ensemble = _ensemble(rule, problem, steps, runs, options)
+        ensemble = reshuffled_runs(rule, problem, steps, runs, every)
     carried = carried_flow(rule, loss, problem.params, steps, batches=batches, memories=True, **options)
     found = {CARRIED: carried.params}
     if flows:
@@ -84,19 +85,7 @@ def predict_batch_size(
     noise = (samples / size - 1) / (samples - 1)
     options: Any = {"batches": problem.batches, "noise": noise, "save_every": every}
     carried = carried_flow(rule, problem.loss, problem.params, steps, **options)
-    data = jax.tree.map(lambda x: x.reshape(samples, *x.shape[2:]), problem.batches)
-
-    def loss(params: Params, drawn: jax.Array) -> jax.Array:
-        return problem.loss(params, jax.tree.map(lambda x: x[drawn], data))
-
-    def one(drawn: jax.Array) -> Params:
-        once: Any = {"batches": drawn, "schedule": jnp.arange(steps), "save_every": every}
-        return iterate(rule, loss, problem.params, steps, **once).params
-
-    epochs = np.tile(np.arange(samples), (runs, -(-steps // (samples // size)), 1))
-    shuffled = np.random.default_rng(0).permuted(epochs, axis=2)
-    drawn = shuffled[..., : samples // size * size].reshape(runs, -1, size)
-    ensemble = jax.jit(jax.vmap(one))(jnp.asarray(drawn[:, :steps]))
+    ensemble = shuffled_runs(rule, problem, size, steps, runs, every)
     gradients = np.asarray([steps * size / samples, float(np.asarray(carried.solver_steps))])
     return _compared(
         problem, np.arange(0, steps + 1, every), ensemble, {CARRIED: carried.params}, gradients, {}
@@ -128,19 +117,6 @@ def _compared(
         gradients=gradients,
         norm_rate=rates,
     )
-
-
-def _ensemble(rule: AbstractOptimizer, problem: Problem, steps: int, runs: int, options: Any) -> Params:
-    """Seeded runs with every epoch reshuffled, a leading axis of runs."""
-    m = check_batches(problem.batches)
-    epochs = np.tile(np.arange(m), (runs, -(-steps // m), 1))
-    schedules = np.random.default_rng(0).permuted(epochs, axis=2).reshape(runs, -1)[:, :steps]
-
-    def one(schedule: jax.Array) -> Params:
-        arguments: Any = {"batches": problem.batches, "schedule": schedule, **options}
-        return iterate(rule, problem.loss, problem.params, steps, **arguments).params
-
-    return jax.jit(jax.vmap(one))(jnp.asarray(schedules))
 
 
 def _flows(rule: AbstractOptimizer, problem: Problem, steps: int, options: Any) -> dict[str, Params]:

@@ -10,11 +10,12 @@ for a decay delta. Each branch reads its own memory, hF+- = h readout(S -+ D+, c
 
     c' = -(hF+ + hF-)/2,        d' = -2 (d - floor) + (hF+ - hF-)/2,        D' = D+ - D        per step,
 
-the first with all that `carrier` corrects for the step, c and S in the place of theta and memory. d' = d+ - d
-vanishes exactly where the optimizer's own linearised step has the eigenvalue -1, its threshold of stability;
-below it d sinks to its floor, above it grows until the curvature that the branches see, or what they average,
-has brought the optimizer back. Directions of no curvature are damped at the rate 2 and left to c. d is a
-vector: any number of directions may alternate.
+d' and D' slowed to log(mu)/(mu-1) of that where a step makes d mu > 1 times as long, since a burst grows by
+mu in a step and not by exp(mu-1), and the first with all that `carrier` corrects for the step, c and S in the
+place of theta and memory. d' = d+ - d vanishes exactly where the optimizer's own linearised step has the
+eigenvalue -1, its threshold of stability; below it d sinks to its floor, above it grows until the curvature
+that the branches see, or what they average, has brought the optimizer back. Directions of no curvature are
+damped at the rate 2 and left to c. d is a vector: any number of directions may alternate.
 
 The floor stands for what keeps an optimizer from ever standing still across its path, in float arithmetic
 its rounding: without it d underflows before the edge is reached, and late is the first burst. Two branches
@@ -68,12 +69,24 @@ def two_branch_velocity(
         centre = branches.centre()
         psi, change, hF = features_and_change(centre, tau, c, S, order)
         c_dot = centred(centre, tau, c, S, psi, change, hF, order)
+        # In a burst a square grows tenfold in a step, and what it was two steps ago is not known that way.
+        c_dot = jnp.clip(c_dot + hF, -jnp.abs(hF), jnp.abs(hF)) - hF
         plus, minus = branches.updates(tau, c, S, psi, change, jnp.zeros_like(tau))
-        d_dot = (plus - minus) / 2 - 2 * (d - floored(c, floor))
-        D_dot = jax.tree.map(jnp.subtract, branches.next_memory(psi[1]), D)
+        d_more = (plus - minus) / 2 - 2 * (d - floored(c, floor))
+        D_more = jax.tree.map(jnp.subtract, branches.next_memory(psi[1]), D)
+        slowed = growing(d, d_more)
+        d_dot, D_dot = jax.tree.map(lambda x: slowed.astype(x.dtype) * x, (d_more, D_more))
         return c_dot, (centre.rate(S, psi, change), d_dot, D_dot)
 
     return velocity
+
+
+def growing(d: Vector, more: Vector) -> Scalar:
+    """log(mu)/(mu - 1), where a step makes d mu > 1 times as long: a rate that grows it by mu in one step."""
+    square = jnp.sum(d**2)
+    growth = jnp.sum(more * d) / jnp.where(square > 0, square, jnp.ones_like(square))
+    grows = growth > 0
+    return jnp.where(grows, jnp.log1p(growth) / jnp.where(grows, growth, jnp.ones_like(growth)), 1.0)
 
 
 def floored(c: Vector, floor: Scalar) -> Vector:
