@@ -17,6 +17,7 @@ from implicit_adam.paper.leaderboard.experiment import LEADERBOARD
 from implicit_adam.paper.practical_settings import PRACTICAL_SETTINGS
 from implicit_adam.paper.shuffles import SGD
 from implicit_adam.paper.special_cases import EXAMPLE21, GD, MOMENTUM
+from implicit_adam.paper.spread import SPREAD_OF_RUNS
 from implicit_adam.paper.table1 import TABLE1
 from implicit_adam.paper.theorem import THEOREM
 from implicit_adam.paper.three_regimes import THREE_REGIMES
@@ -43,10 +44,16 @@ EXPERIMENTS: dict[str, Experiment] = {
     "practical-settings": PRACTICAL_SETTINGS,
     "edge": EDGE,
     "leaderboard": LEADERBOARD,
+    "spread": SPREAD_OF_RUNS,
 }
 
 # Run when they are named, into a report of their own: its folder in the documentation.
-BY_NAME_ONLY = {"practical-settings": "practical", "edge": "edge", "leaderboard": "leaderboard"}
+BY_NAME_ONLY = {
+    "practical-settings": "practical",
+    "edge": "edge",
+    "leaderboard": "leaderboard",
+    "spread": "spread",
+}
 
 
 class PaperSetting(NamedTuple):
