@@ -85,7 +85,7 @@ def cifar(name: str, folder: Any, *, allow_partial: bool = False) -> ImageData:
         msg = f"name must be one of {', '.join(CIFAR)}, got {name!r}"
         raise ValueError(msg)
     if not isinstance(folder, str | os.PathLike):
-        msg = f"folder must be where the files of {name} lie, got {folder!r}"
+        msg = f"folder must be the one that holds the files of {name}, got {folder!r}"
         raise ValueError(msg)  # noqa: TRY004
     layout = CIFAR[name]
     place = _place(name, layout, Path(folder))

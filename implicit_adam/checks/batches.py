@@ -22,7 +22,7 @@ def check_batches(batches: PyTree) -> int:
     for path, leaf in leaves:
         if not is_numeric(leaf):
             fix = conversion(leaf) or f"collect and stack them: {STACK.replace('batches)', 'loader)')}"
-            msg = f"batches{jax.tree_util.keystr(path)} is a {type(leaf).__name__}, no array; {fix}"
+            msg = f"batches{jax.tree_util.keystr(path)} is a {type(leaf).__name__}, not an array; {fix}"
             raise ValueError(msg)
     if not leaves or any(jnp.ndim(leaf) == 0 for _, leaf in leaves):
         msg = "batches must be a pytree of arrays whose leading axis counts the mini-batches"
@@ -44,7 +44,7 @@ def _check_no_list_of_batches(batches: PyTree) -> None:
     alike = len({jax.tree.structure(batch) for batch in batches}) == 1
     if alike and jax.tree.leaves(batches[0]):
         msg = (
-            f"batches is a Python list of {len(batches)} mini-batches; stack them to one pytree of arrays "
+            f"batches is a Python list of {len(batches)} mini-batches; stack them into one pytree of arrays "
             f"whose leading axis counts them: {STACK}, all of one shape (drop or fill up a smaller last one)"
         )
         raise ValueError(msg)

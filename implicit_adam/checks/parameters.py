@@ -48,7 +48,7 @@ def _check_leaf(name: str, leaf: Any) -> None:
     if not is_numeric(leaf):
         swapped = "are loss and params swapped?" if callable(leaf) and name == "params" else None
         fix = conversion(leaf) or swapped or SPLIT
-        msg = f"{name} is a {type(leaf).__name__}, no array of numbers. {fix[0].upper()}{fix[1:]}"
+        msg = f"{name} is a {type(leaf).__name__}, not an array of numbers. {fix[0].upper()}{fix[1:]}"
         raise ValueError(msg)
     dtype = jnp.result_type(leaf)
     if jnp.issubdtype(dtype, jnp.floating):

@@ -44,7 +44,7 @@ def rule_name(text: str) -> str:
 def folder(text: str) -> Path:
     """A folder's name."""
     if not text.strip():
-        msg = "'' is no folder; . is the one you are in"
+        msg = "'' is no folder; . is the current one"
         raise argparse.ArgumentTypeError(msg)
     return Path(text)
 

@@ -166,7 +166,7 @@ def diagnose(
     """
     horizon, runs = check_count("horizon", horizon, least=3), check_count("runs", runs)
     if any(is_traced(x) for x in jax.tree.leaves((params, opt_state))):
-        msg = "diagnose chooses words by values: call it outside of jax.jit and jax.vmap"
+        msg = "diagnose needs values to choose its words by: call it outside of jax.jit and jax.vmap"
         raise ValueError(msg)
     now = moment(rule, loss, params, opt_state, batches, step)
     m = 1 if batches is None else jax.tree.leaves(batches)[0].shape[0]

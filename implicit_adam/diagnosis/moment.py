@@ -51,8 +51,8 @@ def _of_transformation(inputs: Inputs, opt_state: Any) -> Any:
         return (opt_state, optax.scale(1.0).init(inputs.params))
     if not _alike(opt_state, inputs.rule.transformation(), inputs.params):
         msg = (
-            "opt_state is no state of this optimizer on these params: it must have the structure and shapes "
-            "of tx.init(params), of the transformation given or of rule.transformation(); got "
+            "opt_state is not a state of this optimizer for these params: it must have the structure and "
+            "shapes of tx.init(params), of the transformation given or of rule.transformation(); got "
             f"{jax.tree.structure(opt_state)}"
         )
         raise ValueError(msg)

@@ -14,6 +14,8 @@ SWING, OPPOSED = 0.1, -0.5
 APART = 1.0
 # Steps are out of proportion where the memory makes them so many times what the present gradient calls for.
 TOO_LONG = 3.0
+# In per cent; beyond it an equation has left the run, and how far says nothing.
+MOST = 1000
 
 EQUATIONS = {
     PLAIN: "the plain flow (sign-type, without memory: ia.flow(.., order=0))",
@@ -105,4 +107,6 @@ def _known(x: Any) -> bool:
 
 def _percent(x: Any) -> str:
     x = 100 * float(x)
+    if x > MOST:
+        return f"over {MOST} %"
     return f"{x:.2g} %" if x < 100 else f"{x:.0f} %"

@@ -22,7 +22,7 @@ def check_named(observables: Any) -> None:
     """Names, or functions by name."""
     if not np.iterable(observables) or any(map(callable, observables)):
         msg = (
-            f"observables must be names out of {', '.join(OBSERVABLES)}, or your own by name, "
+            f"observables must be names from {', '.join(OBSERVABLES)}, or your own by name, "
             f"{{'my name': f, ..}} with f(params) -> a number; got {observables!r}"
         )
         raise ValueError(msg)
@@ -72,7 +72,7 @@ def _perturbed(inputs: Inputs, g: Vector) -> Scalar:
     if not hasattr(rule, "eps_in_sqrt"):
         msg = (
             "perturbed_one_norm needs an optimizer whose eps stands beside the root of squared gradients, as "
-            f"ia.Adam's does, which {type(rule).__name__} has not (in ia.Lion and ia.Signum eps is the width "
+            f"in ia.Adam; {type(rule).__name__} has none (in ia.Lion and ia.Signum eps is the width "
             "of the sign). Watch a norm with an eps of your own: "
             "{'norm': lambda params: ia.perturbed_one_norm(jax.grad(loss)(params), eps)}"
         )

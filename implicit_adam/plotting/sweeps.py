@@ -117,7 +117,7 @@ def _variable(result: SweepResult, name: str, axes: int) -> np.ndarray:
         )
         raise ValueError(msg)
     if np.iscomplexobj(variables[name]):
-        msg = f"{name!r} is complex; return its real and imaginary part, or its absolute value, by own names"
+        msg = f"{name!r} is complex; return its real and imaginary parts by name, or its absolute value"
         raise ValueError(msg)
     return variables[name].astype(float)
 

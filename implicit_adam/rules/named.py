@@ -51,6 +51,6 @@ def rule_named(name: str) -> type[AbstractRule]:
         msg = f"{name}: {error}; name a class as module:Class, for example myrules:MyRule of ./myrules.py"
         raise ValueError(msg) from error
     if not (isinstance(found, type) and issubclass(found, AbstractRule)):
-        msg = f"{name} is no rule: it must be a class that inherits from implicit_adam.AbstractRule"
+        msg = f"{name} is not a rule: it must be a class that inherits from implicit_adam.AbstractRule"
         raise ValueError(msg)  # noqa: TRY004
     return found

@@ -14,7 +14,7 @@ def held(opt_state: Any, name: str) -> Vector:
     found = optax.tree_utils.tree_get_all_with_path(opt_state, name)
     if len(found) != 1:
         msg = (
-            f"opt_state holds {len(found)} fields named {name!r}, one is needed; pass the state of the "
+            f"opt_state holds {len(found)} fields named {name!r}, and one is needed; pass the state of the "
             "rule's own transformation, or of the optax function of that name"
         )
         raise ValueError(msg)

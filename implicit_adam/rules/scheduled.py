@@ -93,7 +93,7 @@ def unscheduled(rule: AbstractRule, n: StepNumber | None) -> AbstractRule:
     """The rule below any schedules, with the step size of step n."""
     while isinstance(rule, Scheduled):
         if n is None:
-            msg = "a rule on a schedule has another step size at every step: give the step number n"
+            msg = "a rule on a schedule has a different step size at every step: give the step number n"
             raise ValueError(msg)
         rule = rule.at(n)
     return rule

@@ -160,7 +160,7 @@ def _checked_floor(closure: str | None, floor: Any, batches: Batches, inputs: In
     """The floor of the closure, None where there is none."""
     if closure is None:
         if floor is not None:
-            msg = 'floor is a closure\'s, of which there is none: give closure="two-branch", or leave it out'
+            msg = 'floor belongs to a closure, and there is none: give closure="two-branch", or leave it out'
             raise ValueError(msg)
         return None
     if closure not in CLOSURES:

@@ -197,8 +197,8 @@ def test_without_a_state_the_optimizer_takes_ten_steps_first():
 def test_a_state_of_something_else_is_refused():
     params, _, _ = usual_run()
     for state, words in (
-        (optax.sgd(0.1, momentum=0.9).init(params), "no state of this optimizer"),
-        (optax.adam(0.1).init(params[:3]), "no state of this optimizer"),
+        (optax.sgd(0.1, momentum=0.9).init(params), "not a state of this optimizer"),
+        (optax.adam(0.1).init(params[:3]), "not a state of this optimizer"),
         (optax.adam(0.1).init(params), "not seen a gradient"),
     ):
         with pytest.raises(ValueError, match=words):

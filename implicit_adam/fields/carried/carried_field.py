@@ -77,7 +77,7 @@ def checked_noise(noise: Any, batches: Batches) -> Scalar | None:
         return None
     check_not_negative("noise", noise)
     if batches is None:
-        msg = "noise scales the variance between mini-batches, of which there are none; give batches"
+        msg = "noise scales the variance between mini-batches, and there are none; give batches"
         raise ValueError(msg)
     return jnp.asarray(noise)
 

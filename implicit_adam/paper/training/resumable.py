@@ -61,7 +61,7 @@ class Resumable(NamedTuple):
             if found.get(name) != self.fingerprint.get(name)
         ]
         if different:
-            msg = f"{self.path} is of another run: {'; '.join(different)}. Name another folder, or remove it"
+            msg = f"{self.path} belongs to another run: {'; '.join(different)}; remove it or name another"
             raise ValueError(msg)
 
 
