@@ -9,11 +9,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from implicit_adam.checks.numbers import check_count, is_traced
+from implicit_adam.checks.numbers import check_count
 from implicit_adam.diagnosis import verdict as words
 from implicit_adam.diagnosis.curvature import Curvature, curvature
-from implicit_adam.diagnosis.forecasts import CARRIED, CORRECTED, Forecasts, forecasts
-from implicit_adam.diagnosis.moment import Moment, moment
+from implicit_adam.diagnosis.forecasts import CARRIED, CORRECTED, Forecasts, forecasts, random_orders
+from implicit_adam.diagnosis.moment import Moment, check_known, moment
 from implicit_adam.diagnosis.norms import NormRate, norm_rates
 from implicit_adam.diagnosis.split import Parts, split
 from implicit_adam.inputs import Inputs
@@ -165,12 +165,10 @@ def diagnose(
     be carried (a maximum, a decay that changes). Not to be traced: call it outside of `jax.jit`.
     """
     horizon, runs = check_count("horizon", horizon, least=3), check_count("runs", runs)
-    if any(is_traced(x) for x in jax.tree.leaves((params, opt_state))):
-        msg = "diagnose chooses words by values: call it outside of jax.jit and jax.vmap"
-        raise ValueError(msg)
+    check_known("diagnose", params, opt_state)
     now = moment(rule, loss, params, opt_state, batches, step)
     m = 1 if batches is None else jax.tree.leaves(batches)[0].shape[0]
-    found = _found(now, _orders(m, runs, horizon, seed), horizon, k, iterations)
+    found = _found(now, random_orders(m, runs, horizon, seed), horizon, k, iterations)
     inputs, parts, ahead = now.inputs, found.parts, found.forecasts
     unraveled = inputs.unraveled
     speed = jnp.linalg.norm(parts.velocity) / jnp.linalg.norm(parts.instant)
@@ -218,12 +216,6 @@ def _found(now: Moment, orders: Int[Array, "runs steps"], horizon: int, k: int, 
         _layers(now.inputs, parts),
         _noise(now.inputs),
     )
-
-
-def _orders(m: int, runs: int, horizon: int, seed: int) -> Int[Array, "runs steps"]:
-    """Mini-batches epoch by epoch, each in another order."""
-    epochs = np.tile(np.arange(m), (runs, -(-horizon // m), 1))
-    return jnp.asarray(np.random.default_rng(seed).permuted(epochs, axis=2).reshape(runs, -1)[:, :horizon])
 
 
 def _layers(inputs: Inputs, parts: Parts) -> dict[str, tuple[Scalar, Scalar]]:
