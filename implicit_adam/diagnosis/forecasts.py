@@ -24,7 +24,7 @@ from implicit_adam.runs.interval import interval_step
 from implicit_adam.runs.leaps import Leaps
 from implicit_adam.types import Field, Scalar, Vector
 
-PLAIN, CORRECTED, CARRIED = "plain", "corrected", "carried"
+PLAIN, CORRECTED, CARRIED, TWO_BRANCH = "plain", "corrected", "carried", "two-branch"
 
 
 class Forecasts(NamedTuple):
@@ -55,7 +55,7 @@ def random_orders(m: int, runs: int, steps: int, seed: int) -> Int[Array, "runs 
 def forecasts(now: Moment, k: int, orders: Any) -> Forecasts:
     """`orders`: (runs, k) mini-batch indices; one row of anything in full batch."""
     theta = now.inputs.theta
-    whole = _path(now, _full_batch(now.inputs), jnp.zeros(k, int))
+    whole = full_batch_path(now, k)
     if now.inputs.batches is None:
         ends = whole[-1:]
     else:
@@ -76,9 +76,9 @@ def forecasts(now: Moment, k: int, orders: Any) -> Forecasts:
     )
 
 
-def _full_batch(inputs: Inputs) -> Inputs:
-    """For a run over the mean of the mini-batches."""
-    return inputs._replace(schedule=None)
+def full_batch_path(now: Moment, k: int) -> Float[Array, "points p"]:
+    """The optimizer's own points over the mean of the mini-batches, the present one first."""
+    return _path(now, now.inputs._replace(schedule=None), jnp.zeros(k, int))
 
 
 def _path(now: Moment, inputs: Inputs, order: Any) -> Float[Array, "points p"]:
