@@ -28,7 +28,8 @@ class Change(NamedTuple):
     - `value`: the hyperparameter now; of the batch size 1, the batches given.
     - `slope`: the derivative, per octave: a tenth of an octave (7 %) has about a tenth of it.
     - `halved`, `doubled`: with h or the batch size halved and doubled; of a decay d how many steps are
-      remembered, 1/(1-d). NaN where that does not exist (half the memory of a decay below 1/2).
+      remembered, 1/(1-d). NaN where that does not exist (half the memory of a decay below 1/2) or the
+      equation comes to no end.
     """
 
     value: float
@@ -102,13 +103,14 @@ def sentences(found: Advice) -> list[str]:
         said += [
             _would(turn, float(effect.loss), float(found.error_bar(effect).loss))
             for turn, effect in turns.items()
-            if np.isfinite(effect.loss)
         ]
     return said
 
 
 def _would(turn: str, effect: float, bar: float) -> str:
+    if not np.isfinite(effect):
+        return f"{turn} is not foreseen."
     size = f"{100 * abs(effect):.2g} % +- {100 * bar:.2g} %"
-    if abs(effect) <= bar:
+    if not abs(effect) > bar:
         return f"{turn} would change it by less than can be told ({size})."
     return f"{turn} would {'lower' if effect < 0 else 'raise'} it by {size}."

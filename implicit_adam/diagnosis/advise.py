@@ -54,9 +54,11 @@ def advise(
     A lever is turned in the middle of a run as one would turn it there: the state stays as it is and so does
     the count of steps. HeavyBall's memory adds gradients up, so that a longer one is a longer step, too.
 
-    Costs, with L levers, up to 4 L + 1 times `steps` full-batch gradients (less where the equation can leap)
-    and the run itself: `steps` of them, or `runs` `steps` mini-batch gradients. Compiles once for all values
-    (and in full batch, for all `steps`).
+    A change that takes the run past the edge of stability is not foreseen (`diagnose` tells how far that is).
+
+    Costs, with L levers, up to 5 L times `steps` full-batch gradients (less where the equation can leap) and
+    the run itself: `steps` of them, or `runs` `steps` mini-batch gradients. Compiles once for all values (and
+    in full batch, for all `steps`).
 
     Raises `ValueError` as `diagnose` does. Call it outside of `jax.jit`.
     """

@@ -29,7 +29,14 @@ def two_branch_error(now: Moment, k: int) -> Scalar:
     centres = (path[:-2] + 2 * path[1:-1] + path[2:]) / 4
     begun, arrived = centres[0], centres[-1]
     state = two_branches(carrier, now.n, inputs.theta, now.memory, floor)
-    times = (now.n + k - 1)[None] * h
     velocity = two_branch_velocity(carrier, 1, floor)
-    (centre, _), _ = solved(velocity, h, state, now.n * h, times, Solving(1, None, None), floor)
+    (centre, _), _ = solved(
+        lambda tau, *state: velocity(now.n + tau, *state),
+        h,
+        state,
+        jnp.zeros_like(h),
+        (k - 1) * h[None],
+        Solving(1, None, None),
+        floor,
+    )
     return jnp.linalg.norm(centre[-1] - arrived) / jnp.linalg.norm(arrived - begun)

@@ -136,12 +136,21 @@ def _interval_by_interval(field: Field, inputs: Inputs, h: Scalar, k: int) -> Ve
 def carried_points(
     now: Moment, steps: Int[Array, " saves"]
 ) -> tuple[Float[Array, "saves p"], Int[Array, ""]]:
-    """Where the equation with carried memory is after so many steps, increasing, and in how many leaps."""
-    h, carrier = now.inputs.rule.h, carrier_of(now.inputs)
-    begin, state = now.n * h, (now.inputs.theta, now.memory)
-    solving = Solving(1, Leaps(carrier, h), None)
-    times = begin + steps.astype(h.dtype) * h
-    (thetas, _), leaps = solved(carried_velocity(carrier, 1), h, state, begin, times, solving, None)
+    """Where the equation with carried memory is after so many steps, increasing, and in how many leaps.
+
+    Time is counted from the present moment on, whose step number may be large.
+    """
+    h, carrier, state = now.inputs.rule.h, carrier_of(now.inputs), (now.inputs.theta, now.memory)
+    velocity = carried_velocity(carrier, 1)
+    (thetas, _), leaps = solved(
+        lambda tau, *state: velocity(now.n + tau, *state),
+        h,
+        state,
+        jnp.zeros_like(h),
+        steps.astype(h.dtype) * h,
+        Solving(1, Leaps(carrier, h, now.n), None),
+        None,
+    )
     return thetas, leaps
 
 

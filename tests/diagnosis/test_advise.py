@@ -176,6 +176,10 @@ def test_a_batch_of_other_size_has_its_part_of_the_variance_and_the_spread_its_p
     of_mean = case.mean_loss(jax.tree.map(lambda x: jnp.mean(x, 0), ends))
     spread = (jnp.mean(jax.vmap(case.mean_loss)(ends)) - of_mean) * 8 / 7
     np.testing.assert_allclose(change.doubled.loss, doubled * spread / advice("heavy ball").loss, rtol=1e-6)
+    # The loss that is foreseen is that of the mean run, here the one in full batch.
+    whole = case._replace(loss=case.mean_loss, batches=None)
+    end, _ = run(whole, params, state, jnp.zeros(STEPS, int))
+    np.testing.assert_allclose(advice("heavy ball").loss, case.mean_loss(end), rtol=0, atol=spread / 3)
 
 
 def test_the_error_is_that_of_the_unchanged_run():
@@ -243,6 +247,9 @@ def test_the_verdict_says_what_is_larger_than_its_error_bar():
     assert "Doubling the batch size would change it by less than can be told" in found.verdict
     assert "Doubling h would lower it by 12 %" in found.verdict
     assert "Halving the memory of beta would raise it by 20 %" in found.verdict
+    assert "would lower" not in found._replace(error=Effect(np.nan, np.nan)).verdict
+    none = found.changes["h"]._replace(halved=Effect(np.nan, np.nan))
+    assert "Halving h is not foreseen." in found._replace(changes={"h": none}).verdict
     assert repr(found).startswith("After 60")
     numbers = found.numbers()
     assert {type(x) for x in numbers.values()} == {float}

@@ -177,6 +177,26 @@ def test_the_sharpness_of_batches_is_theirs_along_their_own_gradients():
     assert np.isnan(usual().batch_sharpness)
 
 
+def test_in_float32_a_step_number_of_a_million_is_no_rounding_of_time():
+    """Of an optimizer that counts no steps, which is taken to be late in its run."""
+    params = examples.START.astype(jnp.float32)
+    rule, loss = ia.HeavyBall(1e-2, 0.9), lambda x: jnp.sum(SPECTRUM.astype(x.dtype) * x**2) / 2
+    _, state = first_steps(rule, loss, params)
+    found = ia.diagnose(rule, loss, params, opt_state=state, horizon=8, iterations=3)
+    assert found.step == 1_000_000
+    assert found.error["carried"] < 1e-4
+
+
+def first_steps(rule, loss, params, steps=3):
+    """The optimizer's first steps."""
+    tx = rule.transformation()
+    state = tx.init(params)
+    for _ in range(steps):
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
 def drifting(theta):
     """Across the valley, along x, its curvature is 4 + y; along y only x^2 moves the point."""
     x, y = theta
