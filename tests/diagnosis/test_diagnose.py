@@ -204,7 +204,12 @@ def drifting(theta):
 
 
 def test_past_the_edge_the_centre_is_that_of_two_branches():
-    found = ia.diagnose(ia.GradientDescent(0.5), drifting, jnp.asarray([0.05, 0.01]), horizon=8, iterations=2)
+    """Fifty steps into a schedule that began with half the step."""
+    rule = ia.Scheduled(ia.GradientDescent(0.5), lambda n: jnp.where(n < 25, 0.5, 1.0))
+    params = jnp.asarray([0.05, 0.0])
+    state = optax.tree_utils.tree_set(rule.transformation().init(params), count=jnp.asarray(50))
+    found = ia.diagnose(rule, drifting, params, opt_state=state, horizon=8, iterations=2)
+    assert found.step == 50
     assert found.equation == "past the edge"
     assert found.error["two-branch"] < 0.02
     assert "centre follows the closure with two branches" in found.verdict
