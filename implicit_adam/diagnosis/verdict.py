@@ -59,8 +59,10 @@ def _equation(found: Any) -> str:
     k = int(found.horizon)
     errors = ", ".join(f"{name} {_percent(x)}" for name, x in found.error.items() if _known(x))
     measured = f"errors after {k} steps, of the distance: {errors}"
-    if found.equation == CARRIED and int(found.leaps) >= k:
-        measured += "; solved in steps no longer than the optimizer's own, so that this says little"
+    if found.equation not in (PLAIN, CORRECTED) and int(found.leaps) >= k:
+        measured += (
+            "; with carried memory in steps no longer than the optimizer's own, so that its error says little"
+        )
     if found.equation in EQUATIONS:
         return f"The next {k} steps follow {EQUATIONS[found.equation]}: {measured}."
     if found.equation == NOISE:

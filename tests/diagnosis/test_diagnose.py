@@ -238,7 +238,9 @@ def test_what_is_not_known_is_not_said_to_hinder():
 def test_where_the_solver_takes_the_optimizers_own_steps_its_error_is_said_to_say_little():
     assert 0 < int(usual().leaps) < 8
     assert "says little" not in usual().verdict
-    assert "says little" in usual()._replace(leaps=np.asarray(8)).verdict
+    for equation in ("carried", "past the edge", "none"):
+        assert "says little" in usual()._replace(equation=equation, leaps=np.asarray(8)).verdict
+    assert "says little" not in usual()._replace(equation="plain", leaps=np.asarray(8)).verdict
 
 
 def test_a_memory_of_squares_that_lags_is_warned_of():
