@@ -12,6 +12,8 @@ from implicit_adam.bias.table1 import CELLS as CELLS
 from implicit_adam.bias.table1 import Regimes as Regimes
 from implicit_adam.bias.table1 import regimes as regimes
 from implicit_adam.bias.with_bias import with_bias as with_bias
+from implicit_adam.diagnosis.advice import Advice as Advice
+from implicit_adam.diagnosis.advise import advise as advise
 from implicit_adam.diagnosis.diagnose import Diagnosis as Diagnosis
 from implicit_adam.diagnosis.diagnose import diagnose as diagnose
 from implicit_adam.diagnosis.probe import Probe as Probe
@@ -74,6 +76,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "Advice",
     "Convergence",
     "Decomposition",
     "Diagnosis",
@@ -96,6 +99,7 @@ __all__ = [
     "TrainingRegime",
     "Trajectory",
     "accumulated_loss",
+    "advise",
     "bias",
     "carried_field",
     "carried_flow",

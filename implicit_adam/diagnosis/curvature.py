@@ -7,7 +7,7 @@ response is a term of V(z) in `measures.stability`. That holds where the respons
 are fed by the gradient alone; elsewhere both are NaN.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,14 +30,20 @@ ELEMENTWISE = 1e-3
 
 
 class Curvature(NamedTuple):
-    """The k largest eigenvalues of R^-1/2 Hess E R^-1/2, their residuals, and the threshold, in 1/time."""
+    """Of R^-1/2 Hess E R^-1/2 its k largest eigenvalues, their residuals, and its value in two directions.
+
+    `along_update` is that in the direction of R^1/2 u, u the velocity; `in_batch` the mean over mini-batches
+    of the value that each one's own Hessian has along its own gradient. All in 1/time, as the threshold.
+    """
 
     top: Float[Array, " k"]
     residual: Float[Array, " k"]
+    along_update: Scalar
+    in_batch: Scalar
     threshold: Scalar
 
 
-def curvature(now: Moment, k: int, iterations: int) -> Curvature:
+def curvature(now: Moment, velocity: Vector, k: int, iterations: int) -> Curvature:
     """With the optimizer's own memory of squared gradients, E the mean over the mini-batches."""
     inputs = now.inputs
     R, part, h = _of_rule(now) if isinstance(inputs.rule, AbstractRule) else _of_transformation(now)
@@ -49,7 +55,33 @@ def curvature(now: Moment, k: int, iterations: int) -> Curvature:
         jnp.where(known, jnp.atleast_1d(x), jnp.full_like(jnp.atleast_1d(x), jnp.nan))
         for x in (found.value, found.residual)
     )
-    return Curvature(top, residual, jnp.where(known, threshold, jnp.full_like(threshold, jnp.nan)))
+    directions = (_along(now, velocity, R), _in_batch(now, R), threshold)
+    return Curvature(top, residual, *(jnp.where(known, x, jnp.full_like(x, jnp.nan)) for x in directions))
+
+
+def _along(now: Moment, u: Vector, R: Vector) -> Scalar:
+    """u^T Hess E u / (u^T R u), at most the largest eigenvalue."""
+    gradient = jax.grad(now.inputs.objective.full_batch().loss)
+    moved = jax.jvp(lambda theta: gradient(theta, None), (now.inputs.theta,), (u,))[1]
+    return u @ moved / (u @ (R * u))
+
+
+def _in_batch(now: Moment, R: Vector) -> Scalar:
+    """Mean over b of u^T Hess E_b u / (u^T R u), u = g_b / R: for R = 1 the batch sharpness of Andreyev and
+
+    Beneventano (2024, arXiv:2412.20553), which SGD holds near its threshold 2/h.
+    """
+    inputs = now.inputs
+    if inputs.batches is None:
+        return jnp.full_like(inputs.rule.h, jnp.nan)
+
+    def of_batch(batch: Any) -> Scalar:
+        gradient = jax.grad(inputs.objective.loss)
+        g = gradient(inputs.theta, batch)
+        moved = jax.jvp(lambda theta: gradient(theta, batch), (inputs.theta,), (g / R,))[1]
+        return (g / R) @ moved / (g @ (g / R))
+
+    return jnp.mean(jax.lax.map(of_batch, inputs.batches))
 
 
 def _of_rule(now: Moment) -> tuple[Vector, LinearPart, Scalar]:

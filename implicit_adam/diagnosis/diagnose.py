@@ -9,11 +9,19 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from implicit_adam.checks.numbers import check_count, is_traced
+from implicit_adam.checks.numbers import check_count
 from implicit_adam.diagnosis import verdict as words
+from implicit_adam.diagnosis.branches import has_branches, two_branch_error
 from implicit_adam.diagnosis.curvature import Curvature, curvature
-from implicit_adam.diagnosis.forecasts import CARRIED, CORRECTED, Forecasts, forecasts
-from implicit_adam.diagnosis.moment import Moment, moment
+from implicit_adam.diagnosis.forecasts import (
+    CARRIED,
+    CORRECTED,
+    TWO_BRANCH,
+    Forecasts,
+    forecasts,
+    random_orders,
+)
+from implicit_adam.diagnosis.moment import Moment, check_known, moment
 from implicit_adam.diagnosis.norms import NormRate, norm_rates
 from implicit_adam.diagnosis.split import Parts, split
 from implicit_adam.inputs import Inputs
@@ -21,7 +29,19 @@ from implicit_adam.reprs import table
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.types import Batches, Loss, Params, Scalar
 
-SCALARS = ("leaps", "sampling_error", "spread", "speed", "threshold", "edge", "alternation", "swing", "noise")
+SCALARS = (
+    "leaps",
+    "sampling_error",
+    "spread",
+    "speed",
+    "update_sharpness",
+    "batch_sharpness",
+    "threshold",
+    "edge",
+    "alternation",
+    "swing",
+    "noise",
+)
 
 
 class Diagnosis(NamedTuple):
@@ -32,6 +52,7 @@ class Diagnosis(NamedTuple):
     - `verdict`: that and the rest in plain English.
     - `step`: how many steps the run has taken; `horizon`: over how many it was predicted.
     - `error`: by equation, its error after these steps over the distance travelled; NaN where there is none.
+      "two-branch" is measured past the edge alone, in full batch: of the centre of alternating points.
     - `leaps`: in how many leaps the equation with carried memory was solved. As many as steps are the
       optimizer itself, and then its small error says nothing; the verdict says so.
     - `sampling_error`, `spread`: of the mean over runs in mini-batches, and of single runs, likewise.
@@ -46,6 +67,11 @@ class Diagnosis(NamedTuple):
       cosine between the two.
     - `preconditioned_sharpness`: (k,) top eigenvalues of R^-1/2 Hess E R^-1/2, R the optimizer's own
       denominator; `residual`; `threshold`; `edge`: the first over the threshold. NaN where unknown.
+    - `update_sharpness`: u^T Hess E u / (u^T R u) along the velocity u, at most the first of these: near it
+      where the update is the unstable direction.
+    - `batch_sharpness`: the mean over mini-batches of their own curvature along their own gradient, u^T Hess
+      E_b u / (u^T R u) with u = g_b / R; for R = 1 that of Andreyev and Beneventano (2024), which SGD holds
+      at the threshold where `preconditioned_sharpness` stays below it. NaN in full batch.
     - `alternation`, `swing`: of the coming full-batch updates, the cosine between successive changes, and
       their size over that of the updates.
     - `noise`: variance of a mini-batch gradient (its trace) over the squared norm of the mean; NaN in full
@@ -72,6 +98,8 @@ class Diagnosis(NamedTuple):
     layers: dict[str, tuple[Scalar, Scalar]]
     preconditioned_sharpness: Float[Array, " k"]
     residual: Float[Array, " k"]
+    update_sharpness: Scalar
+    batch_sharpness: Scalar
     threshold: Scalar
     edge: Scalar
     alternation: Scalar
@@ -95,16 +123,7 @@ class Diagnosis(NamedTuple):
             **{f"layers/{name}/cosine": cosine for name, (_, cosine) in self.layers.items()},
             "preconditioned_sharpness": self.preconditioned_sharpness[0],
         }  # fmt: skip
-        for name in (
-            "sampling_error",
-            "spread",
-            "speed",
-            "threshold",
-            "edge",
-            "alternation",
-            "swing",
-            "noise",
-        ):
+        for name in SCALARS:
             found[name] = getattr(self, name)
         return {"step": float(self.step), **{name: float(x) for name, x in found.items()}}
 
@@ -157,20 +176,18 @@ def diagnose(
     - `runs`: how many random orders of the mini-batches; `seed`: of these.
     - `k`: how many eigenvalues; `iterations`: Hessian-vector products for each.
 
-    Costs, in full-batch gradients, about 11 `horizon` + 2 k `iterations` + 15 (275 by default), and with
-    mini-batches `runs` `horizon` / m more; memory for k `iterations` vectors like params. Compiles once for
-    all values.
+    Costs, in full-batch gradients, about 11 `horizon` + 2 k `iterations` + 18 (278 by default), with
+    mini-batches `runs` `horizon` / m + 4 more, and past the edge 12 `horizon` or more; memory for k
+    `iterations` vectors like params. Compiles once for all values, and once more past the edge.
 
     Raises `ValueError` for bad arguments, a state of another optimizer, and an optimizer whose memory cannot
     be carried (a maximum, a decay that changes). Not to be traced: call it outside of `jax.jit`.
     """
     horizon, runs = check_count("horizon", horizon, least=3), check_count("runs", runs)
-    if any(is_traced(x) for x in jax.tree.leaves((params, opt_state))):
-        msg = "diagnose needs values to choose its words by: call it outside of jax.jit and jax.vmap"
-        raise ValueError(msg)
+    check_known("diagnose", params, opt_state)
     now = moment(rule, loss, params, opt_state, batches, step)
     m = 1 if batches is None else jax.tree.leaves(batches)[0].shape[0]
-    found = _found(now, _orders(m, runs, horizon, seed), horizon, k, iterations)
+    found = _found(now, random_orders(m, runs, horizon, seed), horizon, k, iterations)
     inputs, parts, ahead = now.inputs, found.parts, found.forecasts
     unraveled = inputs.unraveled
     speed = jnp.linalg.norm(parts.velocity) / jnp.linalg.norm(parts.instant)
@@ -180,7 +197,7 @@ def diagnose(
         equation="",
         step=int(now.n),
         horizon=horizon,
-        error=ahead.error,
+        error=ahead.error | {TWO_BRANCH: jnp.full_like(h, jnp.nan)},
         leaps=ahead.leaps,
         sampling_error=ahead.sampling_error,
         spread=ahead.spread,
@@ -197,14 +214,20 @@ def diagnose(
         layers=found.layers,
         preconditioned_sharpness=found.curvature.top,
         residual=found.curvature.residual,
+        update_sharpness=found.curvature.along_update,
+        batch_sharpness=found.curvature.in_batch,
         threshold=found.curvature.threshold,
         edge=edge,
         alternation=ahead.alternation,
         swing=ahead.swing,
         noise=found.noise,
-        gradients=11 * horizon + 2 * k * iterations + 15 + (runs * horizon / m if m > 1 else 0),
+        gradients=11 * horizon + 2 * k * iterations + 18 + (runs * horizon / m + 4 if m > 1 else 0),
     )  # fmt: skip
-    return result._replace(equation=words.which(result))
+    result = result._replace(equation=words.which(result))
+    if result.equation == words.PAST_EDGE and has_branches(now):
+        # Another program, compiled where it is needed alone.
+        result = result._replace(error=result.error | {TWO_BRANCH: two_branch_error(now, horizon)})
+    return result
 
 
 @eqx.filter_jit
@@ -214,16 +237,10 @@ def _found(now: Moment, orders: Int[Array, "runs steps"], horizon: int, k: int, 
         parts,
         norm_rates(now, parts),
         forecasts(now, horizon, orders),
-        curvature(now, k, iterations),
+        curvature(now, parts.velocity, k, iterations),
         _layers(now.inputs, parts),
         _noise(now.inputs),
     )
-
-
-def _orders(m: int, runs: int, horizon: int, seed: int) -> Int[Array, "runs steps"]:
-    """Mini-batches epoch by epoch, each in another order."""
-    epochs = np.tile(np.arange(m), (runs, -(-horizon // m), 1))
-    return jnp.asarray(np.random.default_rng(seed).permuted(epochs, axis=2).reshape(runs, -1)[:, :horizon])
 
 
 def _layers(inputs: Inputs, parts: Parts) -> dict[str, tuple[Scalar, Scalar]]:

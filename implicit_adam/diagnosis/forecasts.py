@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from implicit_adam.diagnosis.moment import Moment
@@ -23,7 +24,7 @@ from implicit_adam.runs.interval import interval_step
 from implicit_adam.runs.leaps import Leaps
 from implicit_adam.types import Field, Scalar, Vector
 
-PLAIN, CORRECTED, CARRIED = "plain", "corrected", "carried"
+PLAIN, CORRECTED, CARRIED, TWO_BRANCH = "plain", "corrected", "carried", "two-branch"
 
 
 class Forecasts(NamedTuple):
@@ -45,10 +46,16 @@ class Forecasts(NamedTuple):
     swing: Scalar
 
 
+def random_orders(m: int, runs: int, steps: int, seed: int) -> Int[Array, "runs steps"]:
+    """Mini-batches epoch by epoch, each in another order."""
+    epochs = np.tile(np.arange(m), (runs, -(-steps // m), 1))
+    return jnp.asarray(np.random.default_rng(seed).permuted(epochs, axis=2).reshape(runs, -1)[:, :steps])
+
+
 def forecasts(now: Moment, k: int, orders: Any) -> Forecasts:
     """`orders`: (runs, k) mini-batch indices; one row of anything in full batch."""
     theta = now.inputs.theta
-    whole = _path(now, _full_batch(now.inputs), jnp.zeros(k, int))
+    whole = full_batch_path(now, k)
     if now.inputs.batches is None:
         ends = whole[-1:]
     else:
@@ -56,8 +63,8 @@ def forecasts(now: Moment, k: int, orders: Any) -> Forecasts:
     mean, runs = jnp.mean(ends, 0), len(ends)
     moved = jnp.linalg.norm(mean - theta)
     apart = jnp.sqrt(jnp.sum((ends - mean[None]) ** 2) / max(1, runs - 1))
-    carried, leaps = _carried(now, k)
-    predicted = {PLAIN: _plain(now, k), CORRECTED: _corrected(now, k), CARRIED: carried}
+    carried, leaps = carried_points(now, jnp.asarray([k]))
+    predicted = {PLAIN: _plain(now, k), CORRECTED: _corrected(now, k), CARRIED: carried[-1]}
     alternation, swing = _alternation(jnp.diff(whole, axis=0))
     return Forecasts(
         {name: jnp.linalg.norm(end - mean) / moved for name, end in predicted.items()},
@@ -69,9 +76,9 @@ def forecasts(now: Moment, k: int, orders: Any) -> Forecasts:
     )
 
 
-def _full_batch(inputs: Inputs) -> Inputs:
-    """For a run over the mean of the mini-batches."""
-    return inputs._replace(schedule=None)
+def full_batch_path(now: Moment, k: int) -> Float[Array, "points p"]:
+    """The optimizer's own points over the mean of the mini-batches, the present one first."""
+    return _path(now, now.inputs._replace(schedule=None), jnp.zeros(k, int))
 
 
 def _path(now: Moment, inputs: Inputs, order: Any) -> Float[Array, "points p"]:
@@ -126,13 +133,25 @@ def _interval_by_interval(field: Field, inputs: Inputs, h: Scalar, k: int) -> Ve
     return jax.lax.scan(lambda theta, n: (move(n, theta)[0], None), inputs.theta, steps)[0]
 
 
-def _carried(now: Moment, k: int) -> tuple[Vector, Int[Array, ""]]:
-    h, carrier = now.inputs.rule.h, carrier_of(now.inputs)
-    begin, state = now.n * h, (now.inputs.theta, now.memory)
-    solving = Solving(1, Leaps(carrier, h), None)
-    times = jnp.stack([begin + k * h])
-    (thetas, _), leaps = solved(carried_velocity(carrier, 1), h, state, begin, times, solving, None)
-    return thetas[-1], leaps
+def carried_points(
+    now: Moment, steps: Int[Array, " saves"]
+) -> tuple[Float[Array, "saves p"], Int[Array, ""]]:
+    """Where the equation with carried memory is after so many steps, increasing, and in how many leaps.
+
+    Time is counted from the present moment on, whose step number may be large.
+    """
+    h, carrier, state = now.inputs.rule.h, carrier_of(now.inputs), (now.inputs.theta, now.memory)
+    velocity = carried_velocity(carrier, 1)
+    (thetas, _), leaps = solved(
+        lambda tau, *state: velocity(now.n + tau, *state),
+        h,
+        state,
+        jnp.zeros_like(h),
+        steps.astype(h.dtype) * h,
+        Solving(1, Leaps(carrier, h, first=now.n), None),
+        None,
+    )
+    return thetas, leaps
 
 
 def _alternation(updates: Float[Array, "k p"]) -> tuple[Scalar, Scalar]:

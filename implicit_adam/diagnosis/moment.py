@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from implicit_adam.checks.numbers import check_count
+from implicit_adam.checks.numbers import check_count, is_traced
 from implicit_adam.fields.carried.carried_field import carried_inputs
 from implicit_adam.fields.carried.carrier import Memory, which_are_deltas
 from implicit_adam.fields.carried.fading import weight
@@ -42,7 +42,14 @@ def moment(rule: Any, loss: Loss, params: Params, opt_state: Any, batches: Batch
         inputs, step = inputs._replace(params=params), FIRST
     opt_state = _of_transformation(inputs, opt_state)
     n = _steps_taken(opt_state, step)
-    return Moment(inputs, n.astype(inputs.theta.dtype), opt_state, _memory(inputs, opt_state))
+    return Moment(inputs, n.astype(inputs.theta.dtype), opt_state, memory_of(inputs, opt_state))
+
+
+def check_known(owner: str, *trees: Any) -> None:
+    """Words go by values."""
+    if any(is_traced(x) for x in jax.tree.leaves(trees)):
+        msg = f"{owner} chooses words by values: call it outside of jax.jit and jax.vmap"
+        raise ValueError(msg)
 
 
 def _of_transformation(inputs: Inputs, opt_state: Any) -> Any:
@@ -76,7 +83,8 @@ def _steps_taken(opt_state: Any, step: Any) -> Any:
     return jnp.where(jnp.isinf(counted), LATE, counted)
 
 
-def _memory(inputs: Inputs, opt_state: Any) -> Memory:
+def memory_of(inputs: Inputs, opt_state: Any) -> Memory:
+    """What the optimizer remembers in this state, in the units of its carried memory."""
     rule, theta = inputs.rule, inputs.theta
     if isinstance(rule, Optax):
         packed = packed_memories(rule, inputs.objective, theta)

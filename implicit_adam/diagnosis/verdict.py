@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from implicit_adam.diagnosis.forecasts import CARRIED, CORRECTED, PLAIN
+from implicit_adam.diagnosis.forecasts import CARRIED, CORRECTED, PLAIN, TWO_BRANCH
 
 # An equation predicts a run where its error is below this share of the distance, beside the sampling error.
 PREDICTS = 0.02
@@ -21,6 +21,7 @@ EQUATIONS = {
     PLAIN: "the plain flow (sign-type, without memory: ia.flow(.., order=0))",
     CORRECTED: "the paper's corrected flow (ia.flow)",
     CARRIED: "the equation with carried memory (ia.carried_flow)",
+    TWO_BRANCH: "the closure with two branches (ia.carried_flow(closure='two-branch'))",
 }
 PAST_EDGE, NOISE, NONE = "past the edge", "noise-dominated", "none"
 
@@ -60,8 +61,10 @@ def _equation(found: Any) -> str:
     k = int(found.horizon)
     errors = ", ".join(f"{name} {_percent(x)}" for name, x in found.error.items() if _known(x))
     measured = f"errors after {k} steps, of the distance: {errors}"
-    if found.equation == CARRIED and int(found.leaps) >= k:
-        measured += "; solved in steps no longer than the optimizer's own, so that this says little"
+    if found.equation not in (PLAIN, CORRECTED) and int(found.leaps) >= k:
+        measured += (
+            "; with carried memory in steps no longer than the optimizer's own, so that its error says little"
+        )
     if found.equation in EQUATIONS:
         return f"The next {k} steps follow {EQUATIONS[found.equation]}: {measured}."
     if found.equation == NOISE:
@@ -70,10 +73,12 @@ def _equation(found: Any) -> str:
             f"runs are {float(found.spread):.1f} times the distance apart."
         )
     if found.equation == PAST_EDGE:
-        return (
+        said = (
             "Past the edge of stability: consecutive updates alternate "
             f"(cosine {float(found.alternation):.2f}), which no smooth equation follows: {measured}."
         )
+        follows = float(found.error[TWO_BRANCH]) <= PREDICTS
+        return said + f" Their centre follows {EQUATIONS[TWO_BRANCH]}." * follows
     return f"No equation here predicts the next {k} steps: {measured}."
 
 
@@ -92,9 +97,17 @@ def _bias(found: Any) -> str:
 def _edge(found: Any) -> str:
     edge = float(found.edge)
     where = "below" if edge < 1 else "above"
+    along = f"{_share(found, found.update_sharpness)} along the update"
+    if _known(found.batch_sharpness):
+        along += f", {_share(found, found.batch_sharpness)} in a mini-batch along its own gradient"
     return (
-        f"The curvature that the optimizer feels is {edge:.2f} of its stability threshold, {where} the edge."
+        f"The curvature that the optimizer feels is {edge:.2f} of its stability threshold, {where} the edge "
+        f"({along})."
     )
+
+
+def _share(found: Any, curvature: Any) -> str:
+    return f"{float(curvature) / float(found.threshold):.2f}"
 
 
 def _noise(found: Any) -> str:

@@ -175,9 +175,14 @@ def _checked_floor(closure: str | None, floor: Any, batches: Batches, inputs: In
         raise ValueError(msg)
     check_no_delays(inputs)
     if floor is None:
-        floor = float(jnp.finfo(inputs.theta.dtype).eps) ** 0.75
+        return usual_floor(inputs.theta)
     check_positive("floor", floor)
     return jnp.asarray(floor, inputs.theta.dtype)
+
+
+def usual_floor(theta: Vector) -> Scalar:
+    """Of an alternation that nothing else keeps from vanishing, relative to theta."""
+    return jnp.asarray(float(jnp.finfo(theta.dtype).eps) ** 0.75, theta.dtype)
 
 
 class Solving(NamedTuple):

@@ -26,11 +26,15 @@ from implicit_adam.types import Scalar
 
 
 class Leaps(diffrax.AbstractSolver):
-    """One gradient a leap, of the state (theta, memory) in the optimizer's time t = n h."""
+    """One gradient a leap, of the state (theta, memory) in the optimizer's time t = (n - first) h.
+
+    `first` is the step at t = 0: late in a run time would be rounded by a part of a step in float32.
+    """
 
     carrier: Carrier = eqx.field(static=True)
     h: Scalar
     noise: Noise | None = eqx.field(static=True, default=None)
+    first: Scalar | float = 0.0
 
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar[Callable[..., Any]] = diffrax.ThirdOrderHermitePolynomialInterpolation
@@ -42,12 +46,12 @@ class Leaps(diffrax.AbstractSolver):
         return 2
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
-        psi, change, hF = features_and_change(self.carrier, t0 / self.h, *y0, order=1)
+        psi, change, hF = features_and_change(self.carrier, self.first + t0 / self.h, *y0, order=1)
         return psi, change, -hF
 
     def step(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any):
         (theta, memory), (psi, change, moving), carrier = y0, solver_state, self.carrier
-        tau, k = t0 / self.h, (t1 - t0) / self.h
+        tau, k = self.first + t0 / self.h, (t1 - t0) / self.h
         between = theta + (k - 1) / 2 * moving
 
         more = None if self.noise is None else self.noise.of_leap(theta, memory, psi, tau, k)

@@ -88,6 +88,15 @@ def test_curvature_is_that_of_the_preconditioned_sharpness_with_the_runs_own_sta
     np.testing.assert_allclose(usual().threshold, ia.stability_threshold(USUAL, 59), rtol=1e-9)
 
 
+def test_the_sharpness_of_the_update_is_the_curvature_in_its_direction():
+    params, (adam, _), _ = usual_run()
+    u, H = usual().velocity, jax.hessian(net_loss)(params)
+    R = (jnp.sqrt(adam.nu / (1 - 0.999**60)) + 1e-8) * (1 - 0.9**60)
+    np.testing.assert_allclose(usual().update_sharpness, u @ H @ u / (u @ (R * u)), rtol=1e-9)
+    assert usual().update_sharpness < usual().preconditioned_sharpness[0]
+    assert f"{usual().update_sharpness / usual().threshold:.2f} along the update" in usual().verdict
+
+
 def test_norms_change_at_the_rates_said():
     params, found = usual_run()[0], usual()
     norms = {
@@ -154,6 +163,61 @@ def test_the_noise_is_the_variance_over_the_square_of_the_mean():
         np.testing.assert_allclose(found.minibatch, jnp.zeros(3), atol=1e-9)
 
 
+CURVED = jnp.asarray([[1.0, 2.0, 3.0], [4.0, 1.0, 0.5]])
+
+
+def test_the_sharpness_of_batches_is_theirs_along_their_own_gradients():
+    """Over R = 1 - beta, which heavy ball is preconditioned with."""
+    rule, loss = ia.HeavyBall(1e-5, 0.5), lambda theta, batch: jnp.sum(batch * theta**2) / 2
+    found = ia.diagnose(rule, loss, examples.START, batches=CURVED, horizon=3, iterations=3)
+    g = CURVED * examples.START[None]
+    expected = jnp.mean(jnp.sum(CURVED * g**2, 1) / jnp.sum(g**2, 1)) / 0.5
+    np.testing.assert_allclose(found.batch_sharpness, expected, rtol=1e-3)
+    assert "in a mini-batch along its own gradient" in found.verdict
+    assert np.isnan(usual().batch_sharpness)
+
+
+def test_in_float32_a_step_number_of_a_million_is_no_rounding_of_time():
+    """Of an optimizer that counts no steps, which is taken to be late in its run."""
+    params = examples.START.astype(jnp.float32)
+    rule, loss = ia.HeavyBall(1e-2, 0.9), lambda x: jnp.sum(SPECTRUM.astype(x.dtype) * x**2) / 2
+    _, state = first_steps(rule, loss, params)
+    found = ia.diagnose(rule, loss, params, opt_state=state, horizon=8, iterations=3)
+    assert found.step == 1_000_000
+    assert found.error["carried"] < 1e-4
+
+
+def first_steps(rule, loss, params, steps=3):
+    """The optimizer's first steps."""
+    tx = rule.transformation()
+    state = tx.init(params)
+    for _ in range(steps):
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def drifting(theta):
+    """Across the valley, along x, its curvature is 4 + y; along y only x^2 moves the point."""
+    x, y = theta
+    return x**2 * (4 + y) / 2
+
+
+def test_past_the_edge_the_centre_is_that_of_two_branches():
+    """Fifty steps into a schedule that began with half the step."""
+    rule = ia.Scheduled(ia.GradientDescent(0.5), lambda n: jnp.where(n < 25, 0.5, 1.0))
+    params = jnp.asarray([0.05, 0.0])
+    state = optax.tree_utils.tree_set(rule.transformation().init(params), count=jnp.asarray(50))
+    found = ia.diagnose(rule, drifting, params, opt_state=state, horizon=8, iterations=2)
+    assert found.step == 50
+    assert found.equation == "past the edge"
+    assert found.error["two-branch"] < 0.02
+    assert "centre follows the closure with two branches" in found.verdict
+    off = found._replace(error=found.error | {"two-branch": np.asarray(0.5)})
+    assert "two branches" not in off.verdict
+    assert np.isnan(gradient_descent(0.1).error["two-branch"])
+
+
 def test_where_orders_matter_more_than_the_way_only_the_mean_is_predicted():
     """Seven steps of two mini-batches: one of them comes once more, by chance."""
     run = {"batches": 300 * jnp.asarray([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]), "horizon": 7, "iterations": 3}
@@ -174,7 +238,9 @@ def test_what_is_not_known_is_not_said_to_hinder():
 def test_where_the_solver_takes_the_optimizers_own_steps_its_error_is_said_to_say_little():
     assert 0 < int(usual().leaps) < 8
     assert "says little" not in usual().verdict
-    assert "says little" in usual()._replace(leaps=np.asarray(8)).verdict
+    for equation in ("carried", "past the edge", "none"):
+        assert "says little" in usual()._replace(equation=equation, leaps=np.asarray(8)).verdict
+    assert "says little" not in usual()._replace(equation="plain", leaps=np.asarray(8)).verdict
 
 
 def test_a_memory_of_squares_that_lags_is_warned_of():

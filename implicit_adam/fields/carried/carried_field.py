@@ -179,11 +179,16 @@ def carrier_of(inputs: Inputs) -> Carrier:
     return carried_optax(rule, objective, packed_memories(rule, objective, inputs.theta))
 
 
+def delays_of(inputs: Inputs) -> list[str]:
+    """What a transformation keeps of the step before, by name."""
+    if isinstance(inputs.rule, AbstractRule):
+        return []
+    return packed_memories(inputs.rule, inputs.objective, inputs.theta).delays
+
+
 def check_no_delays(inputs: Inputs) -> None:
     """Refuse what keeps the gradient of the step before, which is the other branch's."""
-    if isinstance(inputs.rule, AbstractRule):
-        return
-    delays = packed_memories(inputs.rule, inputs.objective, inputs.theta).delays
+    delays = delays_of(inputs)
     if delays:
         msg = (
             f"this transformation keeps the gradient of the step before ({', '.join(delays)}), which is "

@@ -37,7 +37,7 @@ from implicit_adam.fields.carried.carrier import (
     features_and_change,
     on_the_line,
 )
-from implicit_adam.types import Scalar, Vector
+from implicit_adam.types import Scalar, StepNumber, Vector
 
 # (S, d, D): the mean memory, the half-difference of the branches, that of their memories.
 Branched = tuple[Memory, Vector, Memory]
@@ -48,7 +48,7 @@ STENCIL = tuple(x / 16 for x in (1, -4, 6, -4, 1))
 
 
 def two_branches(
-    carrier: Carrier, n: int, theta: Vector, memory: Memory, floor: Scalar
+    carrier: Carrier, n: StepNumber, theta: Vector, memory: Memory, floor: Scalar
 ) -> tuple[Vector, Branched]:
     """The branches of an optimizer before step n: what alternates in the steps that it would take next."""
     states = [(theta, memory)]

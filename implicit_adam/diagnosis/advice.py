@@ -1,0 +1,116 @@
+"""Advice, in numbers and in words."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from implicit_adam.diagnosis.levers import BATCH_SIZE, STEP_SIZE
+from implicit_adam.reprs import table
+from implicit_adam.types import Scalar
+
+WORDS = {STEP_SIZE: "h", BATCH_SIZE: "the batch size"}
+
+
+class Effect(NamedTuple):
+    """On the full-batch loss, and on the one-norm of its gradient, after the steps: relative changes.
+
+    -0.03 is three per cent less than without the change.
+    """
+
+    loss: Scalar
+    one_norm: Scalar
+
+
+class Change(NamedTuple):
+    """What turning one lever would do.
+
+    - `value`: the hyperparameter now; of the batch size 1, the batches given.
+    - `slope`: the derivative, per octave: a tenth of an octave (7 %) has about a tenth of it.
+    - `halved`, `doubled`: with h or the batch size halved and doubled; of a decay d how many steps are
+      remembered, 1/(1-d). NaN where that does not exist (half the memory of a decay below 1/2) or the
+      equation comes to no end.
+    """
+
+    value: float
+    slope: Effect
+    halved: Effect
+    doubled: Effect
+
+
+class Advice(NamedTuple):
+    """What `advise` found; `print` it, or read `verdict`. `numbers()` are its scalars by name, for a log.
+
+    - `step`: how many steps the run has taken; `steps`: over how many more it was foreseen.
+    - `loss`, `one_norm`: the full-batch loss and the one-norm of its gradient after these, nothing changed,
+      as foreseen by the equation with carried memory; in mini-batches, at the mean run.
+    - `changes`: by lever ("h", the rule's decays, "batch_size"), what turning it would do.
+    - `error`: how far the unchanged run was foreseen wrongly: the largest relative error, at four moments of
+      the way, against the optimizer itself (in mini-batches, the mean of its runs).
+    - `sampling_error`: the standard error of that mean, relative to it.
+    """
+
+    step: int
+    steps: int
+    loss: Scalar
+    one_norm: Scalar
+    changes: dict[str, Change]
+    error: Effect
+    sampling_error: Effect
+
+    def error_bar(self, effect: Effect) -> Effect:
+        """How far an effect may be off if both runs that it compares are foreseen as badly as the unchanged:
+
+            2 |1 + effect| (error + sampling_error)
+
+        which is an assumption: of the changed run nothing was measured.
+        """
+        rows = zip(effect, self.error, self.sampling_error, strict=True)
+        return Effect(*(2 * jnp.abs(1 + x) * (error + sampling) for x, error, sampling in rows))
+
+    @property
+    def verdict(self) -> str:
+        """What it says, in words."""
+        return " ".join(sentences(self))
+
+    def numbers(self) -> dict[str, float]:
+        """The scalars by name, such as "rho/doubled/loss" and its error bar, "rho/doubled/loss_bar"."""
+        found: dict[str, Any] = {"loss": self.loss, "one_norm": self.one_norm}
+        for name in ("error", "sampling_error"):
+            found |= {f"{name}/{of}": x for of, x in getattr(self, name)._asdict().items()}
+        for name, change in self.changes.items():
+            found[f"{name}/value"] = change.value
+            found |= {f"{name}/slope/{of}": x for of, x in change.slope._asdict().items()}
+            for turn, effect in (("halved", change.halved), ("doubled", change.doubled)):
+                found |= {f"{name}/{turn}/{of}": x for of, x in effect._asdict().items()}
+                found |= {f"{name}/{turn}/{of}_bar": x for of, x in self.error_bar(effect)._asdict().items()}
+        return {name: float(x) for name, x in found.items()}
+
+    def __repr__(self) -> str:
+        shown = {name: f"{x:.4g}" for name, x in self.numbers().items() if np.isfinite(x)}
+        return "\n".join((*sentences(self), table("Advice", shown)))
+
+
+def sentences(found: Advice) -> list[str]:
+    """What the numbers of an advice say."""
+    said = [
+        f"After {found.steps} more steps as they are the loss is foreseen at {float(found.loss):.4g} (the "
+        f"optimizer itself, run on, was within {100 * float(found.error.loss):.2g} % of it on the way)."
+    ]
+    for name, change in found.changes.items():
+        lever = WORDS.get(name, f"the memory of {name}")
+        turns = {f"Doubling {lever}": change.doubled, f"Halving {lever}": change.halved}
+        said += [
+            _would(turn, float(effect.loss), float(found.error_bar(effect).loss))
+            for turn, effect in turns.items()
+        ]
+    return said
+
+
+def _would(turn: str, effect: float, bar: float) -> str:
+    if not np.isfinite(effect):
+        return f"{turn} is not foreseen."
+    size = f"{100 * abs(effect):.2g} % +- {100 * bar:.2g} %"
+    if not abs(effect) > bar:
+        return f"{turn} would change it by less than can be told ({size})."
+    return f"{turn} would {'lower' if effect < 0 else 'raise'} it by {size}."

@@ -1,0 +1,146 @@
+"""What another step size, memory or batch size would change over the next steps of a run, in numbers."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from implicit_adam.checks.numbers import check_count
+from implicit_adam.diagnosis import levers
+from implicit_adam.diagnosis.advice import Advice, Change, Effect
+from implicit_adam.diagnosis.forecasts import carried_points, random_orders
+from implicit_adam.diagnosis.moment import Moment, check_known, memory_of, moment
+from implicit_adam.inputs import Inputs
+from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.runs.optimizer_run import on_from
+from implicit_adam.types import Batches, Loss, Params, Vector
+
+# At how many moments of the way it is seen how well the unchanged run is foreseen.
+LOOKS = 4
+Looks = Int[Array, " looks"]
+
+
+def advise(
+    rule: AbstractOptimizer | optax.GradientTransformation,
+    loss: Loss,
+    params: Params,
+    *,
+    opt_state: Any = None,
+    batches: Batches = None,
+    step: int | None = None,
+    steps: int = 200,
+    runs: int = 8,
+    seed: int = 0,
+) -> Advice:
+    """What another h, memory or batch size would do to the loss `steps` steps from this point of a run.
+
+    The equation with carried memory is solved from the point and the optimizer's own state: as it is, with
+    its derivative by every lever, and with each lever halved and doubled. Then the optimizer itself is run,
+    with nothing changed, to see how well that was foreseen.
+
+    - `rule`, `loss`, `params`, `opt_state`, `step`: as in `diagnose`. The levers of a rule are `h` and its
+      decays; of an optax transformation, which hides its decays, `h` alone, the factor of its updates.
+    - `batches`: a pytree of arrays with leading axis m. The batch size is a lever then; they are taken to be
+      all the data there is, gone through in epochs, so that m times the size is full batch.
+    - `steps`: how many steps, **the same for every h**: over a doubled h the run goes on for twice the time.
+    - `runs`: over how many random orders of the mini-batches the optimizer is run; `seed`: of these. What the
+      spread of these runs adds to their mean loss goes with the variance, and so with the batch size; what
+      other levers do to the spread is left out.
+
+    A lever is turned in the middle of a run as one would turn it there: the state stays as it is and so does
+    the count of steps. HeavyBall's memory adds gradients up, so that a longer one is a longer step, too.
+
+    A change that takes the run past the edge of stability is not foreseen (`diagnose` tells how far that is).
+
+    Costs, with L levers, up to 5 L times `steps` full-batch gradients (less where the equation can leap) and
+    the run itself: `steps` of them, or `runs` `steps` mini-batch gradients. Compiles once for all values (and
+    in full batch, for all `steps`).
+
+    Raises `ValueError` as `diagnose` does. Call it outside of `jax.jit`.
+    """
+    steps, runs = check_count("steps", steps, least=LOOKS), check_count("runs", runs, least=2)
+    check_known("advise", params, opt_state)
+    now = moment(rule, loss, params, opt_state, batches, step)
+    m, looks = now.inputs.objective.m, jnp.asarray(np.arange(1, LOOKS + 1) * steps // LOOKS)
+    ran, spread = _ran(now, looks, random_orders(m, runs, steps, seed) if m > 1 else None)
+    here, slopes, turned = _foreseen(now, looks, spread)
+    mean = jnp.mean(ran, 0)
+    apart = jnp.sqrt(jnp.sum((ran[:, -1] - mean[None, -1]) ** 2, 0) / max(1, len(ran) - 1))
+    return Advice(
+        step=int(now.n),
+        steps=steps,
+        loss=here[-1, 0],
+        one_norm=here[-1, 1],
+        changes={
+            name: _change(now, name, slopes[i], turned[:, i])
+            for i, name in enumerate(levers.names(now.inputs))
+        },
+        error=Effect(*jnp.max(jnp.abs((here - mean) / mean), 0)),
+        sampling_error=Effect(*(apart / len(ran) ** 0.5 / jnp.abs(mean[-1]))),
+    )
+
+
+def _change(now: Moment, name: str, slope: Vector, turned: Float[Array, "2 2"]) -> Change:
+    doubled, halved = turned
+    if not levers.has_half(now.inputs, name):
+        halved = jnp.full_like(halved, jnp.nan)
+    return Change(levers.value(now.inputs, name), Effect(*slope), Effect(*halved), Effect(*doubled))
+
+
+@eqx.filter_jit
+def _ran(now: Moment, looks: Looks, orders: Any) -> tuple[Float[Array, "runs looks 2"], Float[Array, " 2"]]:
+    """What the optimizer itself comes to, in each of these orders, and what is in that for their spread.
+
+    E[loss(theta)] - loss(E theta), of as many runs as there are: their mean is off by a part of the spread.
+    """
+
+    def of(order: Any) -> tuple[Float[Array, "looks 2"], Vector]:
+        inputs = now.inputs._replace(schedule=order)
+
+        def on(carry: Any, last: Any) -> Any:
+            params, state, first = carry
+            params, state = on_from(inputs._replace(params=params), state, first, last - first)
+            return (params, state, last), _measured(inputs, inputs._replace(params=params).theta)
+
+        begun = (inputs.params, jax.tree.map(jnp.asarray, now.opt_state), jnp.zeros_like(looks[0]))
+        (params, *_), found = jax.lax.scan(on, begun, looks)
+        return found, inputs._replace(params=params).theta
+
+    if orders is None:
+        alone, _ = of(None)
+        return alone[None], jnp.zeros_like(alone[0])
+    found, thetas = jax.vmap(of)(orders)
+    of_mean = _measured(now.inputs, jnp.mean(thetas, 0))
+    return found, (jnp.mean(found[:, -1], 0) - of_mean) * len(thetas) / max(1, len(thetas) - 1)
+
+
+@eqx.filter_jit
+def _foreseen(
+    now: Moment, looks: Looks, spread: Float[Array, " 2"]
+) -> tuple[Float[Array, "looks 2"], Float[Array, "levers 2"], Float[Array, "turns levers 2"]]:
+    """What is foreseen as things are; relative changes, by octaves; with each lever doubled and halved."""
+
+    def way(octaves: Float[Array, " levers"]) -> Float[Array, "looks 2"]:
+        inputs = levers.turned(now.inputs, octaves)
+        later = now._replace(inputs=inputs, memory=memory_of(inputs, now.opt_state))
+        thetas, _ = carried_points(later, looks)
+        found = jax.lax.map(lambda theta: _measured(now.inputs, theta), thetas)
+        return found if inputs.noise is None else found + (inputs.noise - 1) * spread[None]
+
+    one = jnp.eye(len(levers.names(now.inputs)), dtype=now.inputs.theta.dtype)
+    still = jnp.zeros_like(one[0])
+    ways, slopes = jax.lax.map(lambda octave: jax.jvp(way, (still,), (octave,)), one)
+    ends = jax.lax.map(lambda octaves: way(octaves)[-1], jnp.concatenate([one, -one]))
+    here = ways[0, -1]
+    changes = (ends - here[None]) / jnp.abs(here)[None]
+    return ways[0], slopes[:, -1] / jnp.abs(here)[None], changes.reshape(2, len(one), 2)
+
+
+def _measured(inputs: Inputs, theta: Vector) -> Float[Array, " 2"]:
+    """The full-batch loss and the one-norm of its gradient."""
+    value, g = jax.value_and_grad(inputs.objective.full_batch().loss)(theta, None)
+    return jnp.stack([value, jnp.sum(jnp.abs(g))])

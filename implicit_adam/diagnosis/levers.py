@@ -1,0 +1,77 @@
+"""What a user may turn at an optimizer, all in one unit: one octave doubles it, minus one halves it.
+
+    h            h 2^u                                    the number of steps stays, so that time goes with h
+    a decay d    1 - (1-d) 2^-u                           1/(1-d), how many steps are remembered, times 2^u
+    batch size   noise (m - r) / (r (m - 1)), r = 2^u     the variance of a batch r times as large, drawn from
+                                                          the m given, which are all the data there is
+
+Decays stop at 0, where nothing is remembered, and the batch at full batch.
+"""
+
+from dataclasses import fields
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from implicit_adam.inputs import Inputs
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.hyperparameters import ALLOWED, DECAY, POSITIVE_DECAY
+from implicit_adam.rules.scheduled import Scheduled
+from implicit_adam.types import Scalar
+
+STEP_SIZE, BATCH_SIZE = "h", "batch_size"
+DECAYS = (DECAY[ALLOWED], POSITIVE_DECAY[ALLOWED])
+
+
+def names(inputs: Inputs) -> list[str]:
+    """The step size, the decays of a rule, and the batch size where there are mini-batches."""
+    return [STEP_SIZE, *_decays(inputs.rule), *[BATCH_SIZE] * (inputs.objective.m > 1)]
+
+
+def value(inputs: Inputs, name: str) -> float:
+    """What the lever stands at; the batch size counts the batches given."""
+    if name == BATCH_SIZE:
+        return 1.0
+    return float(inputs.rule.h if name == STEP_SIZE else getattr(_unwrapped(inputs.rule), name))
+
+
+def has_half(inputs: Inputs, name: str) -> bool:
+    """Half the memory of a decay below 1/2 is less than the present gradient."""
+    return name in (STEP_SIZE, BATCH_SIZE) or value(inputs, name) >= 1 / 2
+
+
+def turned(inputs: Inputs, octaves: Float[Array, " levers"]) -> Inputs:
+    """The same run with every lever turned by so many octaves, in the order of `names`."""
+    rule, m = inputs.rule, inputs.objective.m
+    factors = jnp.exp2(octaves)
+    rule = rule.with_step_size(factors[0] * rule.h)
+    for name, factor in zip(_decays(rule), factors[1:], strict=False):
+        d = getattr(_unwrapped(rule), name)
+        rule = eqx.tree_at(
+            lambda rule, name=name: getattr(_unwrapped(rule), name), rule, _remembering(d, factor)
+        )
+    if m > 1:
+        inputs = inputs._replace(noise=(m - factors[-1]) / (factors[-1] * (m - 1)))
+    return inputs._replace(rule=rule)
+
+
+def _remembering(d: Scalar, factor: Scalar) -> Scalar:
+    """The decay that remembers so many times as many steps as d."""
+    new = 1 - (1 - d) / factor
+    return jnp.where(new >= 0, new, jnp.zeros_like(new))
+
+
+def _decays(rule: Any) -> list[str]:
+    """The names of a rule's decays; those of a transformation are hidden in it."""
+    if not isinstance(rule, AbstractRule):
+        return []
+    return [field.name for field in fields(_unwrapped(rule)) if field.metadata.get(ALLOWED) in DECAYS]
+
+
+def _unwrapped(rule: Any) -> Any:
+    """The rule below any schedules."""
+    while isinstance(rule, Scheduled):
+        rule = rule.rule
+    return rule
