@@ -58,7 +58,7 @@ class SpreadConfig:
         Case("breast cancer", 560, 32, 600, of_single=True),
     )
     runs: int = 24
-    saves: int = 12
+    saves: int = 10
     h: float = 1e-3
 
 

@@ -217,16 +217,28 @@ def test_what_is_not_a_number_decides_nothing():
         assert set(verdicts(experiment, empty, config)) == {UNDECIDED}, name
 
 
-def test_a_regime_that_the_other_pairs_are_in_as_well_is_not_explained():
-    config = three_regimes.RegimesConfig()
-    regime = np.broadcast_to(np.arange(3)[:, None, None], (2, 3, 3, 3))
-    found = three_regimes.ThreeRegimes(regime, np.zeros((2, 3, 3, 3, 2)))
-    assert verdicts(three_regimes.THREE_REGIMES, found, config) == [HELD] * 6
-    all_stable = found._replace(regime=0 * regime)
-    expected = [UNDECIDED, DID_NOT_HOLD, DID_NOT_HOLD]
-    assert verdicts(three_regimes.THREE_REGIMES, all_stable, config) == 2 * expected
-    outside_only = found._replace(regime=regime * np.array([0, 1])[:, None, None, None])
-    assert verdicts(three_regimes.THREE_REGIMES, outside_only, config) == [*expected, HELD, HELD, HELD]
+def test_a_regime_is_judged_on_its_region_of_the_map_at_the_step_size_that_fits_best():
+    config = three_regimes.RegimesConfig(h=(1e-3, 1e-2), memories=(1, 30, 1000))
+    # What is expected: rho much larger above the diagonal of (beta, rho), beta much larger below it.
+    expected = np.argmax(config.regions, axis=0)
+    np.testing.assert_array_equal(expected, [[0, 1, 1], [2, 0, 1], [2, 2, 0]])
+    regime = np.broadcast_to(expected[..., None], (2, 2, 3, 3, 3))
+    found = three_regimes.ThreeRegimes(regime, regime, np.zeros(regime.shape))
+    judged = lambda found: verdicts(three_regimes.THREE_REGIMES, found, config)
+    assert judged(found) == [HELD] * 7
+    stable = 0 * regime
+    all_stable = found._replace(regime=stable, predicted=stable)
+    wrong = [UNDECIDED, DID_NOT_HOLD, DID_NOT_HOLD]
+    assert judged(all_stable) == [*wrong, *wrong, HELD]
+    # At one step size, and for one placement of eps, it is as expected.
+    once = stable.copy()
+    once[1, 0] = expected[..., None]
+    assert judged(found._replace(regime=once, predicted=once)) == [*wrong, HELD, HELD, HELD, HELD]
+    # The equation is in another regime below the edge; beyond it nothing is claimed of it.
+    assert judged(found._replace(predicted=stable)) == [HELD] * 6 + [DID_NOT_HOLD]
+    assert judged(found._replace(predicted=stable, edge=np.full(regime.shape, 1.5))) == [HELD] * 6 + [
+        UNDECIDED
+    ]
 
 
 def test_the_flows_of_the_special_cases_are_compared_over_the_horizon_they_are_given():

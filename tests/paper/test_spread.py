@@ -1,0 +1,34 @@
+"""The spread of runs in mini-batches: verdicts follow the data."""
+
+import numpy as np
+import pytest
+
+from implicit_adam.paper.claims import DID_NOT_HOLD, HELD, UNDECIDED
+from implicit_adam.paper.spread import SPREAD_OF_RUNS, Case, Spread, SpreadConfig
+from tests.verdicts import verdicts
+
+CONFIG = SpreadConfig((Case("wine", 8, 4, 10), Case("wine", 64, 32, 10)))
+
+
+def found(apart=1.0, small=1.0, large=1.0):
+    """Adam has ones everywhere; of the equation the spread of both cases, and the mean loss of each."""
+    one = np.ones(3)
+    return tuple(
+        Spread(np.arange(3), one, apart * one, one, 0 * one, x * one, 2 * one) for x in (small, large)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, [HELD, HELD]),
+        ({"apart": 1.21}, [DID_NOT_HOLD, HELD]),
+        ({"apart": np.nan}, [UNDECIDED, HELD]),
+        # In batches of four 2 % are allowed, in those of 32 one.
+        ({"small": 1.015}, [HELD, HELD]),
+        ({"large": 1.015}, [HELD, DID_NOT_HOLD]),
+        ({"large": np.nan}, [HELD, UNDECIDED]),
+    ],
+)
+def test_verdicts_follow_the_data(changed, expected):
+    assert verdicts(SPREAD_OF_RUNS, found(**changed), CONFIG) == expected
