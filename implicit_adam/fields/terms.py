@@ -17,12 +17,33 @@ Every method is a function `method(rule, objective, order, *, flow) -> Terms`:
 
 from collections.abc import Callable
 
+import jax
+
 from implicit_adam.fields.series import Series, value
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.types import Field, StepNumber, Vector, Velocity
 
 # n -> theta -> the coefficients (x_0, .., x_order) of the series.
 Terms = Callable[[StepNumber], Callable[[Vector], Series]]
+
+
+# n -> theta -> two vectors.
+Pairs = Callable[[StepNumber], Callable[[Vector], tuple[Vector, Vector]]]
+
+
+def with_leading(optimizer: AbstractOptimizer, terms: Terms) -> Pairs:
+    """(f^(n), f_0^(n)): the field and, for nothing more, its leading term, which no derivative passes."""
+
+    def at(n: StepNumber) -> Callable[[Vector], tuple[Vector, Vector]]:
+        terms_n = terms(n)
+
+        def both(theta: Vector) -> tuple[Vector, Vector]:
+            x = terms_n(theta)
+            return -value(x, optimizer.h), -jax.lax.stop_gradient(x[0])
+
+        return both
+
+    return at
 
 
 def field_of(optimizer: AbstractOptimizer, terms: Terms) -> Field:

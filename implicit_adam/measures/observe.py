@@ -10,7 +10,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from implicit_adam.checks.numbers import check_count, is_traced
-from implicit_adam.fields.vector_field import raveled_field
+from implicit_adam.fields.terms import with_leading
+from implicit_adam.fields.vector_field import exact_terms
 from implicit_adam.inputs import Inputs, checked_inputs
 from implicit_adam.loops import loop
 from implicit_adam.measures.lockstep import carried_equation
@@ -25,7 +26,7 @@ from implicit_adam.measures.observables import (
 from implicit_adam.reprs import brief, table, tree
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.carried_flow import START
-from implicit_adam.runs.interval import interval_move
+from implicit_adam.runs.interval import interval_move, solver_of_order
 from implicit_adam.runs.iterate import optimizer_step
 from implicit_adam.runs.trajectory import all_finite
 from implicit_adam.runs.validity import OutsideRangeWarning, size_of_correction
@@ -212,14 +213,13 @@ def _followed(inputs: Inputs, flow: int | str | None) -> _Followed:
 
 def _expanded(inputs: Inputs, order: int, unknown: Callable[[Any], Scalar]) -> _Followed:
     rule, objective = inputs.rule, inputs.objective
-    move = interval_move(raveled_field(rule, objective, order), rule.h)
-    leading = raveled_field(rule, objective, 0)
+    rates = with_leading(rule, exact_terms(rule, objective, order, flow=True))
+    move = interval_move(rates, rule.h, solver_of_order(order))
 
     def follow(n: StepNumber, state: tuple[Vector, Scalar]) -> tuple[Vector, Scalar]:
         point, validity = state
-        by, _, velocity = move(n, point)
+        by, _, (velocity, plain) = move(n, point)
         if order > 0:
-            plain = leading(n)(jax.lax.stop_gradient(point))
             validity = jnp.maximum(validity, size_of_correction(velocity, plain))
         return point + by, validity
 
