@@ -87,7 +87,7 @@ def _flow(
     rule, theta = inputs.rule, inputs.theta
     if solver is None and controller is None:
         solver = solver_of_order(order)
-    rates = with_leading(rule, exact_terms(rule, inputs.objective, order, flow=True))
+    rates = with_leading(rule, inputs.objective, exact_terms(rule, inputs.objective, order, flow=True))
     move = interval_move(rates, rule.h, solver, controller)
 
     def step(n: StepNumber, place: Place) -> tuple[Place, Watched]:
