@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from implicit_adam.checks.numbers import is_traced
@@ -102,11 +103,17 @@ def _products_agree(jaxpr: Any, params: Params, *rest: Any) -> bool:
 
 
 def _random_like(key: Any, tree: Any) -> Any:
-    def one(x: Any) -> Any:
-        floating = jnp.issubdtype(x.dtype, jnp.floating)
-        return jax.random.normal(key, x.shape, x.dtype) if floating else jnp.zeros(x.shape, x.dtype)
+    """Normal variables, zeros for what is not real; out of one draw, since each takes long to compile."""
+    leaves, structure = jax.tree.flatten(tree)
+    sizes = [x.size if jnp.issubdtype(x.dtype, jnp.floating) else 0 for x in leaves]
+    drawn = jax.random.normal(key, (sum(sizes),))
 
-    return jax.tree.map(one, tree)
+    def one(x: Any, size: int, end: Any) -> Any:
+        if size == 0:
+            return jnp.zeros(x.shape, x.dtype)
+        return drawn[end - size : end].reshape(x.shape).astype(x.dtype)
+
+    return jax.tree.unflatten(structure, map(one, leaves, sizes, np.cumsum(sizes)))
 
 
 def evaluate(jaxpr: Any, consts: Any, args: Any, *, hidden: bool) -> list[Any]:
