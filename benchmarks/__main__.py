@@ -6,12 +6,24 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import accelerator, fields, memory, prediction, report, rivals, scaling, startup, sweeps
+from benchmarks import (
+    accelerator,
+    convolutions,
+    fields,
+    memory,
+    prediction,
+    report,
+    rivals,
+    scaling,
+    startup,
+    sweeps,
+)
 from benchmarks.measure import Measure, Measures, Missing
 
 MEASURES: Measures = {
     **prediction.MEASURES,
     **fields.MEASURES,
+    **convolutions.MEASURES,
     **rivals.MEASURES,
     **memory.MEASURES,
     **startup.MEASURES,

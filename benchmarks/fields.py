@@ -23,6 +23,26 @@ def field(n, params: Params, batches, **kwargs) -> Params:
     return ia.vector_field(rule, dense_loss, batches=batches, **kwargs)(n, params)
 
 
+def by_hand(n, params: Params, batch) -> Params:
+    """Remark 3.2 with the same hyperparameters, as one writes it down: a jvp of the gradient, on pytrees."""
+    h, beta, rho, eps = 1e-3, 0.9, 0.999, 1e-8
+
+    def gradient(params: Params) -> Params:
+        return jax.grad(dense_loss)(params, batch)
+
+    def lag(decay):
+        count = n.astype(jnp.float32) + 1
+        return decay / (1 - decay) - count * decay**count / (1 - decay**count)
+
+    def velocity(g, D):
+        R = jnp.sqrt(g**2 + eps)
+        by_rho, by_beta = (lag(rho) + 0.5) * g**2 * D / R**3, (lag(beta) + 0.5) * D / R
+        return (-g / R + h * (by_rho - by_beta)).astype(g.dtype)
+
+    F = jax.tree.map(lambda g: g / jnp.sqrt(g**2 + eps), gradient(params))
+    return jax.tree.map(velocity, *jax.jvp(gradient, (params,), (F,)))
+
+
 def operations(function, *arguments) -> float:
     """XLA's count of floating-point operations, the body of a loop once."""
     return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
@@ -48,6 +68,42 @@ def full_batch(dtype, *, shifted: bool = False) -> Measure:
     return _against_gradients(what, 1, 2048, 100, target, dtype=dtype, shifted=shifted)
 
 
+def large(widths, samples: int, dtype) -> Measure:
+    """Many parameters, for whose sake the gradient is never one vector on the way."""
+    params, batches = dense_params(widths, dtype), dense_batches(1, samples, widths, dtype)
+    batch, step = jax.tree.map(lambda x: x[0], batches), jnp.asarray(100)
+    evaluate, written, compiled = jax.jit(field), jax.jit(by_hand), jax.jit(jax.grad(dense_loss))
+    timings = alternate({
+        "field": lambda: evaluate(step, params, batches),
+        "written by hand": lambda: written(step, params, batch),
+        "gradient": lambda: compiled(params, batch),
+    })  # fmt: skip
+    gradients = {name: timings[name].median / timings["gradient"].median for name in timings}
+    facts = {f"{name} in gradients": gradients[name] for name in ("field", "written by hand")}
+    what = f"full-batch field, {jnp.dtype(dtype).name}, {size(params)} parameters, {samples} samples"
+    return ratio(what, timings, "field", "written by hand", "<=", 1.3, facts)
+
+
+def mini_batch_by_map(m: int, samples: int) -> Measure:
+    """Against the cheapest way to all gradients on a CPU, one batch after the other."""
+    params, batches = dense_params(), dense_batches(m, samples)
+    step, evaluate = jnp.asarray(100), jax.jit(field)
+
+    @jax.jit
+    def one_by_one(params, batches):
+        return jax.lax.map(lambda batch: jax.grad(dense_loss)(params, batch), batches)
+
+    timings = alternate({
+        "field": lambda: evaluate(step, params, batches),
+        "gradients by lax.map": lambda: one_by_one(params, batches),
+    }, repeats=3)  # fmt: skip
+    plan = evaluate.lower(step, params, batches).compile().memory_analysis()
+    vectors = plan.temp_size_in_bytes / (4 * size(params))
+    what = f"mini-batch field, float32, {size(params)} parameters, {m} x {samples} samples"
+    facts = {"temporaries in vectors of size p": vectors}
+    return ratio(what, timings, "field", "gradients by lax.map", "<=", 6.5, facts)
+
+
 def mini_batch(dtype, samples: int, n: int, *, shifted: bool = False) -> Measure:
     """m = 8 batches of so many samples, cyclic."""
     what, target = ("shifted mini-batch field", 3.0) if shifted else ("mini-batch field", 5.0)
@@ -70,6 +126,11 @@ MEASURES: Measures = {
     "full-batch-field": partial(full_batch, jnp.float32),
     "full-batch-field-64": partial(full_batch, jnp.float64),
     "full-batch-field-shifted": partial(full_batch, jnp.float32, shifted=True),
+    "full-batch-field-1e6": partial(large, (256, 640, 640, 640, 10), 512, jnp.float32),
+    "full-batch-field-1e6-64": partial(large, (256, 640, 640, 640, 10), 512, jnp.float64),
+    "full-batch-field-1e7": partial(large, (1024, 4096, 1400, 10), 128, jnp.float32),
+    "mini-batch-field-map": partial(mini_batch_by_map, 8, 2048),
+    "mini-batch-field-map-64": partial(mini_batch_by_map, 64, 256),
     "mini-batch-field-10": partial(mini_batch, jnp.float32, 2048, 10),
     "mini-batch-field-10000": partial(mini_batch, jnp.float32, 2048, 10**4),
     "mini-batch-field-64-10": partial(mini_batch, jnp.float64, 2048, 10),

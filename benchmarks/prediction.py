@@ -103,7 +103,30 @@ def python_loop() -> Measure:
     )
 
 
+def carried() -> Measure:
+    """The digits network in full batch at usual settings, 2000 steps of h 1e-3."""
+    problem, steps, h = digits(batches=1), 2000, 1e-3
+    loss, rule = problem.mean_loss, ia.Adam(h)
+
+    def end(run):
+        def ends(params):
+            return jax.tree.map(lambda x: x[-1], run(rule, loss, params, steps, save_every=steps).params)
+
+        compiled = jax.jit(ends)
+        return lambda: compiled(problem.params)
+
+    loop, flow = end(ia.iterate), end(ia.carried_flow)
+    timings = alternate({"optax loop": loop, "carried flow": flow}, repeats=3)
+    facts = {
+        "end-point error of the carried flow": _distance(flow(), loop()),
+        "distance travelled": _distance(problem.params, loop()),
+    }
+    what = "digits network, full batch, 2000 steps of 1e-3"
+    return ratio(what, timings, "optax loop", "carried flow", ">=", 2, facts)
+
+
 MEASURES: Measures = {
+    "carried-flow": carried,
     "million-steps": million_steps,
     "digits-steps": digits_steps,
     "python-loop": python_loop,

@@ -22,7 +22,7 @@ Ratios of things done side by side in one run, compiled before they are timed, m
 python3 -m venv .venv && .venv/bin/pip install -e '.[benchmarks]' && .venv/bin/python -m benchmarks
 ```
 
-takes about ten minutes on two cores and rewrites this page, `results.json` and `scaling.png`
+takes about fifteen minutes on two cores and rewrites this page, `results.json` and `scaling.png`
 (`python -m benchmarks NAME ..` prints single measurements and writes nothing; `--list` names them). PyTorch
 is only needed for its two rows, which are skipped without it; the rows of the accelerator only appear where
 JAX finds one.

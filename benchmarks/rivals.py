@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,9 +73,15 @@ def _problem(name: str):
 
 
 def _ours(params, loss, steps: int):
+    """One step of Tsit5 an interval, as accurate as theirs; the default, Heun, takes a third of the time."""
     run = jax.jit(
         lambda params: ia.flow(
-            ia.Adam(H, BETA, RHO, EPS, eps_in_sqrt=True), loss, params, steps, save_every=steps
+            ia.Adam(H, BETA, RHO, EPS, eps_in_sqrt=True),
+            loss,
+            params,
+            steps,
+            save_every=steps,
+            solver=diffrax.Tsit5(),
         )
     )
     return lambda: ravel(jax.tree.map(lambda x: x[-1], run(params).params))

@@ -101,8 +101,10 @@ def _nan_with(rule: AbstractOptimizer, params: Params) -> Params:
     return jax.tree.map(lambda x: jnp.where(wrong, jnp.full_like(x, jnp.nan), x), params)
 
 
-def identified(inputs: Inputs) -> Inputs:
+def identified(inputs: Inputs, *watching: Callable[[Params], Any]) -> Inputs:
     """With a digest of what the loss and the optimizer compute and of the arrays that they capture.
+
+    Or that functions of the parameters do, if a run is to watch any.
 
     A run compiled for one digest is never used for another: after the data that a loss reads have changed,
     the next run sees the new ones, and nothing is compiled again for unchanged code and data.
@@ -117,6 +119,7 @@ def identified(inputs: Inputs) -> Inputs:
         # Only to be told from other optimizers: what mixes dtypes may do so here, as it may in optax.
         with jax.numpy_dtype_promotion("standard"):
             jaxprs.append(_traced(rule, _first_step, inputs.params))
+    jaxprs.extend(_traced(f, lambda f, params: f(params), inputs.params) for f in watching)
     return inputs._replace(program=digest(*jaxprs))
 
 

@@ -99,6 +99,22 @@ class Objective(NamedTuple):
         (G, _), products = jax.linearize(along, jnp.zeros((self.m, theta.size), theta.dtype))
         return G, lambda V: products(V)[1]
 
+    def by_leaves(self, f: Callable[..., Any], *vectors: Any) -> Any:
+        """f(*vectors) for an elementwise f, leaf by leaf of the parameters.
+
+        On a CPU XLA joins the leaves of a gradient anew for every element that an elementwise loop reads of
+        it. Split where they were joined, they are never joined at all: with 10^6 parameters a field takes 3
+        gradients instead of 6, with 10^7 instead of 12.
+        """
+        leaves = zip(*(self._leaves(x) for x in vectors), strict=True)
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *(f(*x) for x in leaves))
+
+    def _leaves(self, vectors: Any) -> list[Any]:
+        """A pytree of vectors for each leaf of the parameters."""
+        x, structure = jax.tree.flatten(vectors)
+        pieces = [[leaf.ravel() for leaf in jax.tree.leaves(self.unravel(v))] for v in x]
+        return [jax.tree.unflatten(structure, piece) for piece in zip(*pieces, strict=True)]
+
     def full_batch(self) -> "Objective":
         """The mean of the mini-batch losses as one loss."""
 
@@ -123,7 +139,11 @@ class Objective(NamedTuple):
         def one(batch: Any, *rows: Vector) -> Any:
             return f(lambda theta: jax.grad(self.loss)(theta, batch), *rows)
 
-        return jax.vmap(one, axis_size=self.m)(self.batches, *along_batches)
+        if self.m > 1:
+            return jax.vmap(one, axis_size=self.m)(self.batches, *along_batches)
+        # An axis of one would cost a transposition of every product.
+        only = one(*jax.tree.map(lambda x: x[0], (self.batches, *along_batches)))
+        return jax.tree.map(lambda x: x[None], only)
 
 
 def _shift_along(v: Vector, theta: Vector, shortest: Scalar) -> Scalar:

@@ -15,7 +15,7 @@ import implicit_adam as ia
 from implicit_adam.fields.carried.carried_field import carrier_of
 from implicit_adam.fields.vector_field import raveled_field
 from implicit_adam.inputs import checked_inputs
-from implicit_adam.runs.interval import interval_step
+from implicit_adam.runs.interval import interval_step, solver_of_order
 from implicit_adam.runs.leaps import Leaps
 
 # Square layers, so that nearly all products are with inner activations.
@@ -64,7 +64,8 @@ def field(rule, order, loss=one_batch, **kwargs):
 def test_a_field_costs_three_gradients_in_full_batch_and_two_with_shifted_ones():
     for rule in (ADAM, HEAVY_BALL):
         np.testing.assert_allclose(field(rule, 0), 1, rtol=0.02)
-        np.testing.assert_allclose(field(rule, 1), 3, rtol=0.02)
+        # No product is taken with the data, which do not move.
+        assert 2.85 < field(rule, 1) <= 3
         np.testing.assert_allclose(field(rule, 1, shifted=True), 2, rtol=0.05)
 
 
@@ -108,10 +109,10 @@ def test_a_product_of_an_accumulated_loss_costs_eight_thirds_of_a_gradient_in_pl
     total = ia.accumulated_loss(deep_loss, batches(4))
     np.testing.assert_allclose(gradients(lambda loss, w: jax.grad(loss)(w), total, WEIGHTS), 1, rtol=0.02)
     found = gradients(lambda loss, w: ia.vector_field(ADAM, loss)(STEP, w), total, WEIGHTS)
-    np.testing.assert_allclose(found, 1 + 8 / 3, rtol=0.02)
+    assert 3.5 < found <= 1 + 8 / 3
 
 
-def test_a_field_of_an_accumulated_loss_holds_about_nine_vectors():
+def test_a_field_of_an_accumulated_loss_holds_about_six_vectors():
     """Arguments, results and temporaries by XLA's own plan; the data are small here."""
     widths = (512, 1024, 512, 10)
     keys = jax.random.split(jax.random.key(0), 3)
@@ -126,7 +127,7 @@ def test_a_field_of_an_accumulated_loss_holds_about_nine_vectors():
 
     plan = eqx.filter_jit(velocity).lower(total, weights).compile().compiled.memory_analysis()
     everything = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
-    assert 8 < everything / sum(4 * w.size for w in weights) < 10
+    assert 5 < everything / sum(4 * w.size for w in weights) < 7
 
 
 def test_a_carried_field_costs_two_gradients_and_one_without_corrections():
@@ -150,15 +151,21 @@ def test_a_leap_costs_one_gradient():
     np.testing.assert_allclose(gradients(leap, inputs.theta, memory, begun), 1, rtol=0.1)
 
 
-def test_measuring_the_validity_of_a_flow_costs_a_gradient_a_step_a_twentieth_of_it():
+def test_measuring_the_validity_of_a_flow_costs_nothing():
     inputs = checked_inputs(ADAM, one_batch, WEIGHTS)
     move = interval_step(raveled_field(inputs.rule, inputs.objective, 1), inputs.rule.h)
     alone = gradients(move, jnp.asarray(3), inputs.theta)
     whole = gradients(lambda w: ia.flow(ADAM, one_batch, w, 8), WEIGHTS)
-    np.testing.assert_allclose(whole - alone, 1, rtol=0.1)
+    np.testing.assert_allclose(whole, alone, rtol=0.02)
     # The stages are a loop, whose body is counted once.
-    np.testing.assert_allclose(alone, 3, rtol=0.02)
-    assert 0.04 < 1 / (3 * diffrax.Tsit5.tableau.num_stages + 1) < 0.06
+    assert 2.85 < alone <= 3
+
+
+@pytest.mark.parametrize(("order", "stages"), [(0, 2), (1, 2), (2, 4), (3, 7)])
+def test_a_flow_takes_the_cheapest_solver_of_its_order(order, stages):
+    solver = solver_of_order(order)
+    assert solver.tableau.num_stages == stages
+    assert solver.order(diffrax.ODETerm(lambda t, y, args: y)) > order
 
 
 def with_bias(order, **kwargs):
@@ -179,3 +186,69 @@ def test_with_bias_costs_an_evaluation_of_the_field_and_at_order_2_some_for_each
     np.testing.assert_allclose(with_bias(1, **mini), fields["mini"], rtol=0.02)
     assert 10 < with_bias(2) / fields["full"] < 13
     assert 6 < with_bias(2, **mini) / fields["mini"] < 9
+
+
+COMPILED: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: COMPILED.append(event) if event.endswith("backend_compile_duration") else None
+)
+
+
+def compilations(call):
+    before = len(COMPILED)
+    jax.block_until_ready(call())
+    return len(COMPILED) - before
+
+
+START = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
+DATA = jnp.cos(jnp.arange(60.0)).reshape(5, 4, 3)
+MEMORIES = ia.carried_field(ADAM, lambda params: jnp.sum(params["w"] ** 2)).start(START, 3)
+
+
+def of_data(scale):
+    def loss(params, x):
+        return scale * jnp.mean((jnp.tanh(x @ params["w"]) - params["b"][None]) ** 2)
+
+    return loss
+
+
+def of_one_batch(scale):
+    loss = of_data(scale)
+    return lambda params: loss(params, DATA[0])
+
+
+def biased(loss):
+    tx = ia.with_bias(ADAM, loss, -1.0)
+    with jax.numpy_dtype_promotion("standard"):
+        return tx.update(START, tx.init(START), START)
+
+
+EAGER = {
+    "vector_field": lambda loss: ia.vector_field(ADAM, loss)(50, START),
+    "order 2": lambda loss: ia.vector_field(ADAM, loss, order=2)(50, START),
+    "limiting_field": lambda loss: ia.limiting_field(ADAM, loss)(START),
+    "regimes": lambda loss: ia.regimes(ADAM, loss, START),
+    "bias": lambda loss: ia.bias(ADAM, loss, START),
+    "decompose": lambda loss: ia.decompose(ADAM, loss, START, 50),
+    "modified loss": lambda loss: ia.modified_losses.adam_small_eps(ADAM, loss)(START),
+    "with_bias": biased,
+    "carried_field": lambda loss: ia.carried_field(ADAM, loss)(0.1, MEMORIES),
+    "sharpness": lambda loss: ia.sharpness(loss, START, iterations=3),
+    "preconditioned": lambda loss: ia.preconditioned_sharpness(ADAM, loss, START, iterations=3),
+    "observe": lambda loss: ia.observe(ADAM, loss, START, 4, ("loss", "distance")),
+}
+
+
+@pytest.mark.parametrize("call", EAGER.values(), ids=EAGER.keys())
+def test_a_call_outside_jit_compiles_one_program_of_its_own(call):
+    """Beside conversions of numbers and checks, which all losses share."""
+    first, second = of_one_batch(1.0), of_one_batch(2.0)
+    call(first)
+    assert compilations(lambda: call(second)) == 1
+    assert compilations(lambda: call(second)) == 0
+
+
+def test_a_field_of_mini_batches_outside_jit_compiles_one_program_of_its_own():
+    call = lambda loss: ia.vector_field(ADAM, loss, batches=DATA)(50, START)
+    call(of_data(1.0))
+    assert compilations(lambda: call(of_data(2.0))) == 1

@@ -117,18 +117,10 @@ def with_bias(
             raise ValueError(msg)
         inputs = checked_inputs(optimizer, loss, params, batches, schedule, products=order > 0)
         check_step_number(state.n, inputs.schedule)
-        dtype = inputs.theta.dtype
-        updates, own_state = inputs.rule.transformation().update(
-            _cast(updates, dtype), state.optimizer, _cast(params, dtype)
-        )
-        validity = state.validity
+        updates, state = _updated(identified(inputs), updates, state, params, jnp.asarray(strength), order)
         if order > 0:
-            hK, size = _added(identified(inputs), state.n, jnp.asarray(strength, dtype), order)
-            updates = optax.tree.add(updates, unravel_like(params)(-hK))
-            validity = jnp.maximum(validity, size)
-            warn(validity)
-        n = jnp.asarray(optax.safe_increment(state.n))
-        return updates, WithBiasState(n, own_state, validity)
+            warn(state.validity)
+        return updates, state
 
     return optax.GradientTransformation(init, update)
 
@@ -138,6 +130,21 @@ def _cast(tree: Params, dtype: Any) -> Params:
 
 
 @eqx.filter_jit
+def _updated(
+    inputs: Inputs, updates: Params, state: WithBiasState, params: Params, strength: Scalar, order: int
+) -> tuple[Params, WithBiasState]:
+    dtype = inputs.theta.dtype
+    updates, own_state = inputs.rule.transformation().update(
+        _cast(updates, dtype), state.optimizer, _cast(params, dtype)
+    )
+    validity = state.validity
+    if order > 0:
+        hK, size = _added(inputs, state.n, strength.astype(dtype), order)
+        updates = optax.tree.add(updates, unravel_like(params)(-hK))
+        validity = jnp.maximum(validity, size)
+    return updates, WithBiasState(jnp.asarray(optax.safe_increment(state.n)), own_state, validity)
+
+
 def _added(inputs: Inputs, n: StepNumber, strength: Scalar, order: int) -> tuple[Vector, Scalar]:
     """h K_1 + .. + h^order K_order of step n, and the validity of this step."""
     h, theta = inputs.rule.h, inputs.theta

@@ -122,7 +122,7 @@ def _corrected(now: Moment, k: int) -> Vector:
         field = raveled_field(rule, objective, 1)
         return _interval_by_interval(lambda n: field(now.n + n), now.inputs, rule.h, k)
     if has_limit(rule):
-        late = field_of(rule, closed_form_terms(rule, objective, 1, flow=True))(jnp.inf)
+        late = field_of(rule, objective, closed_form_terms(rule, objective, 1, flow=True))(jnp.inf)
         return _interval_by_interval(lambda n: late, now.inputs, rule.h, k)
     return jnp.full_like(now.inputs.theta, jnp.nan)
 

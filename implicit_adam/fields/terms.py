@@ -17,7 +17,10 @@ Every method is a function `method(rule, objective, order, *, flow) -> Terms`:
 
 from collections.abc import Callable
 
+import jax
+
 from implicit_adam.fields.series import Series, value
+from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.types import Field, StepNumber, Vector, Velocity
 
@@ -25,11 +28,34 @@ from implicit_adam.types import Field, StepNumber, Vector, Velocity
 Terms = Callable[[StepNumber], Callable[[Vector], Series]]
 
 
-def field_of(optimizer: AbstractOptimizer, terms: Terms) -> Field:
+# n -> theta -> two vectors.
+Pairs = Callable[[StepNumber], Callable[[Vector], tuple[Vector, Vector]]]
+
+
+def with_leading(optimizer: AbstractOptimizer, objective: Objective, terms: Terms) -> Pairs:
+    """(f^(n), f_0^(n)): the field and, for nothing more, its leading term, which no derivative passes."""
+
+    def at(n: StepNumber) -> Callable[[Vector], tuple[Vector, Vector]]:
+        terms_n = terms(n)
+
+        def both(theta: Vector) -> tuple[Vector, Vector]:
+            x = terms_n(theta)
+            return _minus_value(optimizer, objective, x), -jax.lax.stop_gradient(x[0])
+
+        return both
+
+    return at
+
+
+def field_of(optimizer: AbstractOptimizer, objective: Objective, terms: Terms) -> Field:
     """f^(n) = -(F^(n) + h DF^(n)[v] + ..)."""
 
     def at(n: StepNumber) -> Velocity:
         terms_n = terms(n)
-        return lambda theta: -value(terms_n(theta), optimizer.h)
+        return lambda theta: _minus_value(optimizer, objective, terms_n(theta))
 
     return at
+
+
+def _minus_value(optimizer: AbstractOptimizer, objective: Objective, x: Series) -> Vector:
+    return objective.by_leaves(lambda x: -value(x, optimizer.h), x)

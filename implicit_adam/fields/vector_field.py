@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -40,7 +41,7 @@ def _closed(optimizer: Any, objective: Objective) -> bool:
 
 def raveled_field(optimizer: AbstractOptimizer, objective: Objective, order: int) -> Field:
     """The modified field on flat vectors."""
-    return field_of(optimizer, exact_terms(optimizer, objective, order, flow=True))
+    return field_of(optimizer, objective, exact_terms(optimizer, objective, order, flow=True))
 
 
 def vector_field(
@@ -103,9 +104,11 @@ def checked_step(inputs: Inputs, n: StepNumber, order: int) -> StepNumber:
 
 @eqx.filter_jit
 def _velocity(inputs: Inputs, n: StepNumber, order: int) -> Params:
-    velocity = raveled_field(inputs.rule, inputs.objective, order)(n)(inputs.theta)
+    velocity = inputs.unraveled(raveled_field(inputs.rule, inputs.objective, order)(n)(inputs.theta))
+    if isinstance(n, int):
+        return velocity
     # A traced step number below zero cannot be refused.
-    return inputs.unraveled(velocity if isinstance(n, int) else jnp.where(n >= 0, velocity, jnp.nan))
+    return jax.tree.map(lambda x: jnp.where(n >= 0, x, jnp.full_like(x, jnp.nan)), velocity)
 
 
 def optax_vector_field(
@@ -154,7 +157,8 @@ def limiting_field(rule: AbstractRule, loss: Loss, *, order: int = 1) -> Callabl
 
 @eqx.filter_jit
 def _limiting_velocity(inputs: Inputs, order: int) -> Params:
-    velocity = field_of(inputs.rule, limiting_terms(inputs.rule, inputs.objective, order))
+    terms = limiting_terms(inputs.rule, inputs.objective, order)
+    velocity = field_of(inputs.rule, inputs.objective, terms)
     return inputs.unraveled(velocity(jnp.inf)(inputs.theta))
 
 

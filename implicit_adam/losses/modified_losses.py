@@ -17,11 +17,12 @@ to be differentiated, plotted or descended as any loss.
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from implicit_adam.checks.optimizers import check_kind
-from implicit_adam.inputs import checked_inputs
+from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.rules.adam import Adam
 from implicit_adam.rules.gradient_descent import GradientDescent
 from implicit_adam.rules.heavy_ball import HeavyBall
@@ -53,10 +54,7 @@ def gradient_descent(rule: GradientDescent, loss: Loss) -> ModifiedLoss:
     """
     check_kind("modified_losses.gradient_descent", rule, GradientDescent)
 
-    def formula(rule: GradientDescent, E: Scalar, g: Vector) -> Scalar:
-        return E + rule.h / 4 * jnp.sum(g**2)
-
-    return _modified(formula, rule, loss)
+    return _modified(_gradient_descent, rule, loss)
 
 
 def shuffled_gradient_descent(rule: GradientDescent, loss: Loss, batches: Batches) -> ModifiedLoss:
@@ -70,11 +68,7 @@ def shuffled_gradient_descent(rule: GradientDescent, loss: Loss, batches: Batche
     check_kind("modified_losses.shuffled_gradient_descent", rule, GradientDescent)
 
     def modified_loss(params: Params) -> Scalar:
-        inputs = checked_inputs(rule, loss, params, batches)
-        h, m = inputs.rule.h, inputs.objective.m
-        values_and_gradients = jax.vmap(jax.value_and_grad(inputs.objective.loss), (None, 0), axis_size=m)
-        E_k, g_k = values_and_gradients(inputs.theta, inputs.batches)
-        return jnp.mean(E_k) + h / (4 * m) * jnp.sum(g_k**2)
+        return _shuffled(identified(checked_inputs(rule, loss, params, batches)))
 
     return modified_loss
 
@@ -87,11 +81,7 @@ def heavy_ball(rule: HeavyBall, loss: Loss) -> ModifiedLoss:
     """
     check_kind("modified_losses.heavy_ball", rule, HeavyBall)
 
-    def formula(rule: HeavyBall, E: Scalar, g: Vector) -> Scalar:
-        h, b = rule.h, rule.beta
-        return E / (1 - b) + h * (1 + b) * (1 - b) ** -3 * jnp.sum(g**2) / 4
-
-    return _modified(formula, rule, loss)
+    return _modified(_heavy_ball, rule, loss)
 
 
 def adam_small_eps(rule: Adam | RMSProp, loss: Loss) -> ModifiedLoss:
@@ -104,11 +94,7 @@ def adam_small_eps(rule: Adam | RMSProp, loss: Loss) -> ModifiedLoss:
     """
     check_kind("modified_losses.adam_small_eps", rule, Adam, RMSProp)
 
-    def formula(rule: Adam | RMSProp, E: Scalar, g: Vector) -> Scalar:
-        b, r = _decays(rule)
-        return E + rule.h / 2 * ((1 + b) / (1 - b) - (1 + r) / (1 - r)) * jnp.sum(jnp.abs(g))
-
-    return _modified(formula, rule, loss)
+    return _modified(_adam_small_eps, rule, loss)
 
 
 def adam_large_eps(rule: Adam | RMSProp, loss: Loss) -> ModifiedLoss:
@@ -125,22 +111,49 @@ def adam_large_eps(rule: Adam | RMSProp, loss: Loss) -> ModifiedLoss:
         msg = "modified_losses.adam_large_eps: eq. (8) holds for eps inside the square root, eps_in_sqrt=True"
         raise ValueError(msg)
 
-    def formula(rule: Adam | RMSProp, E: Scalar, g: Vector) -> Scalar:
-        (b, _), root = _decays(rule), jnp.sqrt(rule.eps)
-        return (E + rule.h / (4 * root) * (1 + b) / (1 - b) * jnp.sum(g**2)) / root
+    return _modified(_adam_large_eps, rule, loss)
 
-    return _modified(formula, rule, loss)
+
+@eqx.filter_jit
+def _shuffled(inputs: Inputs) -> Scalar:
+    h, m = inputs.rule.h, inputs.objective.m
+    values_and_gradients = jax.vmap(jax.value_and_grad(inputs.objective.loss), (None, 0), axis_size=m)
+    E_k, g_k = values_and_gradients(inputs.theta, inputs.batches)
+    return jnp.mean(E_k) + h / (4 * m) * jnp.sum(g_k**2)
+
+
+def _gradient_descent(rule: GradientDescent, E: Scalar, g: Vector) -> Scalar:
+    return E + rule.h / 4 * jnp.sum(g**2)
+
+
+def _heavy_ball(rule: HeavyBall, E: Scalar, g: Vector) -> Scalar:
+    h, b = rule.h, rule.beta
+    return E / (1 - b) + h * (1 + b) * (1 - b) ** -3 * jnp.sum(g**2) / 4
+
+
+def _adam_small_eps(rule: Adam | RMSProp, E: Scalar, g: Vector) -> Scalar:
+    b, r = _decays(rule)
+    return E + rule.h / 2 * ((1 + b) / (1 - b) - (1 + r) / (1 - r)) * jnp.sum(jnp.abs(g))
+
+
+def _adam_large_eps(rule: Adam | RMSProp, E: Scalar, g: Vector) -> Scalar:
+    (b, _), root = _decays(rule), jnp.sqrt(rule.eps)
+    return (E + rule.h / (4 * root) * (1 + b) / (1 - b) * jnp.sum(g**2)) / root
 
 
 def _modified(formula: Callable[[Any, Scalar, Vector], Scalar], rule: Any, loss: Loss) -> ModifiedLoss:
     """params -> formula(rule, E, grad E), with the hyperparameters in the dtype of the parameters."""
 
     def modified_loss(params: Params) -> Scalar:
-        inputs = checked_inputs(rule, loss, params)
-        E, g = jax.value_and_grad(inputs.objective.loss)(inputs.theta, None)
-        return formula(inputs.rule, E, g)
+        return _value(formula, identified(checked_inputs(rule, loss, params)))
 
     return modified_loss
+
+
+@eqx.filter_jit
+def _value(formula: Callable[[Any, Scalar, Vector], Scalar], inputs: Inputs) -> Scalar:
+    E, g = jax.value_and_grad(inputs.objective.loss)(inputs.theta, None)
+    return formula(inputs.rule, E, g)
 
 
 def _decays(rule: Adam | RMSProp) -> tuple[Scalar, Scalar]:

@@ -4,20 +4,21 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
 from implicit_adam.checks.numbers import check_count, is_traced
-from implicit_adam.fields.vector_field import raveled_field
-from implicit_adam.inputs import Inputs, checked_inputs
+from implicit_adam.fields.terms import with_leading
+from implicit_adam.fields.vector_field import exact_terms
+from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.loops import loop
 from implicit_adam.measures.lockstep import carried_equation
 from implicit_adam.measures.observables import (
     CARRIED,
     OBSERVABLES,
-    Observable,
     check_named,
     chosen,
     names_of,
@@ -25,7 +26,7 @@ from implicit_adam.measures.observables import (
 from implicit_adam.reprs import brief, table, tree
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.carried_flow import START
-from implicit_adam.runs.interval import interval_move
+from implicit_adam.runs.interval import interval_move, solver_of_order
 from implicit_adam.runs.iterate import optimizer_step
 from implicit_adam.runs.trajectory import all_finite
 from implicit_adam.runs.validity import OutsideRangeWarning, size_of_correction
@@ -108,7 +109,7 @@ def observe(
     # Only what follows a flow asks for an equation of the optimizer.
     flowing = any(isinstance(one.flow, int) for one in known_ones)
     inputs = checked_inputs(rule, loss, params, batches, schedule, known, products=products, equation=flowing)
-    watch = chosen(observables, inputs)
+    chosen(observables, inputs)
     flow = next((one.flow for one in known_ones if one.flow is not None), None)
     if flow == CARRIED and not is_traced(steps) and known <= START:
         msg = (
@@ -116,8 +117,9 @@ def observe(
             "take more steps"
         )
         raise ValueError(msg)
-    # Wide enough for products with `every`, whatever narrow integer came.
-    seen = _observed(inputs, jnp.asarray(steps).astype(int), watch, _followed(inputs, flow), every, records)
+    own = dict(observables) if isinstance(observables, Mapping) else {}
+    inputs = identified(inputs, *own.values())
+    seen = _observed(inputs, jnp.asarray(steps), own or names_of(observables), flow, every, records)
     _warn_of_range(seen.validity)
     return seen
 
@@ -147,14 +149,13 @@ def _traced_count(steps: Any) -> int:
     return 1
 
 
+@eqx.filter_jit
 def _observed(
-    inputs: Inputs,
-    steps: Count,
-    watch: dict[str, Observable],
-    followed: "_Followed",
-    every: int,
-    records: int,
+    inputs: Inputs, steps: Count, observables: Any, flow: int | str | None, every: int, records: int
 ) -> Observed:
+    watch, followed = chosen(observables, inputs), _followed(inputs, flow)
+    # Wide enough for products with `every`, whatever narrow integer came.
+    steps = steps.astype(int)
     start, optimizer = optimizer_step(inputs.rule, inputs.objective)
     theta = inputs.theta
 
@@ -212,14 +213,13 @@ def _followed(inputs: Inputs, flow: int | str | None) -> _Followed:
 
 def _expanded(inputs: Inputs, order: int, unknown: Callable[[Any], Scalar]) -> _Followed:
     rule, objective = inputs.rule, inputs.objective
-    move = interval_move(raveled_field(rule, objective, order), rule.h)
-    leading = raveled_field(rule, objective, 0)
+    rates = with_leading(rule, objective, exact_terms(rule, objective, order, flow=True))
+    move = interval_move(rates, rule.h, solver_of_order(order))
 
     def follow(n: StepNumber, state: tuple[Vector, Scalar]) -> tuple[Vector, Scalar]:
         point, validity = state
-        by, _, velocity = move(n, point)
+        by, _, (velocity, plain) = move(n, point)
         if order > 0:
-            plain = leading(n)(jax.lax.stop_gradient(point))
             validity = jnp.maximum(validity, size_of_correction(velocity, plain))
         return point + by, validity
 

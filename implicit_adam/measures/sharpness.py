@@ -110,19 +110,19 @@ def preconditioned_sharpness(
     # Any step will do: the schedule is a part of the step size.
     inputs = identified(inputs._replace(rule=unscheduled(inputs.rule, 0)))
     check_linear(inputs.rule)
+    search = search_for(inputs.params, k, start, iterations, seed)
     if opt_state is None:
         check_has_limit(inputs.rule)
-        R = _late_denominator(inputs)
-    else:
-        s, n = remembered(inputs.rule, opt_state, _gradient(inputs))
-        R = denominator(inputs.rule, s, inputs.theta, n)
-    search = search_for(inputs.params, k, start, iterations, seed)
+        return _late_extreme(inputs, search, smallest=smallest)
+    s, n = remembered(inputs.rule, opt_state, _gradient(inputs))
+    R = denominator(inputs.rule, s, inputs.theta, n)
     return extreme(inputs, 1 / jnp.sqrt(R), search, smallest=smallest)
 
 
 @eqx.filter_jit
-def _late_denominator(inputs: Inputs) -> Vector:
-    return late_denominator(inputs.rule, inputs.objective.full_batch(), inputs.theta)
+def _late_extreme(inputs: Inputs, search: "Search", *, smallest: bool) -> TopEigenvalue:
+    R = late_denominator(inputs.rule, inputs.objective.full_batch(), inputs.theta)
+    return extreme(inputs, 1 / jnp.sqrt(R), search, smallest=smallest)
 
 
 @eqx.filter_jit

@@ -19,15 +19,40 @@ def conv_initial(size: int, inputs: int, outputs: int) -> Initial:
 
 def conv(weight: Float[Array, "size size inputs outputs"], x: Activations, stride: int = 1) -> Activations:
     """Convolution without bias, padded alike on both sides (as "SAME" is not where the stride is 2)."""
+    convolved = _as_a_product if jax.default_backend() == "cpu" else _as_it_is
+    return checkpoint_name(convolved(weight.astype(x.dtype), x, stride), STORED)
+
+
+def _as_it_is(weight: Array, x: Activations, stride: int) -> Activations:
     pad = (weight.shape[0] - 1) // 2
-    y = jax.lax.conv_general_dilated(
+    return jax.lax.conv_general_dilated(
         x,
-        weight.astype(x.dtype),
+        weight,
         (stride, stride),
         ((pad, pad), (pad, pad)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return checkpoint_name(y, STORED)
+
+
+def _as_a_product(weight: Array, x: Activations, stride: int) -> Activations:
+    """On a CPU XLA's gradient of a convolution takes ten times as long inside a loop as outside
+    (https://github.com/jax-ml/jax/issues/12868), and vmapped over weights it is a slow grouped one.
+    """
+    size, _, inputs, outputs = weight.shape
+    return patches(x, size, stride) @ weight.reshape(size * size * inputs, outputs)
+
+
+def patches(x: Activations, size: int, stride: int = 1) -> Activations:
+    """What a filter of size by size sees at every place, zeros beyond the edges, along the last axis."""
+    pad = (size - 1) // 2
+    rows, columns = ((side + 2 * pad - size) // stride + 1 for side in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+    def shifted(i: int, j: int) -> Activations:
+        last_row, last_column = i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1
+        return x[:, i:last_row:stride, j:last_column:stride]
+
+    return jnp.concatenate([shifted(i, j) for i in range(size) for j in range(size)], axis=-1)
 
 
 def dense_initial(inputs: int, outputs: int) -> dict[str, Initial]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from implicit_adam.networks.base import is_right
+from implicit_adam.networks.layers import patches
 from implicit_adam.types import Params
 
 Images = Float[Array, "samples _ _ _"]
@@ -53,10 +54,7 @@ def _affine(layer: Params, x: Array) -> Array:
 
 
 def _convolved(layer: Params, x: Images) -> Images:
-    side = x.shape[1]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifts = [padded[:, i : i + side, j : j + side] for i in range(3) for j in range(3)]
-    return _affine(layer, jnp.concatenate(shifts, axis=-1))
+    return _affine(layer, patches(x, 3))
 
 
 def _pooled(x: Images) -> Images:

@@ -110,7 +110,9 @@ def _one(config: BilinearConfig, varied: Varied, value: float) -> Sequence[np.nd
         # The corrected flows are cut where the first leaves its range, by `_within`.
         warnings.simplefilter("ignore", OutsideRangeWarning)
         plain, corrected, second = (
-            np.asarray(flow(rule, problem.loss, problem.params, steps, order=order).params)
+            np.asarray(
+                flow(rule, problem.loss, problem.params, steps, order=order, solver=diffrax.Tsit5()).params
+            )
             for order in (0, 1, 2)
         )
     # Where Adam has met the hyperbola it oscillates about it, which an exact solver would follow for ever.

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from implicit_adam.checks.numbers import is_traced
@@ -69,38 +70,50 @@ def may_hide(jaxpr: Any) -> bool:
 
 
 def _products_agree(jaxpr: Any, params: Params, *rest: Any) -> bool:
-    keys = iter(jax.random.split(jax.random.key(0), 2 + len(jaxpr.consts) + len(rest)))
-    consts = [_known(next(keys), constant) for constant in jaxpr.consts]
-    point = _known(next(keys), params)
-    others = jax.tree.leaves([_known(next(keys), x) for x in rest])
-    direction = jax.tree.map(lambda x: jnp.zeros_like(x), point)
-    direction = _random_like(next(keys), direction)
+    given = (list(jaxpr.consts), params, *rest)
+    known = [None if any(map(is_traced, jax.tree.leaves(x))) else x for x in given]
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), given)
 
-    def product(*, hidden: bool) -> Any:
-        def gradient(point: Params) -> Any:
-            return evaluate(jaxpr.jaxpr, consts, [*jax.tree.leaves(point), *others], hidden=hidden)
+    # One program, whose data and random key are arguments: what depends on none is evaluated op by op in a
+    # trace, a hundred small programs.
+    @jax.jit
+    def compared(key: Any, known: list[Any]) -> tuple[Any, Any]:
+        keys = jax.random.split(key, 1 + len(known))
+        values = [
+            _random_like(key, shape) if value is None else value
+            for key, value, shape in zip(keys[1:], known, shapes, strict=True)
+        ]
+        consts, point, *others = values
+        direction = _random_like(keys[0], shapes[1])
 
-        return jax.jvp(gradient, (point,), (direction,))[1]
+        def product(*, hidden: bool) -> Any:
+            def gradient(point: Params) -> Any:
+                return evaluate(jaxpr.jaxpr, consts, jax.tree.leaves([point, *others]), hidden=hidden)
 
-    left, right = jax.jit(lambda: (product(hidden=True), product(hidden=False)))()
-    size = sum(float(jnp.sum(jnp.abs(x))) for x in left + right)
-    apart = sum(float(jnp.sum(jnp.abs(x - y))) for x, y in zip(left, right, strict=True))
-    rounding = float(jnp.finfo(left[0].dtype).eps) ** 0.5
+            return jax.jvp(gradient, (point,), (direction,))[1]
+
+        left, right = product(hidden=True), product(hidden=False)
+        size = sum(jnp.sum(jnp.abs(x)) for x in left + right)
+        return sum(jnp.sum(jnp.abs(x - y)) for x, y in zip(left, right, strict=True)), size
+
+    apart, size = compared(jax.random.key(0), known)
+    rounding = float(jnp.finfo(apart.dtype).eps) ** 0.5
     # Opened, a custom derivative may meet the 0/0 that it is there to avoid: that decides nothing.
-    return not apart > rounding * size
-
-
-def _known(key: Any, tree: Any) -> Any:
-    """The values, or random ones of the same shapes where any of them is traced."""
-    return _random_like(key, tree) if any(map(is_traced, jax.tree.leaves(tree))) else tree
+    return not float(apart) > rounding * float(size)
 
 
 def _random_like(key: Any, tree: Any) -> Any:
-    def one(x: Any) -> Any:
-        floating = jnp.issubdtype(x.dtype, jnp.floating)
-        return jax.random.normal(key, x.shape, x.dtype) if floating else jnp.zeros(x.shape, x.dtype)
+    """Normal variables, zeros for what is not real; out of one draw, since each takes long to compile."""
+    leaves, structure = jax.tree.flatten(tree)
+    sizes = [x.size if jnp.issubdtype(x.dtype, jnp.floating) else 0 for x in leaves]
+    drawn = jax.random.normal(key, (sum(sizes),))
 
-    return jax.tree.map(one, tree)
+    def one(x: Any, size: int, end: Any) -> Any:
+        if size == 0:
+            return jnp.zeros(x.shape, x.dtype)
+        return drawn[end - size : end].reshape(x.shape).astype(x.dtype)
+
+    return jax.tree.unflatten(structure, map(one, leaves, sizes, np.cumsum(sizes)))
 
 
 def evaluate(jaxpr: Any, consts: Any, args: Any, *, hidden: bool) -> list[Any]:

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from implicit_adam.checks.runs import check_saves
-from implicit_adam.fields.vector_field import raveled_field
+from implicit_adam.fields.terms import with_leading
+from implicit_adam.fields.vector_field import exact_terms
 from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.checked_run import checked_run
-from implicit_adam.runs.interval import interval_move
+from implicit_adam.runs.interval import interval_move, solver_of_order
 from implicit_adam.runs.trajectory import (
     Place,
     Trajectory,
@@ -48,18 +49,22 @@ def flow(
 
     - `rule`, `loss`, `params`, `steps`, `batches`, `schedule`, `save_every`: as in `iterate`.
     - `order`: 0 for the leading (sign-type) flow, 1 for the paper's correction, 2 and 3 for the next terms.
-    - `solver`: any diffrax solver; `diffrax.Tsit5()` by default.
+    - `solver`: any diffrax solver. By default the cheapest whose error is of the order of what the flow
+      itself leaves out, O(h^(order+1)): Heun (2 evaluations of the field a step) up to order 1, Bosh3 (4) at
+      order 2, Tsit5 (7) at order 3. To solve the equation far more exactly than it follows the optimizer,
+      or where a step nearly outruns the curvature (Heun's limit is h curvature = 2), take `diffrax.Tsit5()`.
     - `stepsize_controller`: None takes one solver step an interval (of length h). A diffrax controller, e.g.
       `diffrax.PIDController(rtol=1e-9, atol=1e-9)`, lets the solver adapt *inside* each interval, for small
-      eps, where the field turns over within a width sqrt(eps) of a vanishing gradient. Implicit solvers,
+      eps, where the field turns over within a width sqrt(eps) of a vanishing gradient; the solver is then
+      Tsit5 by default. Implicit solvers,
       whose root finder needs a tolerance, adapt by default, to eps^(2/3) of each interval's own movement.
     - `shifted`: shifted gradients in place of Hessian-vector products, cheaper at the same order; see
       `vector_field`.
 
     Returns a `Trajectory` whose `step_error` holds the solver's error estimates. A diverging run, or a
     solver that gave up, is flagged (`finite`), never raised. From order 1 on `validity` holds the size of the
-    correction over the leading flow, at every step, for one
-    gradient a step more, about 5% of the time; where it passes 1 the series says nothing and, outside jit, an
+    correction over the leading flow, at every step, for
+    nothing more; where it passes 1 the series says nothing and, outside jit, an
     `OutsideRangeWarning` says so, once a call. Raises `ValueError` for bad arguments. Compiles
     once for all values of the hyperparameters and the start. Derivatives: forward mode (`jax.jvp`,
     `jax.jacfwd`) always, reverse mode (`jax.grad`) up to order 1 for full-batch training with
@@ -80,12 +85,13 @@ def _flow(
     controller: diffrax.AbstractStepSizeController | None,
 ) -> Trajectory:
     rule, theta = inputs.rule, inputs.theta
-    move = interval_move(raveled_field(rule, inputs.objective, order), rule.h, solver, controller)
-    leading = raveled_field(rule, inputs.objective, 0)
+    if solver is None and controller is None:
+        solver = solver_of_order(order)
+    rates = with_leading(rule, inputs.objective, exact_terms(rule, inputs.objective, order, flow=True))
+    move = interval_move(rates, rule.h, solver, controller)
 
     def step(n: StepNumber, place: Place) -> tuple[Place, Watched]:
-        by, error, velocity = move(n, place.theta)
-        plain = leading(n)(jax.lax.stop_gradient(place.theta)) if order > 0 else velocity
+        by, error, (velocity, plain) = move(n, place.theta)
         watched = Watched(error, size_of_correction(velocity, plain))
         return place.moved(by, lambda theta: theta), watched
 

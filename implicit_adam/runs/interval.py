@@ -16,6 +16,8 @@ from implicit_adam.loops import forward_only
 from implicit_adam.runs.travel import allowed_error, travel_controller
 from implicit_adam.types import Field, Scalar, StepNumber, Vector
 
+# A velocity and what else comes with it and is to be known where an interval starts.
+Rates = tuple[Vector, ...]
 IntervalStep = Callable[[StepNumber, Vector], tuple[Vector, Scalar]]
 
 
@@ -26,12 +28,21 @@ def check_solver(solver: Any) -> None:
         raise ValueError(msg)  # noqa: TRY004
 
 
+def solver_of_order(order: int) -> diffrax.AbstractSolver:
+    """The cheapest whose own error is no larger than what a flow of this order leaves out.
+
+    One step an interval of a solver of order s is off by O(h^s) in all, the flow by O(h^(order+1)).
+    """
+    solvers = (diffrax.Heun, diffrax.Heun, diffrax.Bosh3, diffrax.Tsit5)
+    return solvers[order]()
+
+
 class Move(NamedTuple):
-    """Across one interval: theta((n+1)h) - theta(nh), its error estimate, and the velocity at the start."""
+    """Across one interval: theta((n+1)h) - theta(nh), its error estimate, and the rates at the start."""
 
     by: Vector
     error: Scalar
-    velocity: Vector
+    rates: Rates
 
 
 def interval_step(
@@ -42,9 +53,15 @@ def interval_step(
 ) -> IntervalStep:
     """`theta, error = step(n, theta)` across [nh, (n+1)h], with the solver's local error estimate (max norm).
 
-    One solver step, unless a step size controller asks for as many as its tolerance needs.
+    One step of the solver (Tsit5 by default, whose own error is far below that of any order), unless a step
+    size controller asks for as many as its tolerance needs.
     """
-    move = interval_move(field, h, solver, controller)
+
+    def alone(n: StepNumber) -> Callable[[Vector], Rates]:
+        velocity = field(n)
+        return lambda theta: (velocity(theta),)
+
+    move = interval_move(alone, h, solver, controller)
 
     def step(n: StepNumber, theta: Vector) -> tuple[Vector, Scalar]:
         by, error, _ = move(n, theta)
@@ -54,12 +71,12 @@ def interval_step(
 
 
 def interval_move(
-    field: Field,
+    rates: Callable[[StepNumber], Callable[[Vector], Rates]],
     h: Scalar,
     solver: diffrax.AbstractSolver | None = None,
     controller: diffrax.AbstractStepSizeController | None = None,
 ) -> Callable[[StepNumber, Vector], Move]:
-    """The same, before the new point is rounded."""
+    """The same before the new point is rounded, for a field n -> theta -> (velocity, ..)."""
     check_solver(solver)
     if not isinstance(controller, diffrax.AbstractStepSizeController | None):
         msg = (
@@ -69,8 +86,8 @@ def interval_move(
         raise ValueError(msg)  # noqa: TRY004
     solver = _differentiable(diffrax.Tsit5() if solver is None else solver)
     if controller is None and not isinstance(solver, diffrax.AbstractImplicitSolver):
-        return _single_step(field, h, solver)
-    return _adaptive_steps(field, h, solver, controller)
+        return _single_step(rates, h, solver)
+    return _adaptive_steps(rates, h, solver, controller)
 
 
 def _differentiable(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
@@ -81,36 +98,40 @@ def _differentiable(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
 
 
 def _single_step(
-    field: Field, h: Scalar, solver: diffrax.AbstractSolver
+    rates: Callable[[StepNumber], Callable[[Vector], Rates]], h: Scalar, solver: diffrax.AbstractSolver
 ) -> Callable[[StepNumber, Vector], Move]:
     def move(n: StepNumber, theta: Vector) -> Move:
         # Traced once for the start and the stages.
-        velocity = jax.jit(field(n), inline=True)
-        terms = diffrax.ODETerm(lambda t, y, args: velocity(theta + y))
-        zero, here = jnp.zeros_like(h), jnp.zeros_like(theta)
+        rates_n = jax.jit(rates(n), inline=True)
+        # What else comes with the velocity is integrated beside it, so that the first stage knows it.
+        here = jax.tree.map(jnp.zeros_like, jax.eval_shape(rates_n, theta))
+        terms = diffrax.ODETerm(lambda t, y, args: rates_n(theta + y[0]))
+        zero = jnp.zeros_like(h)
         # Fresh solver state: a first stage kept from the interval before belongs to another field.
         state = solver.init(terms, zero, h, here, None)
-        by, error, info, _, _ = solver.step(terms, zero, h, here, None, state, made_jump=False)
-        size = jnp.full_like(h, jnp.nan) if error is None else jnp.max(jnp.abs(error))
-        # The first stage of a Runge-Kutta solver is h times the velocity.
-        return Move(by, size, info["k"][0] / h if "k" in info else velocity(theta))
+        (by, *_), error, info, _, _ = solver.step(terms, zero, h, here, None, state, made_jump=False)
+        size = jnp.full_like(h, jnp.nan) if error is None else jnp.max(jnp.abs(error[0]))
+        # The first stage of a Runge-Kutta solver is h times the rates.
+        first = tuple(k[0] / h for k in info["k"]) if "k" in info else rates_n(theta)
+        return Move(by, size, first)
 
     return move
 
 
 def _adaptive_steps(
-    field: Field,
+    rates: Callable[[StepNumber], Callable[[Vector], Rates]],
     h: Scalar,
     solver: diffrax.AbstractSolver,
     controller: diffrax.AbstractStepSizeController | None,
 ) -> Callable[[StepNumber, Vector], Move]:
     def move(n: StepNumber, theta: Vector) -> Move:
-        velocity = field(n)
+        rates_n = rates(n)
+        first = rates_n(theta)
         # Without a controller time is counted in steps, and errors are relative to the movement of this one.
         unit = h if controller is None else jnp.ones_like(h)
-        own = travel_controller(jnp.finfo(h.dtype).eps ** (2 / 3), theta, h * velocity(theta))
+        own = travel_controller(jnp.finfo(h.dtype).eps ** (2 / 3), theta, h * first[0])
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, y, args: unit * velocity(y)),
+            diffrax.ODETerm(lambda t, y, args: unit * rates_n(y)[0]),
             solver,
             jnp.zeros_like(h),
             h / unit,
@@ -124,6 +145,6 @@ def _adaptive_steps(
         end = jnp.where(solved, forward_only(jnp.asarray(solution.ys)[0]), jnp.full_like(theta, jnp.nan))
         accepted = solution.stats["num_accepted_steps"].astype(end.dtype)
         spent = accepted * allowed_error(own if controller is None else controller, end)
-        return Move(end - theta, spent, velocity(theta))
+        return Move(end - theta, spent, first)
 
     return move

@@ -175,7 +175,7 @@ def smooth_solution(
     times = saved.astype(theta.dtype) * rule.h
     allowed = jax.vmap(partial(allowed_error, controller))
     if inputs.objective.m == 1 and order < 2:
-        field = field_of(rule, closed_form_terms(rule, inputs.objective, order, flow=True))
+        field = field_of(rule, inputs.objective, closed_form_terms(rule, inputs.objective, order, flow=True))
         points = _solve(lambda t, y: field(t / rule.h - 1 / 2)(y), theta, times, unit, solver, controller)
         return points, allowed(points)
 
@@ -200,7 +200,9 @@ def _late_field(inputs: Inputs) -> Callable[[int], Velocity]:
     rule, objective = inputs.rule, inputs.objective
     if objective.m > 1:
         return partial(epoch_velocity, rule, objective)
-    return lambda order: field_of(rule, closed_form_terms(rule, objective, order, flow=True))(jnp.inf)
+    return lambda order: field_of(rule, objective, closed_form_terms(rule, objective, order, flow=True))(
+        jnp.inf
+    )
 
 
 def _tolerance(plain: Vector, corrected: Vector, order: int) -> Scalar:
@@ -217,7 +219,7 @@ def _settled(inputs: Inputs, steps: StepNumber, order: int, tolerance: Scalar) -
     rule, objective = inputs.rule, inputs.objective
     if objective.m == 1:
         terms = closed_form_terms(rule, objective, 2, flow=True, moments=smooth_lag_moments)
-        return jnp.minimum(EARLY, steps), field_of(rule, terms)
+        return jnp.minimum(EARLY, steps), field_of(rule, objective, terms)
     velocity = epoch_velocity(rule, objective, order)
     return jnp.minimum(settling_steps(rule, objective.m, tolerance), steps), lambda n: velocity
 

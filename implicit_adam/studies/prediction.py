@@ -3,6 +3,7 @@
 import warnings
 from typing import Any, NamedTuple
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,6 +121,7 @@ def _compared(
 
 
 def _flows(rule: AbstractOptimizer, problem: Problem, steps: int, options: Any) -> dict[str, Params]:
+    options = {"solver": diffrax.Tsit5(), **options}
     with warnings.catch_warnings():
         # That they are outside their range here is what is shown.
         warnings.simplefilter("ignore", OutsideRangeWarning)

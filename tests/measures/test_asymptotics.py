@@ -165,7 +165,7 @@ def flipped(rule, objective, order):
 
 def without_the_half(rule, objective, order):
     """The map without memory taken for a flow: the half step of the current update is missing."""
-    return field_of(rule, exact_terms(rule, objective, order, flow=False))
+    return field_of(rule, objective, exact_terms(rule, objective, order, flow=False))
 
 
 def a_percent_too_fast(rule, objective, order):

@@ -9,6 +9,7 @@ import pytest
 
 from implicit_adam.datasets import channel_statistics
 from implicit_adam.networks import MODELS, choices, network
+from implicit_adam.networks.layers import _as_a_product, _as_it_is
 from implicit_adam.networks.normalisation import NORMALISATIONS, batch_norm, group_norm, layer_norm
 from implicit_adam.networks.passes import (
     Examples,
@@ -271,3 +272,11 @@ def test_sizes_that_the_transformer_cannot_take_are_refused():
 def test_one_choice_is_one_network():
     for name in MODELS:
         assert network(choices(name), 10) is network(choices(name), 10)
+
+
+@pytest.mark.parametrize(("size", "side", "stride"), [(3, 8, 1), (3, 8, 2), (3, 7, 2), (1, 8, 2), (5, 9, 1)])
+def test_a_convolution_as_a_product_of_patches_is_a_convolution(size, side, stride):
+    weight = jax.random.normal(jax.random.key(0), (size, size, 3, 4))
+    x = jax.random.normal(jax.random.key(1), (2, side, side, 3))
+    expected = _as_it_is(weight, x, stride)
+    np.testing.assert_allclose(_as_a_product(weight, x, stride), expected, rtol=1e-12, atol=1e-12)

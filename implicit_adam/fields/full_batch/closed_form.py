@@ -78,20 +78,25 @@ def closed_form_terms(
         def remembered(g: Vector) -> tuple[Vector, ...]:
             return tuple(mass * psi for mass, psi in zip(masses, rule.features(g), strict=True))
 
+        def frozen(g: Vector, theta: Vector) -> Vector:
+            return rule.readout(remembered(g), theta, n)
+
         def leading(theta: Vector) -> Series:
             (g,) = objective.gradients(theta)
-            return (rule.readout(remembered(g), theta, n),)
+            return (objective.by_leaves(frozen, g, theta),)
 
         def corrected(theta: Vector) -> Series:
             (g,), hessian_products = objective.linearize(theta)
-            s = remembered(g)
-            F = rule.readout(s, theta, n)
+            F = objective.by_leaves(frozen, g, theta)
             (D,) = hessian_products(F[None])
+            return objective.by_leaves(along, g, D, F, theta)
+
+        def along(g: Vector, D: Vector, F: Vector, theta: Vector) -> Series:
             _, psi_dot = jax.jvp(rule.features, (g,), (D,))
             s_dot = tuple(
                 (lag + c * mass) * dot for lag, mass, dot in zip(lags, masses, psi_dot, strict=True)
             )
-            return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, c * F))
+            return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (remembered(g), theta), (s_dot, c * F))
 
         return (leading, corrected)[order]
 

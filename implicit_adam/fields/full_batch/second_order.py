@@ -55,34 +55,57 @@ def second_order_terms(
         def readout(x: tuple[tuple[Vector, ...], Vector]) -> Vector:
             return rule.readout(*x, n)
 
+        def frozen(g: Vector, theta: Vector) -> Vector:
+            return readout((_weighed(mass, rule.features(g)), theta))
+
         def terms(theta: Vector) -> Series:
             (g,), hessian_products = objective.linearize(theta)
-            psi = rule.features(g)
-            s = _weighed(mass, psi)
-            F = readout((s, theta))
+            F = objective.by_leaves(frozen, g, theta)
             D, T = _along(objective, theta, F)
-            psi, psi_1, psi_2 = compose(rule.features, (g, D, T / 2))
+            y_2, V = objective.by_leaves(displaced, g, D, F, theta)
+            HV = tuple(hessian_products(V_i[None])[0] for V_i in V)
+            return objective.by_leaves(series, g, D, T, HV, y_2, F, theta)
+
+        def displaced(g: Vector, D: Vector, F: Vector, theta: Vector) -> tuple[Vector, tuple[Vector, ...]]:
+            """y_2, and V_i of every kernel."""
+            psi, psi_1 = compose(rule.features, (g, D))
+            s = _weighed(mass, psi)
 
             def along(s_dot: tuple[Vector, ...], theta_dot: Vector) -> Vector:
                 return jax.jvp(readout, ((s, theta),), ((s_dot, theta_dot),))[1]
 
             nothing = tuple(jnp.zeros_like(g) for _ in psi)
             A = [along(_only(i, psi_1, nothing), jnp.zeros_like(theta)) for i in range(len(psi))]
-            s_1 = _weighed(mass, psi_1)
-            B = along(s_1, F)
+            B = along(_weighed(mass, psi_1), F)
             y_2 = 3 / 8 * B + sum(x * A_i for x, A_i in zip(first, A, strict=True)) / 2 if flow else 0 * B
-            y_2, curved = (y_2 - B / 24, e - mass / 12) if flow else (y_2, e)
+            y_2 = y_2 - B / 24 if flow else y_2
 
-            def second_order(i: int) -> Vector:
+            def lagged(i: int) -> Vector:
                 V = mass[i] * y_2 + ((second[i] + first[i]) / 2 + c * first[i]) * B
-                V = V + sum(x * A_j for x, A_j in zip(cross[i], A, strict=True))
-                (HV,) = hessian_products(V[None])
-                return curved[i] * psi_2[i] + jax.jvp(rule.features, (g,), (HV,))[1][i]
+                return V + sum(x * A_j for x, A_j in zip(cross[i], A, strict=True))
 
-            s_2 = tuple(second_order(i) for i in range(len(psi)))
+            return y_2, tuple(lagged(i) for i in range(len(psi)))
+
+        def series(
+            g: Vector,
+            D: Vector,
+            T: Vector,
+            HV: tuple[Vector, ...],
+            y_2: Vector,
+            F: Vector,
+            theta: Vector,
+        ) -> Series:
+            psi, psi_1, psi_2 = compose(rule.features, (g, D, T / 2))
+            s, s_1 = _weighed(mass, psi), _weighed(mass, psi_1)
+            curved = e - mass / 12 if flow else e
+            s_2 = tuple(
+                curved[i] * psi_2[i] + jax.jvp(rule.features, (g,), (HV_i,))[1][i]
+                for i, HV_i in enumerate(HV)
+            )
             lagged = ((s, theta), (_weighed(first + c * mass, psi_1), c * F), (s_2, y_2))
             F, G_1, G_2 = compose(readout, lagged)
             if flow:
+                nothing = tuple(jnp.zeros_like(g) for _ in psi)
                 G_2 = G_2 - compose(readout, ((s, theta), (s_1, F), (nothing, jnp.zeros_like(F))))[2] / 12
             return F, G_1, G_2
 

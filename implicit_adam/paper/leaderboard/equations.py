@@ -25,9 +25,10 @@ from implicit_adam.types import Batches, Loss, Params, Vector
 
 FULL, ORDERED, MEAN = "full batch", "mini-batches in a given order", "mean over random orders"
 
-# Of the default solvers: Tsit5 of `flow`, Bosh3 of `carried_flow` without corrections (its last stage is the
-# next one's first), a leap of `carried_flow` with them.
-STAGES, CARRIED_STAGES, LEAP = diffrax.Tsit5.tableau.num_stages, 3, 1
+# Of the solvers: Tsit5 of `flow`, so that the equations are compared and not their solvers; the default Bosh3
+# of `carried_flow` without corrections (its last stage is the next one's first), a leap of it with them.
+SOLVER = diffrax.Tsit5()
+STAGES, CARRIED_STAGES, LEAP = SOLVER.tableau.num_stages, 3, 1
 # Of a closure a stage takes four gradients, and there is at least one step of the solver for each of Adam's.
 CLOSURE_STAGES = 4 * CARRIED_STAGES
 # Of the stochastic equation, over which its mean is taken.
@@ -79,7 +80,8 @@ def with_loss(course: Course, start: Start) -> tuple[Loss, dict[str, Any]]:
 def _flow(order: int, applies: tuple[str, ...]) -> Competitor:
     def run(course: Course, start: Start) -> tuple[Params, Any]:
         loss, options = with_loss(course, start)
-        return flow(start.rule, loss, start.params, course.steps, order=order, **options).params, jnp.nan
+        options |= {"order": order, "solver": SOLVER}
+        return flow(start.rule, loss, start.params, course.steps, **options).params, jnp.nan
 
     def gradients(kind: str, course: Course, start: Start, _: float) -> float:
         return STAGES * evaluation(order, kind, course, start) + (order > 0)
