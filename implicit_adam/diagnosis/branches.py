@@ -11,7 +11,8 @@ from implicit_adam.diagnosis.forecasts import full_batch_path
 from implicit_adam.diagnosis.moment import Moment
 from implicit_adam.fields.carried.carried_field import carrier_of, delays_of
 from implicit_adam.fields.carried.two_branch import two_branch_velocity, two_branches
-from implicit_adam.runs.carried_flow import Solving, solved, usual_floor
+from implicit_adam.runs.carried_flow import Solving, solved
+from implicit_adam.runs.carried_options import usual_floor
 from implicit_adam.types import Scalar
 
 

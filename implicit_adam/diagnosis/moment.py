@@ -8,9 +8,10 @@ import optax
 
 from implicit_adam.checks.numbers import check_count, is_traced
 from implicit_adam.fields.carried.carried_field import carried_inputs
-from implicit_adam.fields.carried.carrier import Memory, which_are_deltas
+from implicit_adam.fields.carried.carrier import Memory
 from implicit_adam.fields.carried.fading import weight
 from implicit_adam.fields.carried.optax_memory import packed_memories
+from implicit_adam.fields.carried.rule_carrier import which_are_deltas
 from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.from_optax.rule import Optax

@@ -26,7 +26,7 @@ from implicit_adam.measures.watched import share
 from implicit_adam.reprs import study
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.from_optax.rule import as_optimizer
-from implicit_adam.runs.carried_flow import START
+from implicit_adam.runs.carried_options import START
 from implicit_adam.runs.interval import check_solver
 from implicit_adam.types import Batches, Loss, Params
 

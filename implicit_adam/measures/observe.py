@@ -25,7 +25,7 @@ from implicit_adam.measures.observables import (
 )
 from implicit_adam.reprs import brief, table, tree
 from implicit_adam.rules.base import AbstractOptimizer
-from implicit_adam.runs.carried_flow import START
+from implicit_adam.runs.carried_options import START
 from implicit_adam.runs.interval import interval_move, solver_of_order
 from implicit_adam.runs.iterate import optimizer_step
 from implicit_adam.runs.trajectory import all_finite

@@ -20,7 +20,8 @@ from implicit_adam.losses.problems import bilinear
 from implicit_adam.paper.claims import Advance
 from implicit_adam.paper.level_sets import going_down, level_of, meeting_point, sums_at
 from implicit_adam.rules import Adam
-from implicit_adam.runs.carried_flow import START, carried_flow
+from implicit_adam.runs.carried_flow import carried_flow
+from implicit_adam.runs.carried_options import START
 from implicit_adam.runs.flow import flow
 from implicit_adam.runs.iterate import iterate
 from implicit_adam.runs.validity import OutsideRangeWarning

@@ -1,6 +1,5 @@
 """Runs of the equation with carried memory."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,13 +11,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from implicit_adam.checks.numbers import check_count, check_positive, is_traced
 from implicit_adam.checks.runs import check_order, check_saved, check_saves
 from implicit_adam.fields.carried.carried_field import (
     HIGHEST_CARRIED_ORDER,
     carried_inputs,
     carrier_of,
-    check_no_delays,
     checked_noise,
     shown,
 )
@@ -26,16 +23,16 @@ from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_veloci
 from implicit_adam.fields.carried.mini_batch_noise import Noise, remembering, sampled_run
 from implicit_adam.fields.carried.two_branch import two_branch_velocity, two_branches
 from implicit_adam.inputs import Inputs
-from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
+from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.runs.carried_options import check_sampled, checked_floor, checked_start
 from implicit_adam.runs.leaps import Leaps, RelativeToTheMove
 from implicit_adam.runs.trajectory import Trajectory, all_finite
 from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
 
 State = tuple[Vector, Memory]
 
-# How many steps the optimizer takes itself at first, and what part of its path the solver may be wrong by.
-START, TOLERANCE = 10, 1e-3
-CLOSURES = ("two-branch",)
+# What part of its path the solver may be wrong by.
+TOLERANCE = 1e-3
 
 
 def carried_flow(
@@ -104,85 +101,16 @@ def carried_flow(
     """
     check_order(order, HIGHEST_CARRIED_ORDER)
     steps, save_every = check_saves(steps, save_every)
-    start = _checked_start(start, None if key is None else batches, noise)
-    if start >= steps:
-        msg = (
-            f"start = {start} of steps = {steps}: the optimizer takes its first `start` steps itself, which "
-            f"leaves the equation nothing to do; take more steps, or start = {steps // 10}"
-        )
-        raise ValueError(msg)
+    start = checked_start(start, steps, None if key is None else batches, noise)
     saved = check_saved(steps, save_every, save_at)
     early = tuple(n for n in saved.tolist() if n <= start)
     inputs = carried_inputs(rule, loss, params, batches, checked_noise(noise, batches))
     late = jnp.asarray(saved[len(early) :])
-    floor = _checked_floor(closure, floor, batches, inputs)
+    floor = checked_floor(closure, floor, batches, inputs)
     solving = Solving(order, solver, stepsize_controller)
-    _check_sampled(key, inputs, solving, replacement=replacement)
+    check_sampled(key, inputs, order, solver, replacement=replacement)
     drawn = None if key is None else (steps, replacement)
     return _carried_flow(inputs, early, late, start, solving, floor, key, drawn, memories=memories)
-
-
-def _check_sampled(key: Any, inputs: Inputs, solving: "Solving", *, replacement: bool) -> None:
-    if key is None:
-        if replacement:
-            msg = "replacement says how a sampled run draws its mini-batches: give a key, or leave it out"
-            raise ValueError(msg)
-        return
-    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
-        msg = f"key must be a key such as jax.random.key(0), got {key!r}; map over several with jax.vmap"
-        raise ValueError(msg)
-    if inputs.batches is None or inputs.objective.m == 1:
-        msg = "a sampled run (key) is one over random mini-batches: give two batches or more"
-        raise ValueError(msg)
-    if not isinstance(inputs.rule, AbstractRule):
-        msg = (
-            "a sampled run (key) is for rules such as ia.Adam(1e-3): what a transformation remembers of each "
-            "mini-batch is not known; leave out the key for the mean run"
-        )
-        raise ValueError(msg)  # noqa: TRY004
-    if solving.order != 1 or solving.solver is not None:
-        msg = "a sampled run (key) takes leaps of order 1: leave out order and solver"
-        raise ValueError(msg)
-
-
-def _checked_start(start: int | None, batches: Batches, noise: Any) -> int:
-    """Of a sampled run whole epochs: a rare gradient must have been seen before it has a variance."""
-    if start is not None:
-        return check_count("start", start, least=0)
-    if batches is None or is_traced(noise):
-        return START
-    m = len(jax.tree.leaves(batches)[0])
-    epoch = m if noise is None else 1 + float(noise) * (m - 1)
-    return round(math.ceil(START / epoch) * epoch)
-
-
-def _checked_floor(closure: str | None, floor: Any, batches: Batches, inputs: Inputs) -> Scalar | None:
-    """The floor of the closure, None where there is none."""
-    if closure is None:
-        if floor is not None:
-            msg = 'floor belongs to a closure, and there is none: give closure="two-branch", or leave it out'
-            raise ValueError(msg)
-        return None
-    if closure not in CLOSURES:
-        msg = f"closure must be None or one of {', '.join(map(repr, CLOSURES))}, got {closure!r}"
-        raise ValueError(msg)
-    if batches is not None:
-        msg = (
-            f"closure={closure!r} is for full batch: between mini-batches the iterates differ by more than "
-            "their alternation, which these branches do not have; leave out the batches and take their mean "
-            "as the loss, or leave out the closure"
-        )
-        raise ValueError(msg)
-    check_no_delays(inputs)
-    if floor is None:
-        return usual_floor(inputs.theta)
-    check_positive("floor", floor)
-    return jnp.asarray(floor, inputs.theta.dtype)
-
-
-def usual_floor(theta: Vector) -> Scalar:
-    """Of an alternation that nothing else keeps from vanishing, relative to theta."""
-    return jnp.asarray(float(jnp.finfo(theta.dtype).eps) ** 0.75, theta.dtype)
 
 
 class Solving(NamedTuple):

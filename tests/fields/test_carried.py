@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.carried.carrier import keeping_signs, which_are_deltas
+from implicit_adam.fields.carried.carrier import keeping_signs
 from implicit_adam.fields.carried.over_batches import mean_over_batches
+from implicit_adam.fields.carried.rule_carrier import which_are_deltas
 from implicit_adam.losses.problems import bilinear
 from implicit_adam.objective import raveled_loss
 from tests import examples

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.carried.carrier import carried_rule
 from implicit_adam.fields.carried.mini_batch_noise import Noise, remembering
+from implicit_adam.fields.carried.rule_carrier import carried_rule
 from implicit_adam.losses.problems import bilinear
 from implicit_adam.objective import raveled_loss
 

@@ -10,10 +10,11 @@ import optax
 from implicit_adam.checks.numbers import check_count, check_not_negative
 from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.checks.runs import check_order
-from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_rule, carried_velocity
+from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity
 from implicit_adam.fields.carried.optax_carrier import carried_optax
 from implicit_adam.fields.carried.optax_memory import packed_memories
 from implicit_adam.fields.carried.parts import CarriedParts, carried_parts
+from implicit_adam.fields.carried.rule_carrier import carried_rule
 from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.objective import ravel
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule

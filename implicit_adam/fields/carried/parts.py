@@ -12,7 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity, held
+from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity
+from implicit_adam.fields.carried.rule_carrier import held
 from implicit_adam.objective import Objective
 from implicit_adam.reprs import norms
 from implicit_adam.rules.base import AbstractRule

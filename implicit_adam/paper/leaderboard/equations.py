@@ -18,7 +18,8 @@ from implicit_adam.objective import mean_loss
 from implicit_adam.paper.higher_orders import unexpanded
 from implicit_adam.paper.leaderboard.stochastic import mean_path
 from implicit_adam.rules import AbstractRule, Adam
-from implicit_adam.runs.carried_flow import START, carried_flow
+from implicit_adam.runs.carried_flow import carried_flow
+from implicit_adam.runs.carried_options import START
 from implicit_adam.runs.flow import flow
 from implicit_adam.runs.memoryless import memoryless
 from implicit_adam.types import Batches, Loss, Params, Vector

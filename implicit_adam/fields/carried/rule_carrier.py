@@ -1,0 +1,148 @@
+"""A rule as a carrier: each exponential of each kernel is a state, the present gradient is none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from implicit_adam.fields.carried.carrier import Carrier, Features, Memory, keeping_signs, updating
+from implicit_adam.fields.carried.fading import ahead, rate, way_ahead, weight
+from implicit_adam.fields.carried.over_batches import mean_over_batches, weighted_sum, with_noise
+from implicit_adam.objective import Objective
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.feature_sums import FeatureSums, read
+from implicit_adam.rules.hyperparameters import made_up
+from implicit_adam.rules.kernels import Kernel
+from implicit_adam.types import Scalar, StepNumber, Vector
+
+# Gradients to try features on.
+TRIED = (0.0, 1e-4, -0.3, 1.0, -1e3)
+
+
+def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
+    """Each exponential of each kernel is a state; the present gradient is none (None in the memory).
+
+    States are averages without bias correction, which belongs to the kernel's scale at n = tau - 1/2. With
+    mini-batches a random one adds its features' mean: the equation of the mean over random orders.
+    """
+    deltas = which_are_deltas(rule)
+
+    def start(theta: Vector) -> Memory:
+        return tuple(tuple(None if delta else jnp.zeros_like(theta) for delta in row) for row in deltas)
+
+    def gradients(theta: Vector) -> Any:
+        if objective.noise is None:
+            return mean_over_batches(rule.features, theta, objective)
+        psi, g = mean_over_batches(lambda g: (rule.features(g), g), theta, objective)
+        return with_noise(rule.features(g), psi, objective.noise)
+
+    def arrive(_tau: Any, _memory: Any, psi: Features, v: Scalar, _theta: Any, there: Features) -> Any:
+        return there, jax.tree.map(lambda a, b: (b - a) / v, psi, there)
+
+    def states(memory: Memory, psi: Features, change: Features, f: Callable[..., Vector]) -> Memory:
+        # Decays do not depend on the step number: that is in a rule's contract.
+        return _each(
+            lambda d, S, *psi: None if S is None else f(d, S, *psi), rule.kernels(0), memory, psi, change
+        )
+
+    def ahead_by(memory: Memory, psi: Features, change: Features, v: Scalar) -> Memory:
+        return states(memory, psi, change, lambda d, S, psi, change: ahead(d, S, psi, change, v))
+
+    def after(memory: Memory, psi: Features, change: Features, v: Scalar) -> Memory:
+        return states(
+            memory, psi, change, lambda d, S, psi, change: keeping_signs(*way_ahead(d, S, psi, change, v))
+        )
+
+    def plus(memory: Memory, more: Memory) -> Memory:
+        return tuple(
+            tuple(
+                None if S is None else keeping_signs(S, dS) if whole else S + dS
+                for S, dS in zip(*rows, strict=True)
+            )
+            for whole, *rows in zip(signless(rule), memory, more, strict=True)
+        )
+
+    def readout(n: Scalar, theta: Vector, psi: Features, _before: Memory, after: Memory) -> Vector:
+        kernels = rule.kernels(n)
+        return rule.h * rule.readout_between_steps(read(kernels, held(kernels, after, psi)), theta, n)
+
+    def step(n: StepNumber, theta: Vector, memory: Memory, seen: Any = None) -> tuple[Vector, Memory]:
+        psi = gradients(theta) if seen is None else seen(theta)
+        kernels = rule.kernels(n)
+        memory = _each(lambda d, S, psi: None if S is None else d * S + weight(d) * psi, kernels, memory, psi)
+        return theta - rule.h * rule.readout(read(kernels, held(kernels, memory, psi)), theta, n), memory
+
+    def of_batch(theta: Vector, weights: Float[Array, " m"]) -> Features:
+        return rule.features(weighted_sum(lambda g: g, weights, theta, objective))
+
+    def deviation(theta: Vector, weights: Float[Array, " m"]) -> Features:
+        centred = weights - jnp.mean(weights)
+        if objective.noise is None:
+            return weighted_sum(rule.features, centred, theta, objective)
+        total, dg = weighted_sum(lambda g: (rule.features(g), g), centred, theta, objective)
+        linear = jax.jvp(rule.features, (mean_over_batches(lambda g: g, theta, objective),), (dg,))[1]
+        # In the deviations of the gradients, which get sqrt(noise) times as large.
+        first, second = jnp.sqrt(objective.noise), objective.noise
+        return jax.tree.map(lambda x, dx: first * dx + second * (x - dx), total, linear)
+
+    def bounded(memory: Memory, psi: Features, more: Features, k: Scalar, least: Memory) -> Features:
+        still, one = (jax.tree.map(f, psi) for f in (jnp.zeros_like, jnp.ones_like))
+        foreseen = ahead_by(memory, psi, still, k)
+        gain = ahead_by(jax.tree.map(jnp.zeros_like, memory), one, still, k)
+        raised = []
+        for whole, x, *rows in zip(signless(rule), more, least, foreseen, gain, strict=True):
+            for low, S, G in zip(*rows, strict=True):
+                x = x if S is None or not whole else jnp.maximum(x, (low - S) / G)
+            raised.append(x)
+        return tuple(raised)
+
+    return Carrier(
+        start,
+        step,
+        gradients,
+        lambda tau, gradients, theta, memory, change: gradients,
+        arrive,
+        lambda memory, psi, change: states(memory, psi, change, rate),
+        ahead_by,
+        after,
+        plus,
+        readout,
+        updating(ahead_by, after, readout),
+        of_batch=of_batch,
+        deviation=deviation,
+        bounded=bounded,
+    )
+
+
+def held(kernels: tuple[Kernel, ...], memory: Memory, psi: Features) -> FeatureSums:
+    """sum_k d^(n-k) psi(g_k) of every exponential after step n, whose own features psi are."""
+    return _each(lambda d, S, psi: psi if S is None else S / weight(d), kernels, memory, psi)
+
+
+def _each(f: Callable[..., Any], kernels: tuple[Kernel, ...], memory: Memory, *features: Features) -> Memory:
+    """f(decay, state, feature, ..) for every exponential of every kernel."""
+    return tuple(
+        tuple(f(kernel.decay[e], S, *psi) for e, S in enumerate(row))
+        for kernel, row, *psi in zip(kernels, memory, *features, strict=True)
+    )
+
+
+def signless(rule: AbstractRule) -> tuple[bool, ...]:
+    """Which features are never below zero: found by trying."""
+    with jax.ensure_compile_time_eval():
+        return tuple(bool(jnp.all(psi >= 0)) for psi in rule.features(jnp.asarray(TRIED, rule.h.dtype)))
+
+
+def which_are_deltas(rule: AbstractRule) -> tuple[tuple[bool, ...], ...]:
+    """Which exponentials of each kernel are the present gradient alone: the decay 0, whatever is set.
+
+    Found with made-up hyperparameters.
+    """
+    leaves, structure = jax.tree.flatten(rule)
+    with jax.ensure_compile_time_eval():
+        numbers = made_up((jnp.shape(leaf), leaf.dtype) for leaf in leaves)
+        kernels = structure.unflatten(numbers).kernels(1)
+        return tuple(tuple((np.asarray(kernel.decay) == 0).tolist()) for kernel in kernels)

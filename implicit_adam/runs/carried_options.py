@@ -1,0 +1,95 @@
+"""The options of a run of the equation with carried memory, checked: its start, its sampling, its closure."""
+
+import math
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+
+from implicit_adam.checks.numbers import check_count, check_positive, is_traced
+from implicit_adam.fields.carried.carried_field import check_no_delays
+from implicit_adam.inputs import Inputs
+from implicit_adam.rules.base import AbstractRule
+from implicit_adam.types import Batches, Scalar, Vector
+
+# How many steps the optimizer takes itself at first.
+START = 10
+CLOSURES = ("two-branch",)
+
+
+def checked_start(start: int | None, steps: int, batches: Batches, noise: Any) -> int:
+    """The first steps; with the batches of a sampled run whole epochs: a rare gradient must have been seen
+    before it has a variance.
+    """
+    start = _usual_start(batches, noise) if start is None else check_count("start", start, least=0)
+    if start >= steps:
+        msg = (
+            f"start = {start} of steps = {steps}: the optimizer takes its first `start` steps itself, which "
+            f"leaves the equation nothing to do; take more steps, or start = {steps // 10}"
+        )
+        raise ValueError(msg)
+    return start
+
+
+def _usual_start(batches: Batches, noise: Any) -> int:
+    if batches is None or is_traced(noise):
+        return START
+    m = len(jax.tree.leaves(batches)[0])
+    epoch = m if noise is None else 1 + float(noise) * (m - 1)
+    return round(math.ceil(START / epoch) * epoch)
+
+
+def check_sampled(
+    key: Any, inputs: Inputs, order: int, solver: diffrax.AbstractSolver | None, *, replacement: bool
+) -> None:
+    """A key for a rule in mini-batches, of the default solver; or none."""
+    if key is None:
+        if replacement:
+            msg = "replacement says how a sampled run draws its mini-batches: give a key, or leave it out"
+            raise ValueError(msg)
+        return
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
+        msg = f"key must be a key such as jax.random.key(0), got {key!r}; map over several with jax.vmap"
+        raise ValueError(msg)
+    if inputs.batches is None or inputs.objective.m == 1:
+        msg = "a sampled run (key) is one over random mini-batches: give two batches or more"
+        raise ValueError(msg)
+    if not isinstance(inputs.rule, AbstractRule):
+        msg = (
+            "a sampled run (key) is for rules such as ia.Adam(1e-3): what a transformation remembers of each "
+            "mini-batch is not known; leave out the key for the mean run"
+        )
+        raise ValueError(msg)  # noqa: TRY004
+    if order != 1 or solver is not None:
+        msg = "a sampled run (key) takes leaps of order 1: leave out order and solver"
+        raise ValueError(msg)
+
+
+def checked_floor(closure: str | None, floor: Any, batches: Batches, inputs: Inputs) -> Scalar | None:
+    """The floor of the closure, None where there is none."""
+    if closure is None:
+        if floor is not None:
+            msg = 'floor belongs to a closure, and there is none: give closure="two-branch", or leave it out'
+            raise ValueError(msg)
+        return None
+    if closure not in CLOSURES:
+        msg = f"closure must be None or one of {', '.join(map(repr, CLOSURES))}, got {closure!r}"
+        raise ValueError(msg)
+    if batches is not None:
+        msg = (
+            f"closure={closure!r} is for full batch: between mini-batches the iterates differ by more than "
+            "their alternation, which these branches do not have; leave out the batches and take their mean "
+            "as the loss, or leave out the closure"
+        )
+        raise ValueError(msg)
+    check_no_delays(inputs)
+    if floor is None:
+        return usual_floor(inputs.theta)
+    check_positive("floor", floor)
+    return jnp.asarray(floor, inputs.theta.dtype)
+
+
+def usual_floor(theta: Vector) -> Scalar:
+    """Of an alternation that nothing else keeps from vanishing, relative to theta."""
+    return jnp.asarray(float(jnp.finfo(theta.dtype).eps) ** 0.75, theta.dtype)
