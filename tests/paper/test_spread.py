@@ -7,7 +7,7 @@ from implicit_adam.paper.claims import DID_NOT_HOLD, HELD, UNDECIDED
 from implicit_adam.paper.spread import SPREAD_OF_RUNS, Case, Spread, SpreadConfig
 from tests.verdicts import verdicts
 
-CONFIG = SpreadConfig((Case("wine", 8, 4, 10), Case("wine", 64, 32, 10)))
+CONFIG = SpreadConfig((Case("wine", 8, 4, 10), Case("wine", 64, 32, 10, of_single=True)))
 
 
 def found(apart=1.0, small=1.0, large=1.0):
@@ -21,13 +21,14 @@ def found(apart=1.0, small=1.0, large=1.0):
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({}, [HELD, HELD]),
-        ({"apart": 1.21}, [DID_NOT_HOLD, HELD]),
-        ({"apart": np.nan}, [UNDECIDED, HELD]),
+        ({}, [HELD, HELD, HELD]),
+        ({"own": 1.21}, [DID_NOT_HOLD, HELD, HELD]),
+        ({"single": 0.79}, [HELD, DID_NOT_HOLD, HELD]),
+        ({"single": np.nan}, [HELD, UNDECIDED, HELD]),
         # In batches of four 2 % are allowed, in those of 32 one.
-        ({"small": 1.015}, [HELD, HELD]),
-        ({"large": 1.015}, [HELD, DID_NOT_HOLD]),
-        ({"large": np.nan}, [HELD, UNDECIDED]),
+        ({"small": 1.015}, [HELD, HELD, HELD]),
+        ({"large": 1.015}, [HELD, HELD, DID_NOT_HOLD]),
+        ({"large": np.nan}, [HELD, HELD, UNDECIDED]),
     ],
 )
 def test_verdicts_follow_the_data(changed, expected):

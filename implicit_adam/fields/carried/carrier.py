@@ -53,8 +53,8 @@ class Carrier(NamedTuple):
     - `levels`: how many levels of memories there are, psi of one depending on the memories of those below.
     - `of_batch(theta, weights)`: psi of the gradient sum_b weights_b g_b; None where psi is not known for a
       mini-batch by itself.
-    - `deviation(theta, weights)`: sum_b weights_b (psi(g_b) - E psi) over the mini-batches, for `noise` times
-      their variance.
+    - `deviation(theta, psi, weights, share)`: sum_b weights_b (psi(g_b) - E psi) over the mini-batches; with
+      `noise` psi - E psi of a normal gradient that has this share of the variance.
     - `bounded(memory, psi, more, k, least)`: more, raised where what has no sign would be remembered, k steps
       later, as less than that.
     """
@@ -73,7 +73,7 @@ class Carrier(NamedTuple):
     passes: int = 1
     levels: int = 1
     of_batch: Callable[[Vector, Float[Array, " m"]], Features] | None = None
-    deviation: Callable[[Vector, Float[Array, " m"]], Features] | None = None
+    deviation: Callable[[Vector, Features, Float[Array, " m"], Scalar], Features] | None = None
     bounded: Callable[[Memory, Features, Features, Scalar, Memory], Features] | None = None
 
 

@@ -10,12 +10,16 @@ covariance. If every epoch of P steps goes through all of the data, the sum over
 bridge, s [W(t) - the line through W at the epoch's ends], s^2 = P/(P-1), has that of draws without
 replacement, j (P-j)/(P-1) after j steps.
 
-For another batch size, r of the mini-batches together, variances of gradients are `noise` times as large,
+For another batch size, r of the mini-batches together and cut anew every epoch, with
 
     P = m/r = 1 + noise (m-1),          noise = (m-r) / (r (m-1)),
 
-and psi(g_b) - E psi is scaled by sqrt(noise) where it is linear in the deviation of the gradient, the rest by
-noise. A large, rare gradient is no normal variable.
+it is the gradients that are normal and have no variance over an epoch, and what is added to E psi is
+
+    psi(g + delta) - psi(g) - f (E psi - psi(g)),     delta = sqrt(noise) sum_b [..] (g_b - g) / (k sqrt(m)),
+
+f the share that delta has of the variance of a step. For squares its mean is zero, and its sum over an epoch
+does vary. A large, rare gradient is no normal variable.
 """
 
 from collections.abc import Callable
@@ -56,9 +60,10 @@ def sampled_run(carrier: Carrier, objective: Objective, steps: int, key: Any, *,
     def of_step(n: StepNumber, theta: Vector) -> Features:
         return of_batch(theta, _batch_of_step(objective, n, key, theta.dtype, replacement=replacement))
 
-    def of_leap(theta: Vector, _memory: Memory, _psi: Features, tau: Scalar, k: Scalar) -> Features:
-        increment = _increments(objective, steps, key, theta.dtype, replacement=replacement)
-        return deviation(theta, increment(tau, tau + k) / (k * m**0.5))
+    def of_leap(theta: Vector, _memory: Memory, psi: Features, tau: Scalar, k: Scalar) -> Features:
+        increment, variance = _increments(objective, steps, key, theta.dtype, replacement=replacement)
+        weights = increment(tau, tau + k) / (k * m**0.5)
+        return deviation(theta, psi, weights, variance(tau, tau + k) / k**2)
 
     return Noise(of_step, of_leap)
 
@@ -103,8 +108,10 @@ def _batch_of_step(
 
 def _increments(
     objective: Objective, steps: int, key: Any, dtype: Any, *, replacement: bool
-) -> Callable[[Scalar, Scalar], Float[Array, " m"]]:
-    """What the weights of the mini-batches gain from tau_0 to tau_1 over their mean, but for the noise."""
+) -> tuple[Callable[[Scalar, Scalar], Float[Array, " m"]], Callable[[Scalar, Scalar], Scalar]]:
+    """What the weights of the mini-batches gain from tau_0 to tau_1 over their mean, but for the noise; and
+    the variance of that.
+    """
     m = objective.m
     _, P = _noise_and_epoch(objective, dtype, replacement=replacement)
     last = steps + (0 if replacement else m)
@@ -113,17 +120,24 @@ def _increments(
     def W(tau: Scalar) -> Float[Array, " m"]:
         return jnp.asarray(path.evaluate(jnp.zeros_like(tau), jnp.clip(tau, 0, last)))
 
+    if replacement:
+        return lambda begin, end: W(end) - W(begin), lambda begin, end: end - begin
+
+    # An epoch of one step has no noise.
+    several = P > 1
+    square = jnp.where(several, P / jnp.where(several, P - 1, P), jnp.zeros_like(P))
+
     def bridge(tau: Scalar) -> Float[Array, " m"]:
         begin = P * jnp.floor(tau / P)
         there, back = W(begin + P), W(begin)
         return W(tau) - back - (tau - begin) / P * (there - back)
 
-    def increment(begin: Scalar, end: Scalar) -> Float[Array, " m"]:
-        if replacement:
-            return W(end) - W(begin)
-        # An epoch of one step has no noise.
-        several = P > 1
-        scale = jnp.sqrt(jnp.where(several, P / jnp.where(several, P - 1, P), jnp.zeros_like(P)))
-        return scale * (bridge(end) - bridge(begin))
+    def within(u: Scalar) -> Scalar:
+        return u * (1 - u / P)
 
-    return increment
+    def variance(begin: Scalar, end: Scalar) -> Scalar:
+        same = jnp.floor(begin / P) == jnp.floor(end / P)
+        apart = within(begin % P) + within(end % P)
+        return square * jnp.where(same, within(end - begin), apart)
+
+    return lambda begin, end: jnp.sqrt(square) * (bridge(end) - bridge(begin)), variance

@@ -78,15 +78,18 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
     def of_batch(theta: Vector, weights: Float[Array, " m"]) -> Features:
         return rule.features(weighted_sum(lambda g: g, weights, theta, objective))
 
-    def deviation(theta: Vector, weights: Float[Array, " m"]) -> Features:
+    def deviation(theta: Vector, psi: Features, weights: Float[Array, " m"], share: Scalar) -> Features:
         centred = weights - jnp.mean(weights)
         if objective.noise is None:
             return weighted_sum(rule.features, centred, theta, objective)
-        total, dg = weighted_sum(lambda g: (rule.features(g), g), centred, theta, objective)
-        linear = jax.jvp(rule.features, (mean_over_batches(lambda g: g, theta, objective),), (dg,))[1]
-        # In the deviations of the gradients, which get sqrt(noise) times as large.
-        first, second = jnp.sqrt(objective.noise), objective.noise
-        return jax.tree.map(lambda x, dx: first * dx + second * (x - dx), total, linear)
+        dg = jnp.sqrt(objective.noise) * weighted_sum(lambda g: g, centred, theta, objective)
+        g = mean_over_batches(lambda g: g, theta, objective)
+        return jax.tree.map(
+            lambda there, here, mean: there - here - share * (mean - here),
+            rule.features(g + dg),
+            rule.features(g),
+            psi,
+        )
 
     def bounded(memory: Memory, psi: Features, more: Features, k: Scalar, least: Memory) -> Features:
         still, one = (jax.tree.map(f, psi) for f in (jnp.zeros_like, jnp.ones_like))
