@@ -40,8 +40,8 @@ examples:
   implicit-adam reproduce figure2 figure3 theorem
   implicit-adam reproduce figure4 --out reproduce    (brings its part of that report up to date)
   implicit-adam reproduce practical-settings    (beyond the paper; a quarter of an hour)
-  implicit-adam reproduce edge                  (through the edge of stability; ten minutes)
-  implicit-adam reproduce spread                (how far mini-batch runs are apart; ten minutes)
+  implicit-adam reproduce edge                  (through the edge of stability; 15 minutes)
+  implicit-adam reproduce spread                (how far mini-batch runs are apart; 5 minutes)
   implicit-adam reproduce leaderboard           (which equation for which settings; eight minutes)
   implicit-adam reproduce figure4 --dataset cifar10 --data-dir cifar-10-batches-bin --seeds 0,1,2
 

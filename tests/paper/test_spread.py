@@ -10,11 +10,12 @@ from tests.verdicts import verdicts
 CONFIG = SpreadConfig((Case("wine", 8, 4, 10), Case("wine", 64, 32, 10, of_single=True)))
 
 
-def found(apart=1.0, small=1.0, large=1.0):
-    """Adam has ones everywhere; of the equation the spread of both cases, and the mean loss of each."""
+def found(own=1.0, single=1.0, small=1.0, large=1.0):
+    """Adam has ones everywhere; of the equation the spread and the mean loss of each case."""
     one = np.ones(3)
     return tuple(
-        Spread(np.arange(3), one, apart * one, one, 0 * one, x * one, 2 * one) for x in (small, large)
+        Spread(np.arange(3), one, apart * one, one, 0 * one, loss * one, 2 * one)
+        for apart, loss in ((own, small), (single, large))
     )
 
 
