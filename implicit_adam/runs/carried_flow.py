@@ -20,12 +20,12 @@ from implicit_adam.fields.carried.carried_field import (
     shown,
 )
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity
-from implicit_adam.fields.carried.mini_batch_noise import Noise, remembering, sampled_run
 from implicit_adam.fields.carried.two_branch import two_branch_velocity, two_branches
 from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.carried_options import check_sampled, checked_floor, checked_start
 from implicit_adam.runs.leaps import Leaps, RelativeToTheMove
+from implicit_adam.runs.mini_batch_noise import Noise, remembering, sampled_run
 from implicit_adam.runs.trajectory import Trajectory, all_finite
 from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
 
@@ -66,7 +66,7 @@ def carried_flow(
 
     - `rule`, `loss`, `params`, `steps`, `batches`, `noise`, `order`: as in `carried_field`.
     - `key`, e.g. `jax.random.key(0)`: one sampled run in mini-batches instead of the mean run: the memories
-      see normal gradients of the mini-batches' covariance (`fields.carried.mini_batch_noise`), at 2 gradients
+      see normal gradients of the mini-batches' covariance (`runs.mini_batch_noise`), at 2 gradients
       a leap. `jax.vmap` over keys gives the mean and the spread of runs, with what the spread does to the
       mean. Rules only, order 1, the default solver. Unlike a mean run it is no cheaper than a real one.
     - `replacement`: of a sampled run, whether mini-batches are drawn with replacement; by default every epoch

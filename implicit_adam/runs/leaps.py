@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from implicit_adam.fields.carried.carrier import Carrier, features_and_change
-from implicit_adam.fields.carried.mini_batch_noise import Noise
+from implicit_adam.runs.mini_batch_noise import Noise
 from implicit_adam.types import Scalar
 
 

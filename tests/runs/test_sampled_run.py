@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
-from implicit_adam.fields.carried.mini_batch_noise import Noise, remembering
 from implicit_adam.fields.carried.rule_carrier import carried_rule
 from implicit_adam.losses.problems import bilinear
 from implicit_adam.objective import raveled_loss
+from implicit_adam.runs.mini_batch_noise import Noise, remembering
 
 KEYS = jax.random.split(jax.random.key(0), 600)
 M = 3
