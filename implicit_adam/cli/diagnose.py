@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from implicit_adam.checks.imported import imported
 from implicit_adam.checks.numbers import check_count
 from implicit_adam.cli.arguments import integers
 from implicit_adam.cli.optax_names import PREFIX, parse_optax
@@ -105,17 +105,11 @@ def _rule(options: argparse.Namespace) -> AbstractOptimizer:
 def _problem(name: str) -> Problem:
     if name in PROBLEMS:
         return PROBLEMS[name]()
-    module, colon, function = name.partition(":")
-    if not (module and colon and function):
-        msg = f"unknown problem {name!r}; known are {', '.join(PROBLEMS)}, and your own as module:function"
-        raise ValueError(msg)
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        made = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        msg = f"{name}: {error}; name a function as module:function, for example mine:problem of ./mine.py"
-        raise ValueError(msg) from error
+    made = imported(
+        name,
+        f"unknown problem {name!r}; known are {', '.join(PROBLEMS)}, and your own as module:function",
+        "name a function as module:function, for example mine:problem of ./mine.py",
+    )()
     if not (isinstance(made, tuple) and len(made) in (2, 3)):
         msg = f"{name}() must return (loss, params) or (loss, params, batches), got {type(made).__name__}"
         raise ValueError(msg)

@@ -1,9 +1,6 @@
 """Rules by name: those of the library, and your own as `module:Class`."""
 
-import importlib
-import sys
-from pathlib import Path
-
+from implicit_adam.checks.imported import imported
 from implicit_adam.rules.adagrad import Adagrad
 from implicit_adam.rules.adam import Adam
 from implicit_adam.rules.adamw import AdamW
@@ -39,17 +36,11 @@ def rule_named(name: str) -> type[AbstractRule]:
     """
     if name in RULES:
         return RULES[name]
-    module, colon, owner = name.partition(":")
-    if not (module and colon and owner):
-        msg = f"unknown optimizer {name!r}; known are {', '.join(RULES)}, and your own rule as module:Class"
-        raise ValueError(msg)
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        found = getattr(importlib.import_module(module), owner)
-    except (ImportError, AttributeError) as error:
-        msg = f"{name}: {error}; name a class as module:Class, for example myrules:MyRule of ./myrules.py"
-        raise ValueError(msg) from error
+    found = imported(
+        name,
+        f"unknown optimizer {name!r}; known are {', '.join(RULES)}, and your own rule as module:Class",
+        "name a class as module:Class, for example myrules:MyRule of ./myrules.py",
+    )
     if not (isinstance(found, type) and issubclass(found, AbstractRule)):
         msg = f"{name} is not a rule: it must be a class that inherits from implicit_adam.AbstractRule"
         raise ValueError(msg)  # noqa: TRY004
