@@ -54,6 +54,12 @@ def check_schedule(schedule: Any, m: int, steps: int) -> Array | None:
     """The schedule is a list of batch indices 0 .. m-1, at least one a step; returned as an array."""
     if schedule is None:
         return None
+    if callable(schedule):
+        msg = (
+            "schedule is the order of the mini-batches, a 1-D integer array of batch indices, one a step; a "
+            "learning-rate schedule belongs to the optimizer: ia.Scheduled(ia.Adam(1.0), schedule)"
+        )
+        raise ValueError(msg)  # noqa: TRY004
     indices = schedule if is_traced(schedule) else plain_array("the entries of schedule", schedule)
     if not jnp.issubdtype(indices.dtype, jnp.integer) or indices.ndim != 1:
         msg = (

@@ -17,6 +17,7 @@ from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.from_optax.rule import Optax
 from implicit_adam.rules.from_optax.state import without_zeros
 from implicit_adam.rules.opt_state import last_step
+from implicit_adam.rules.scheduled import Scheduled
 from implicit_adam.runs.optimizer_run import on_from
 from implicit_adam.types import Batches, Loss, Params, Scalar
 
@@ -54,24 +55,31 @@ def check_known(owner: str, *trees: Any) -> None:
 
 
 def _of_transformation(inputs: Inputs, opt_state: Any) -> Any:
-    """The state of `rule.transformation()`; that of `ia.Optax`'s `tx` alone is one without the step size."""
-    if isinstance(inputs.rule, Optax) and _alike(opt_state, inputs.rule.tx, inputs.params):
-        return (opt_state, optax.scale(1.0).init(inputs.params))
-    if not _alike(opt_state, inputs.rule.transformation(), inputs.params):
+    """The state of `rule.transformation()`; that of `ia.Optax`'s `tx` alone is one without the step size, and
+    that of optax.adam(schedule) has the numbers of a scheduled rule's in other brackets.
+    """
+    rule, params = inputs.rule, inputs.params
+    if isinstance(rule, Optax) and _alike(opt_state, jax.eval_shape(rule.tx.init, params)):
+        return (opt_state, optax.scale(1.0).init(params))
+    expected = jax.eval_shape(rule.transformation().init, params)
+    if isinstance(rule, Scheduled) and _shapes(opt_state) == _shapes(expected):
+        return jax.tree.unflatten(jax.tree.structure(expected), jax.tree.leaves(opt_state))
+    if not _alike(opt_state, expected):
         msg = (
             "opt_state is not a state of this optimizer for these params: it must have the structure and "
             "shapes of tx.init(params), of the transformation given or of rule.transformation(); got "
-            f"{jax.tree.structure(opt_state)}"
+            f"{jax.tree.structure(opt_state)}, expected {jax.tree.structure(expected)}"
         )
         raise ValueError(msg)
     return opt_state
 
 
-def _alike(state: Any, tx: optax.GradientTransformation, params: Params) -> bool:
-    expected = jax.eval_shape(tx.init, params)
-    shapes = [jnp.shape(x) for x in jax.tree.leaves(state)]
-    same = jax.tree.structure(state) == jax.tree.structure(expected)
-    return same and shapes == [x.shape for x in jax.tree.leaves(expected)]
+def _alike(state: Any, expected: Any) -> bool:
+    return jax.tree.structure(state) == jax.tree.structure(expected) and _shapes(state) == _shapes(expected)
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return [jnp.shape(x) for x in jax.tree.leaves(tree)]
 
 
 def _steps_taken(opt_state: Any, step: Any) -> Any:

@@ -24,8 +24,8 @@ class Trajectory(NamedTuple):
       save, by the embedded method of the flow's solver; zero for an optimizer, NaN where the solver has none.
     - `validity`: (saves,) the largest ||f - f_0|| / ||f_0|| among the steps since the last save, the size of
       the correction over the leading flow (||h DF[v]|| / ||F|| at order 1): the expansion is to be trusted
-      below about 0.1 and says nothing above 1. Zero at the start; NaN for an optimizer and at order 0, which
-      correct nothing.
+      below about 0.1 and says nothing above 1. Zero at the start; NaN for an optimizer, for
+      `carried_flow`, and at order 0, which corrects nothing.
     - `rounding`: (saves,) how far (max norm) rounding each step to the parameters' dtype has moved the run so
       far. Where it is as large as the distance travelled, the steps are too small for the dtype. NaN where
       a solver hides its own steps (`stepsize_controller`, `smooth_flow`).

@@ -61,6 +61,7 @@ RUNS = {
     "scalar-batches": ({"batches": jnp.ones(())}, "leading axis"),
     "no-batches": ({"batches": jnp.ones((0, 3))}, "m >= 1"),
     "short-schedule": ({"schedule": jnp.zeros(3, int)}, "3 entries for 4 steps"),
+    "learning-rate": ({"schedule": lambda n: 1e-3}, "belongs to the optimizer"),
     "float-schedule": ({"schedule": jnp.zeros(4)}, "integer"),
     "matrix-schedule": ({"schedule": jnp.zeros((4, 1), int)}, "1-D"),
     "schedule-too-large": ({"schedule": jnp.asarray([0, 1, 2, 3])}, "0 .. 2"),

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.diagnosis import verdict
+from implicit_adam.diagnosis.moment import _of_transformation
+from implicit_adam.fields.carried.carried_field import carried_inputs
 from tests import examples
 from tests.fields.test_carried import NET, net_loss
 
@@ -258,6 +261,19 @@ def test_without_a_state_the_optimizer_takes_ten_steps_first():
     given = ia.diagnose(USUAL, net_loss, params, opt_state=state, k=2, **QUICK)
     assert fresh.step == given.step == 10
     np.testing.assert_allclose(fresh.velocity, given.velocity, rtol=1e-9)
+
+
+def test_a_scheduled_rule_takes_the_state_of_optax_on_that_schedule():
+    schedule = optax.cosine_decay_schedule(2.5e-3, 200)
+    rule = ia.Scheduled(ia.AdamW(1.0), schedule)
+    inputs = carried_inputs(rule, net_loss, NET, None, None)
+    g = jax.grad(net_loss)(NET)
+    states = []
+    for tx in (optax.adamw(schedule), rule.transformation()):
+        with jax.numpy_dtype_promotion("standard"):
+            states.append(tx.update(g, tx.init(NET), NET)[1])
+    assert jax.tree.structure(states[0]) != jax.tree.structure(states[1])
+    chex.assert_trees_all_close(_of_transformation(inputs, states[0]), states[1], rtol=1e-12)
 
 
 def test_a_state_of_something_else_is_refused():
