@@ -29,8 +29,8 @@ class Scheduled(AbstractRule):
     - `rule`: any rule; its h is the base step size.
     - `schedule`: a function of the step number, 0 at the first step, such as
       `optax.cosine_decay_schedule(1.0, 1000)`: a factor of h, so that for a schedule of learning rates the
-      rule has h = 1. `ia.Scheduled(ia.Adam(1.0), schedule)` is `optax.adam(schedule)`. A schedule that looks
-      like one of learning rates, over an h that is one already, is warned of.
+      rule has h = 1. `ia.Scheduled(ia.Adam(1.0), schedule)` makes the iterates of `optax.adam(schedule)`.
+      A schedule that looks like one of learning rates, over an h that is one already, is warned of.
 
     It multiplies the whole update, momentum and decay of the weights included, as in optax and PyTorch (in
     Keras's SGD the momentum remembers each gradient with the rate of its own step). Past updates enter the
@@ -43,6 +43,9 @@ class Scheduled(AbstractRule):
     schedule: Callable = eqx.field(static=True)
 
     def __init__(self, rule: AbstractRule, schedule: Callable):
+        if callable(rule) and isinstance(schedule, AbstractRule):
+            msg = "rule and schedule are swapped: ia.Scheduled(ia.Adam(1.0), schedule)"
+            raise ValueError(msg)  # noqa: TRY004
         check_rule(rule, AbstractRule)
         if not callable(schedule):
             msg = (

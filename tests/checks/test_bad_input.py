@@ -148,6 +148,7 @@ CALLS = [
     (lambda: ia.convergence(rule, loss, start, horizon=1.0, step_counts=(10.0, 20.0, 30.0)), "integer"),
     (lambda: ia.convergence(rule, loss, start, horizon=1.0, step_counts=(10, 20, 30), orders=1), "orders"),
     (lambda: ia.flow(rule, loss, start, 4, solver="heun"), "diffrax.Heun()"),
+    (lambda: ia.Scheduled(lambda n: 1.0, rule), "are swapped"),
     (lambda: ia.Scheduled(rule, 0.5), "function of the step number"),
     (lambda: ia.Scheduled(ia.Optax(0.1, rule.transformation()), abs), "ia.Adam"),
     (lambda: ia.Adam(abs), "ia.Scheduled"),
