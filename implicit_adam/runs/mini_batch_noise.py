@@ -94,8 +94,9 @@ def _batch_of_step(
     m = objective.m
     noise, P = _noise_and_epoch(objective, dtype, replacement=replacement)
     if replacement:
-        # Drawn anew in every step: r = 1/noise of them.
-        r, begin, epoch = 1 / noise, jnp.zeros((), dtype), jnp.asarray(n)
+        # Drawn anew in every step: r = 1/noise of them, and no more than there are.
+        r = jnp.minimum(1 / noise, jnp.full_like(noise, m))
+        begin, epoch = jnp.zeros((), dtype), jnp.asarray(n)
     else:
         r, tau = m / P, jnp.asarray(n, dtype)
         epoch = jnp.floor(tau / P)

@@ -65,6 +65,15 @@ def test_another_batch_size_has_epochs_of_its_own_length():
     assert abs(amid.var() / (0.01 * noise * VARIANCE) - 1) < 0.2
 
 
+@pytest.mark.parametrize("replacement", [False, True])
+def test_without_noise_a_sampled_run_is_that_of_the_full_batch(replacement):
+    run = lambda **options: ia.carried_flow(
+        ia.Adam(1e-2, 0.5, 0.7), parabola, jnp.zeros(1), 40, batches=SHIFTS, noise=0.0, start=10, **options
+    )
+    drawn = run(key=KEYS[0], replacement=replacement)
+    np.testing.assert_allclose(drawn.params, run().params, rtol=1e-9, atol=1e-12)
+
+
 def test_the_first_steps_are_those_of_the_optimizer_in_a_random_order():
     rule, key = ia.Adam(1e-2, 0.5, 0.7), jax.random.key(3)
     problem = bilinear()
