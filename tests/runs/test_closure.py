@@ -156,3 +156,18 @@ def test_what_it_cannot_do_is_refused_in_words():
         )  # fmt: skip
     with pytest.raises(ValueError, match="the gradient of the step before"):
         ia.carried_flow(ia.Optax(1e-3, optax.adan(1.0)), *arguments[1:], closure="two-branch")
+
+
+def test_what_alternates_grows_by_its_factor_in_a_step():
+    # Gradient descent with h lambda = 3: d becomes -(1 - 3) d = 2 d, far past its threshold of 2.
+    run = ia.carried_flow(
+        ia.GradientDescent(1.0),
+        lambda x: 1.5 * jnp.sum(x**2),
+        jnp.full(1, 1e-3),
+        24,
+        start=4,
+        save_every=1,
+        closure="two-branch",
+    )
+    d = jnp.abs(run.alternating[:, 0])
+    np.testing.assert_allclose(d[10:] / d[9:-1], 2.0, rtol=0.01)
