@@ -14,6 +14,7 @@ import implicit_adam as ia
 from implicit_adam.fields.carried.carried_field import carried_inputs, carrier_of
 from implicit_adam.fields.carried.carrier import carried_velocity
 from implicit_adam.fields.carried.two_branch import two_branch_velocity, two_branches
+from implicit_adam.paper.edge.networks import convolutions, on_digits
 from tests import examples
 
 SETTLED, H = 1e6, 0.1
@@ -171,3 +172,11 @@ def test_what_alternates_grows_by_its_factor_in_a_step():
     )
     d = jnp.abs(run.alternating[:, 0])
     np.testing.assert_allclose(d[10:] / d[9:-1], 2.0, rtol=0.01)
+
+
+def test_a_fast_burst_leaves_finite_numbers():
+    """A square that grows tenfold in a step was not there two steps ago, on a line through both."""
+    loss, params = on_digits(convolutions((6, 12)), 20)
+    run = ia.carried_flow(ia.Adam(2e-3, 0.5, 0.99), loss, params, 90, save_every=90, closure="two-branch")
+    assert run.finite
+    assert jax.vmap(loss)(run.params)[-1] < loss(params)
