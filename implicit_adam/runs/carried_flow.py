@@ -68,8 +68,8 @@ def carried_flow(
     - `key`, e.g. `jax.random.key(0)`: one sampled run in mini-batches instead of the mean run: the memories
       see normal gradients of the mini-batches' covariance (`runs.mini_batch_noise`), at 2 gradients
       a leap. `jax.vmap` over keys gives the mean and the spread of runs, with what the spread does to the
-      mean. Rules only, order 1, the default solver.
-      With `noise` above 1 the first steps have that of one of the batches given. Unlike a mean run it is no cheaper than a real one.
+      mean. Rules only, order 1, the default solver. With `noise` above 1 the first steps have the noise of
+      the batches given. Unlike a mean run it is no cheaper than a real one.
     - `replacement`: of a sampled run, whether mini-batches are drawn with replacement; by default every epoch
       goes through all of them.
     - `start`: how many steps the optimizer takes itself before the equation takes over; ten by default, in
