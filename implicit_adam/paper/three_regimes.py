@@ -25,6 +25,7 @@ from implicit_adam.rules import Adam
 from implicit_adam.runs.carried_flow import carried_flow
 from implicit_adam.runs.iterate import iterate
 from implicit_adam.runs.trajectory import Trajectory
+from implicit_adam.sweeps.sweep import sweep
 from implicit_adam.types import Loss
 
 # In the order of REGIMES: what the paper says brings each about.
@@ -78,32 +79,27 @@ def run(config: RegimesConfig, advance: Advance) -> ThreeRegimes:
     """Every point of the map with every seed, for every placement."""
     loss = digits(batches=1, samples=config.samples).mean_loss
 
-    @partial(jax.jit, static_argnums=0)
-    def one(placement: str, h: Any, beta: Any, rho: Any, seed: Any) -> Any:
+    def one(placement: str, h: Any, beta: Any, rho: Any, seed: Any) -> dict[str, jax.Array]:
         adam = Adam(h, beta, rho, config.eps, eps_in_sqrt=placement == "inside")
         params = digits_start(seed)
         regime = training_regime(iterate(adam, loss, params, config.steps), loss).regime
         every: Any = {"save_every": config.every, "memories": True}
         equation = carried_flow(adam, loss, params, config.steps, **every)
-        return regime, training_regime(equation, loss).regime, _edge(adam, loss, equation, config.looks)
+        predicted = training_regime(equation, loss).regime
+        return {"regime": regime, "predicted": predicted, "edge": _edge(adam, loss, equation, config.looks)}
 
     decays = [1 - 1 / memory for memory in config.memories]
-    points = [
-        (placement, h, beta, rho)
-        for placement in config.placements
-        for h in config.h
-        for beta in decays
-        for rho in decays
-    ]
-    rows = []
-    for i, (placement, *point) in enumerate(points):
-        numbers = [jnp.asarray(x, float) for x in point]
-        rows.append([jax.device_get(one(placement, *numbers, jnp.asarray(seed))) for seed in config.seeds])
-        advance((i + 1) / len(points))
-    shape = (len(config.placements), len(config.h), len(decays), len(decays), len(config.seeds))
-    return ThreeRegimes(
-        *(np.asarray(x).reshape(shape) for x in zip(*(one for row in rows for one in row), strict=True))
-    )
+    grid = {"h": config.h, "beta": decays, "rho": decays, "seed": config.seeds}
+    maps = []
+    for i, placement in enumerate(config.placements):
+
+        def told(done: int, lanes: int, i: int = i) -> None:
+            advance((i + done / lanes) / len(config.placements))
+
+        # One run a device at a time: adaptive solves of one program would wait for the longest.
+        at = partial(one, placement)
+        maps.append(sweep(at, grid, chunk_size=1, progress=told).values)
+    return ThreeRegimes(**{name: np.stack([found[name] for found in maps]) for name in ThreeRegimes._fields})
 
 
 def _edge(adam: Adam, loss: Loss, equation: Trajectory, looks: int) -> jax.Array:

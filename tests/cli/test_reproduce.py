@@ -138,6 +138,13 @@ def test_a_report_counts_verdicts_and_keeps_bars_out_of_its_table():
     assert "Not finished: without sgd, momentum." in unfinished
 
 
+def test_a_report_of_what_is_beyond_the_paper_says_so():
+    for name, heading in (("gd", "# The paper, re-checked"), ("edge", "# Beyond the paper, checked")):
+        text = report({name: made_up(name, "held")}, "command")
+        assert text.startswith(f"{heading}\n")
+        assert ("Not measured here" in text) == (name == "gd")
+
+
 def test_a_report_lists_a_setting_once_unless_it_differs_between_the_parts_of_an_item():
     claims = (Claim("a", "b", "c", "m", "held"), Claim("a", "d", "c", "m", "held"))
     quick = EXPERIMENTS["figure6"].quick
