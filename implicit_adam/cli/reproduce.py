@@ -235,7 +235,10 @@ def _run(name: str, experiment: Experiment, config: Any, out: Path, picture: str
     claims = experiment.claims(config, found)
     arrays: Any = dict(named_leaves(found, "/"))
     np.savez_compressed(out / f"{name}.npz", **arrays)
-    experiment.picture(config, found).savefig(out / f"{name}.{picture}", dpi=150)
+    pictures = {name: experiment.picture(config, found)}
+    pictures |= {f"{name}-{more}": one for more, one in experiment.more_pictures(config, found).items()}
+    for stem, one in pictures.items():
+        one.savefig(out / f"{stem}.{picture}", dpi=150)
     seconds = time.perf_counter() - started
     print(f"\n{experiment.title}  ({seconds:.0f} s)")
     for claim in claims:

@@ -34,7 +34,8 @@ class Experiment(NamedTuple):
     `picture(config, found)` draws them, a matplotlib Figure.
 
     `subject` is what it is measured on, `quick` the config of a run that takes seconds, `caveat` what to keep
-    in mind of the result, `tables(config, found)` what the report lists besides.
+    in mind of the result, `tables(config, found)` what the report lists besides. `more_pictures(config,
+    found)` are further pictures, by what is added to the experiment's name in the names of their files.
     """
 
     title: str
@@ -46,6 +47,7 @@ class Experiment(NamedTuple):
     picture: Callable[[Any, Any], Any]
     caveat: str = ""
     tables: Callable[[Any, Any], tuple[Table, ...]] = lambda config, found: ()
+    more_pictures: Callable[[Any, Any], dict[str, Any]] = lambda config, found: {}
 
 
 def decided(*, held: Any, refuted: Any) -> str:

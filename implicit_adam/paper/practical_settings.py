@@ -5,6 +5,7 @@ There h times memory is far from small, and the flows that expand the memory in 
 itself, in full batch, and in mini-batches against the mean of runs with reshuffled epochs.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,22 @@ LINES = {
     "sampling error": {"color": COLOURS[2], "linewidth": 1.0, "linestyle": "--"},
 }
 COLUMNS = 5
+# Of a picture that can be taken in at a glance.
+FEW = (
+    Case(TWO_LAYERS, flows=True),
+    Case(TWO_LAYERS, "Muon", h=2e-3, steps=1000),
+    Case("CNN", steps=400, samples=100),
+    Case(TWO_LAYERS, batches=10, runs=16),
+)
+
+
+def more_pictures(config: PracticalConfig, found: tuple[Prediction, ...]) -> dict[str, Any]:
+    """The same of a few of the cases."""
+    few = [(case, one) for case, one in zip(config.cases, found, strict=True) if case in FEW]
+    if not few:
+        return {}
+    cases, predictions = zip(*few, strict=True)
+    return {"few": picture(replace(config, cases=cases), predictions)}
 
 
 @styled
@@ -135,4 +152,5 @@ PRACTICAL_SETTINGS = Experiment(
     "samples: their gradients' variance, over the batch size, is all that the equation then knows of the "
     "mini-batches (`noise` in `ia.carried_flow`). Eq. (4): its bias, and what memory and step change of the "
     "carried velocity, along the gradient of the perturbed one-norm.",
+    more_pictures=more_pictures,
 )
