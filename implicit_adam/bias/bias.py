@@ -95,7 +95,7 @@ def _bias(inputs: Inputs) -> Params:
 
 
 def late_denominator(rule: AbstractRule, objective: Objective, theta: Vector) -> Vector:
-    """R for n to infinity, all gradients taken at theta, on flat vectors."""
+    """The R of `bias` for n to infinity, with all gradients taken at theta, on flat vectors."""
     (g,) = objective.gradients(theta)
     kernels = rule.kernels(jnp.inf)
     s = tuple(mass(kernel, jnp.inf) * psi for kernel, psi in zip(kernels, rule.features(g), strict=True))

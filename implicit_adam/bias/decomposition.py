@@ -1,4 +1,4 @@
-"""The modified field, split by cause."""
+"""The modified field of order 1, split by cause."""
 
 from typing import Any, NamedTuple
 

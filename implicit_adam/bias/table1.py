@@ -33,8 +33,7 @@ class Regimes(NamedTuple):
 
     - `brace`: the factor in braces for each coordinate, a pytree like params; positive penalises the norm.
     - `positive`: the share of coordinates where the brace is positive.
-    - `alignment`: cosine between the bias and the gradient of the norm; at -1 the norm's decrease is
-      hindered.
+    - `alignment`: cosine of the bias and the gradient of the norm; at -1 its decrease is only hindered.
     - `eps_small`, `eps_between`, `eps_large`: shares of coordinates: g^2 > 100 eps, between, g^2 < eps/100;
       with eps outside the root |g| > 100 eps, between, |g| < eps/100.
     - `cell`: index into `CELLS`: the cell that over half of the coordinates are in, with the sign it states.

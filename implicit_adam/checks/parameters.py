@@ -13,7 +13,7 @@ SPLIT = (
     "Leave out what is not trained and give it back inside the loss. In equinox: params, rest = "
     "eqx.partition(model, eqx.is_inexact_array) and loss = lambda params: f(eqx.combine(params, rest)); "
     "in flax: graph, params, rest = nnx.split(model, nnx.Param, ...) and f(nnx.merge(graph, params, rest)); "
-    "of a dict: take its other entries"
+    "in a dict: pass only the entries that are trained"
 )
 
 

@@ -1,4 +1,4 @@
-"""Modified losses: the loss E~ that an optimizer implicitly descends, where its modified field has one.
+"""Modified losses: the loss E~ that an optimizer implicitly descends, if its modified field is a gradient.
 
 For n large, with b and r the decays of the averages of g and g^2, the iterates follow
 
@@ -103,7 +103,7 @@ def adam_large_eps(rule: Adam | RMSProp, loss: Loss) -> ModifiedLoss:
     For n large and eps large, max_j |grad_j E| << sqrt(eps), the field of full-batch Adam is -grad E~. Up to
     a linear change of step and time this is `heavy_ball` (Example 2.1). E~ is in units of the loss /
     sqrt(eps) and does not depend on rho. Arguments and errors as in `gradient_descent`. Also refused is an
-    eps outside the square root: there the field differs from -grad E / eps by the relative amount |grad_j E|
+    eps outside the square root: there the field differs from -grad E / eps by a relative amount of |grad_j E|
     / eps, which no large eps makes small compared with the correction, of relative size h / eps.
     """
     check_kind("modified_losses.adam_large_eps", rule, Adam, RMSProp)

@@ -1,4 +1,4 @@
-"""Explicit gradient penalties: the terms that modified equations find implicit, added to the loss.
+"""Explicit gradient penalties: the implicit terms of modified equations, added to the loss.
 
 Each function takes a loss, `loss(params)` or `loss(params, batch)`, and returns one of the same signature,
 

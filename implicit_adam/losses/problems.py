@@ -31,7 +31,7 @@ class Problem(NamedTuple):
     """A loss with a starting point, its mini-batches, and the scales that a study of it uses.
 
     - `batches`: None if the loss depends on the parameters alone.
-    - `start`: `start(seed)` draws other starting parameters, where the seed may be traced; None if it cannot.
+    - `start`: `start(seed)` draws other starting parameters (the seed may be traced); None if there are none.
     - `horizon`: a time in which an optimizer that moves about one unit per unit of time, such as Adam,
       changes the gradient considerably. `short_horizon` is used where every step is expensive (orders beyond
       1 with mini-batches), `gradient_horizon` for an optimizer that moves by gradients. None: as `horizon`.

@@ -86,7 +86,7 @@ def _check_hyperparameters(rule: AbstractOptimizer) -> None:
         elif isinstance(getattr(rule, field.name), float):
             msg = (
                 f"{type(rule).__name__}: {field.name} must become an array, to be swept and differentiated: "
-                f"{field.name}: Array = eqx.field(converter=scalar, metadata=POSITIVE), of ia.rules"
+                f"{field.name}: Array = eqx.field(converter=scalar, metadata=POSITIVE), from ia.rules"
             )
             raise ValueError(msg)
 

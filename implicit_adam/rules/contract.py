@@ -17,7 +17,7 @@ from implicit_adam.rules.hyperparameters import made_up
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.types import StepNumber, Vector
 
-# Stands for the number of parameters: a length that no other axis has.
+# Stands for the number of parameters: a length that no other axis should have.
 P = 7919
 
 
@@ -50,7 +50,7 @@ def settles(rule: Any) -> bool:
     """Whether the update frozen at a point approaches a limit as fast as the memory fades.
 
     Evaluated with made-up hyperparameters, since the rule's own may be traced. Their decays are at most .7,
-    so that the memory has faded to rounding after a thousand steps; an update that still changes then has no
+    so the memory has faded to rounding after a thousand steps: an update that still changes then has no
     limit.
     """
     return _settles(_kind(rule))
@@ -188,7 +188,7 @@ def _of_kernels(kind: Kind, field: str) -> Any:
 
 
 def _program(f: Callable[..., Any], *args: Any) -> Any:
-    # Hyperparameters take the parameters' dtype only later.
+    # Hyperparameters are cast to the parameters' dtype only later.
     with jax.numpy_dtype_promotion("standard"):
         return jax.make_jaxpr(f)(*args)
 

@@ -76,7 +76,7 @@ def linear_part(rule: AbstractRule, n: StepNumber) -> LinearPart:
     if not is_traced(part.scale) and jnp.any(jnp.isnan(part.scale)):
         msg = (
             f"the linear part of {type(rule).__name__} is not one fading filter of the gradient: its "
-            "response to gradients or parameters differs between points in more than a factor, or never fades"
+            "response to gradients or parameters differs between points by more than a factor, or never fades"
         )
         raise ValueError(msg)
     return part
@@ -96,8 +96,7 @@ def _tried(rule: AbstractRule, n: StepNumber) -> LinearPart:
     response = jnp.stack([along(i) for i in range(len(s))])
     total = jnp.sum(jnp.abs(response), axis=0)
     share = response / jnp.where(total > 0, total, jnp.ones_like(total))[None]
-    # Where the update saturates, as Lion's does, shares are rounding errors: use the point of largest
-    # response.
+    # Where the update saturates, as Lion's does, shares are rounding; use the point of largest response.
     best = share[:, jnp.argmax(total)]
     same = (jnp.abs(share - best[:, None]) <= _rounding(g)) | (total == 0)[None]
     _, decay = jax.jvp(lambda theta: rule.readout(s, theta, n), (theta,), (jnp.ones_like(theta),))

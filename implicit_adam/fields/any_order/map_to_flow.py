@@ -34,8 +34,7 @@ class Viewpoints(NamedTuple):
 
     - `how_many`: the number of points.
     - `displacement(i, P_i)`: the i-th coefficient of P at the points -> the next coefficient of the points.
-    - `result(i, P_i)`: the i-th coefficient of P at the points -> the i-th coefficient of the result, G or
-      -f.
+    - `result(i, P_i)`: the i-th coefficient of P at the points -> that of the result, G or -f.
     """
 
     how_many: int

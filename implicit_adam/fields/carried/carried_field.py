@@ -26,7 +26,7 @@ HIGHEST_CARRIED_ORDER = 1
 
 @final
 class CarriedField(eqx.Module):
-    """The right side of the equation with carried memory, `field(t, (params, memories))`; `carried_field`."""
+    """The right side of the equation with carried memory, `field(t, (params, memories))`."""
 
     rule: AbstractOptimizer
     loss: Loss = eqx.field(static=True)
@@ -192,8 +192,8 @@ def check_no_delays(inputs: Inputs) -> None:
     delays = delays_of(inputs)
     if delays:
         msg = (
-            f"this transformation keeps the gradient of the step before ({', '.join(delays)}), which is "
-            "that of the other branch and no smooth memory; leave out the closure"
+            f"this transformation keeps the gradient of the step before ({', '.join(delays)}), which "
+            "comes from the other branch and is not a smooth memory; leave out the closure"
         )
         raise ValueError(msg)
 

@@ -12,10 +12,10 @@ with an error of O(h^2) whatever the decays and eps are, h/(1-d) = O(1) included
 with t; but a bias correction, a sum or a memory that is still filling changes with n, and without the second
 difference the first steps after the start would cause an error of O(h).
 
-The change of psi in a step comes from a second gradient, one step ago: psi(t) - psi(t-h), with theta(t-h) =
-theta + h F. An evaluation costs two gradients for any number of memories and no Hessian-vector product. Order
-0 neglects all changes within a step (no change of psi, no second difference, theta(t - h/2) = theta); it
-costs one gradient and has an error of O(h).
+The change of psi in a step comes from a second gradient, one step ago: psi(t) - psi(t-h), where
+theta(t-h) = theta + h F. An evaluation costs two gradients for any number of memories and no Hessian-vector
+product. Order 0 neglects all changes within a step (no change of psi, no second difference,
+theta(t - h/2) = theta); it costs one gradient and has an error of O(h).
 """
 
 from collections.abc import Callable

@@ -5,9 +5,9 @@ lambda = -log d,
 
     A' = r psi(t - delta h) - lambda A,        r = lambda/(1-d),        delta = 1/(1-d) - 1/lambda
 
-is exact for both. With `change` the change of psi in one step, v steps later (earlier for v < 0)
+is exact for both. With `change` the change of psi in one step, v steps later (earlier for v < 0),
 
-    A(t + v h) = d^v A + G psi + C change,     G = (1 - d^v)/(1-d),     C = (v - G)/(1-d)
+    A(t + v h) = d^v A + G psi + C change,     G = (1 - d^v)/(1-d),     C = (v - G)/(1-d).
 
 For v = 1 this is d A + psi whatever the change: the optimizer's own step. For d = 1, a sum, G = v and
 C = v(v-1)/2. The state kept is S = (1-d) A, an average, or A itself for d = 1.
@@ -31,7 +31,7 @@ def weight(d: Scalar) -> Scalar:
 
 
 def rate(d: Scalar, S: Values, psi: Values, change: Values) -> Values:
-    """S' per step."""
+    """The derivative S' per step."""
     fading = _rate_of_decay(d)
     growth = jnp.where(d < 1, fading, jnp.ones_like(d))
     moving = growth * (psi - _delta(fading) * change) - fading * S
@@ -63,7 +63,7 @@ def _behind(d: Scalar, v: Scalar) -> Scalar:
 
 
 def _along_a_line(d: Scalar, G: Scalar, v: Scalar) -> Scalar:
-    """C = (v - G)/(1-d) = r v [G (1 + B(lambda v)) - delta], B(u) = 1/expm1(u) - 1/u: nothing cancels."""
+    """C = (v - G)/(1-d) = r v [G (1 + B(lambda v)) - delta], B(u) = 1/expm1(u) - 1/u: no cancellation."""
     fading = _rate_of_decay(d)
     r = jnp.where(d < 1, fading / weight(d), jnp.ones_like(d))
     return r * v * (G * (1 + inverse_expm1_regular(fading * v)) - _delta(fading))

@@ -7,8 +7,8 @@ follows from psi(t) and its change, on a line.
 
 The update of the step from t - h/2 to t + h/2 comes from `update` at the gradient, the point and the memories
 of t - h/2, with the counters n = t/h - 1/2. What is known is the memory after the step, A = y(t + h/2). So
-the memory before it is set to (A - (1-d) psi')/d, with the psi' of the given gradient, which equals y(t -
-h/2) to O(h^2): then the new state is A whatever psi' is, as for a rule.
+the memory before it is set to (A - (1-d) psi')/d, with the psi' of the given gradient; this is y(t - h/2) to
+O(h^2), and the new state is A whatever psi' is, as for a rule.
 
 With mini-batches the mean of `update` over them is taken, each from the same state: both for psi and for the
 update itself, in which the present gradient differs between mini-batches while the memories are those of the
@@ -140,7 +140,7 @@ def _check_batches(packed: Packed, objective: Objective) -> None:
     if objective.batches is not None and packed.delays:
         msg = (
             f"this transformation keeps the gradient of the step before ({', '.join(packed.delays)}), "
-            "which is that of another mini-batch and differs by as much as mini-batches do: the mean run "
-            "has no equation in mean memories; leave out the batches and take their mean as the loss"
+            "which comes from another mini-batch, so that the mean over random orders has no equation in "
+            "mean memories; leave out the batches and use the mean over them as the loss"
         )
         raise ValueError(msg)

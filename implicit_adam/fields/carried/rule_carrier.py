@@ -140,7 +140,7 @@ def signless(rule: AbstractRule) -> tuple[bool, ...]:
 
 
 def which_are_deltas(rule: AbstractRule) -> tuple[tuple[bool, ...], ...]:
-    """Whether each exponential of each kernel is the present gradient alone: a decay that is 0 in any case.
+    """Whether each exponential of each kernel is the present gradient alone: decay 0 for all hyperparameters.
 
     Found with made-up hyperparameters.
     """

@@ -42,7 +42,7 @@ def check_has_limit(rule: Any) -> None:
     if not has_limit(rule):
         msg = (
             f"{type(rule).__name__} has no limit for n to infinity: its memory never fades, or its update "
-            "goes on changing with n, as on a schedule; use vector_field at a step n"
+            "keeps changing with n, as on a schedule; use vector_field at a step n"
         )
         raise ValueError(msg)
 

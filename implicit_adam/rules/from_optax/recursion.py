@@ -60,6 +60,7 @@ class _Seen(NamedTuple):
     """One step from one state, an entry for each memory: d, and relative sizes of what should vanish.
 
     - `spread`: how far d is from one number; `bent`: y_(n+1) - d y_n - (1-d) psi by differences.
+    - `least`: the smallest (1-d) psi; `finite`: whether all numbers are.
     - `off`: how far a step at a floating step number is from the transformation's own.
     """
 

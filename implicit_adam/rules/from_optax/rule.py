@@ -24,8 +24,8 @@ class Optax(AbstractOptimizer):
       transformation in place of an optimizer counts as h = 1: its own learning rate is the step size, and
       time is counted in steps. Runs and fields warn if `tx` still has a small learning rate beside a small h
       (`from_optax.rate`).
-    - `tx`: e.g. `optax.adabelief(1.0)` or a chain. Make it once: for JAX each new transformation is a new
-      function and is compiled anew, while `h` is traced.
+    - `tx`: e.g. `optax.adabelief(1.0)` or a chain. Make it once: JAX takes each new transformation for a new
+      function and compiles again, while `h` is traced.
     - `window`: how many past steps the vector field looks back; None for all. The memory then starts empty at
       step n - window, or up to one period of the state earlier, with step counters set as if it had run. A
       memory of decay b is cut with a relative error of about b^window.
@@ -50,7 +50,7 @@ class Optax(AbstractOptimizer):
 
 
 def as_optimizer(rule: Any) -> Any:
-    """A bare optax transformation as `Optax` with h = 1: its learning rate is the step size. Others stay."""
+    """A bare optax transformation becomes `Optax` with h = 1: its learning rate is the step size."""
     is_transformation = isinstance(rule, optax.GradientTransformation)
     return Optax(1.0, rule) if is_transformation else rule
 
