@@ -64,7 +64,7 @@ from implicit_adam.sweeps import sweep as sweep
 
 __version__ = "0.1.0"
 
-# Packages of their own, imported when first asked for: ia.plotting, ia.networks, ia.datasets.
+# Imported on first use: ia.plotting, ia.networks, ia.datasets.
 _LATER = ("datasets", "networks", "plotting")
 
 __all__ = [
@@ -137,5 +137,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What is public, for tab completion: neither submodules by the way nor helpers."""
+    """The public names, for tab completion, without internal submodules and helpers."""
     return sorted([*__all__, *_LATER, "__version__", "__doc__", "__file__", "__name__", "__path__"])

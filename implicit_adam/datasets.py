@@ -20,7 +20,7 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """What is public, for tab completion."""
+    """The public names, for tab completion."""
     return sorted(__all__)
 
 
@@ -40,9 +40,9 @@ class ImageData(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The files of a data set, the records that each holds, and the label bytes before an image.
+    """The files of a data set, the number of records in each, and the label bytes before each image.
 
-    CIFAR-100 has two label bytes, the coarse and the fine; the last one is the label.
+    CIFAR-100 has two label bytes, coarse and fine; the last one is the label.
     """
 
     subfolder: str
@@ -76,10 +76,10 @@ CIFAR = {
 def cifar(name: str, folder: Any, *, allow_partial: bool = False) -> ImageData:
     """The images and labels of "cifar10" or "cifar100" (fine labels) in their official order.
 
-    - `folder`: where the official binary files lie, or the folder that their archive was unpacked in.
-    - `allow_partial`: accept files of any number of whole records >= 1, such as subsets.
+    - `folder`: the folder with the official binary files, or the one in which their archive was unpacked.
+    - `allow_partial`: accept files with any number >= 1 of whole records, such as subsets.
 
-    Raises `ValueError` for another name, missing files, files of a wrong size and labels out of range.
+    Raises `ValueError` for an unknown name, missing files, files of the wrong size and labels out of range.
     """
     if name not in CIFAR:
         msg = f"name must be one of {', '.join(CIFAR)}, got {name!r}"
@@ -99,9 +99,9 @@ def cifar(name: str, folder: Any, *, allow_partial: bool = False) -> ImageData:
 def parsed(
     content: bytes, label_bytes: int, classes: int
 ) -> tuple[UInt8[np.ndarray, "n height width channels"], Int32[np.ndarray, " n"]]:
-    """Any number of whole records, `label_bytes` + 3072 bytes each: images (n, 32, 32, 3) and labels (n,).
+    """Images (n, 32, 32, 3) and labels (n,) from n whole records of `label_bytes` + 3072 bytes each.
 
-    An image is stored channel by channel, rows first. Raises `ValueError` for a part of a record, for no
+    An image is stored channel by channel, rows first. Raises `ValueError` for an incomplete record, for no
     record, and for a label >= `classes`.
     """
     size = label_bytes + PIXEL_BYTES
@@ -121,11 +121,11 @@ def parsed(
 def channel_statistics(
     images: UInt8[np.ndarray, "n height width channels"],
 ) -> tuple[Float32[np.ndarray, " channels"], Float32[np.ndarray, " channels"]]:
-    """Mean and standard deviation of every channel over all images, of bytes scaled to [0, 1].
+    """Mean and standard deviation of each channel over all images, for bytes scaled to [0, 1].
 
-    Raises `ValueError` for a channel that is constant, which nothing can normalise.
+    Raises `ValueError` for a constant channel, which cannot be normalised.
     """
-    # By counting: exact, and 50000 images never become floating-point numbers at once.
+    # By counting byte values: exact, and 50000 images never become floating-point numbers at once.
     values = np.arange(256) / 255
     counts = np.stack([np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(images, -1, 0)])
     weights = counts / counts.sum(axis=1, keepdims=True)
@@ -142,7 +142,7 @@ def normalised(
     mean: Float[Array | np.ndarray, " channels"],
     std: Float[Array | np.ndarray, " channels"],
 ) -> Float32[Array, "n height width channels"]:
-    """(images / 255 - mean) / std in float32, each channel by its own; of the training images, by custom."""
+    """(images / 255 - mean) / std in float32, per channel; usually mean and std of the training images."""
     scaled = jnp.asarray(images).astype(jnp.float32) / 255
     mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (mean, std))
     return jax.lax.div(*jnp.broadcast_arrays(scaled - mean, std))
@@ -164,7 +164,7 @@ def _place(name: str, layout: Layout, folder: Path) -> Path:
 
 
 def _read(path: Path, layout: Layout, count: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """One file; of exactly `count` records, unless None."""
+    """The images and labels of one file, which must have exactly `count` records unless `count` is None."""
     content = path.read_bytes()
     size = layout.label_bytes + PIXEL_BYTES
     if count is not None and len(content) != count * size:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever kills the writer, and what is named in them: arrays, versions."""
+"""Files that are complete or absent even if the writer is killed; names of arrays; installed versions."""
 
 import contextlib
 import os
@@ -13,9 +13,10 @@ import numpy as np
 
 
 def save_arrays(path: Path, arrays: dict[str, Any], note: str) -> None:
-    """Write an npz beside `path`, then rename: a reader sees all or nothing, also with several writers.
+    """Write an npz file atomically: to a temporary file beside `path`, then renamed.
 
-    Raises the `OSError` of a full or read-only disk with `note` added: what is intact and how to go on.
+    A reader sees all or nothing, even with several writers. If the disk is full or read-only, raises the
+    `OSError` with `note` added, which says what is intact and how to go on.
     """
     name = None
     try:
@@ -35,14 +36,14 @@ def save_arrays(path: Path, arrays: dict[str, Any], note: str) -> None:
 
 
 def _mode_of_new_files() -> int:
-    """A temporary file is its owner's alone; what it becomes is readable to whom any other new file is."""
+    """The permissions of an ordinary new file; a temporary file is readable by its owner alone."""
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
 
 
 def check_writable(name: str, folder: Any) -> Path:
-    """A folder to write to, made and tried before anything runs."""
+    """The folder to write to, created and tested before anything runs; `ValueError` if that fails."""
     if not isinstance(folder, str | os.PathLike):
         msg = f"{name} must be the name of a folder, got {folder!r}"
         raise ValueError(msg)  # noqa: TRY004
@@ -58,7 +59,7 @@ def check_writable(name: str, folder: Any) -> Path:
 
 
 def named_leaves(tree: Any, separator: str) -> list[tuple[str, Any]]:
-    """The leaves of a pytree by their path; "" for a bare leaf."""
+    """(path, leaf) for every leaf of a pytree; the path of a bare leaf is empty."""
     return [
         (separator.join(map(_entry, path)), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]
@@ -69,7 +70,7 @@ def _entry(key: Any) -> str:
 
 
 def installed(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those packages that are installed."""
+    """The version of each of the packages that is installed."""
     versions = {}
     for package in packages:
         with contextlib.suppress(PackageNotFoundError):

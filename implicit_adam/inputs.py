@@ -1,4 +1,4 @@
-"""What a run takes (an optimizer, a loss, a start, batches and their order), checked and in one dtype."""
+"""The inputs of a run (optimizer, loss, start, batches and their order), checked and cast to one dtype."""
 
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
@@ -24,9 +24,9 @@ from implicit_adam.types import Batches, Loss, Params, Scalar, Schedule, Vector,
 
 
 class Inputs(NamedTuple):
-    """An optimizer on a loss from a start. A pytree of arrays but for the loss, so that it can be jitted.
+    """The inputs of a run: a pytree of arrays, except for the loss, so that it can be passed to jit.
 
-    `program`, the digest of `identified`, is what a compiled run is kept by, beside the functions themselves.
+    `program` is the digest from `identified`; compiled runs are cached by it and by the functions themselves.
     """
 
     rule: Any
@@ -50,7 +50,7 @@ class Inputs(NamedTuple):
         return ravel(self.params)
 
     def unraveled(self, theta: Vector) -> Params:
-        """A flat vector as a pytree like the start, in its dtype."""
+        """A flat vector as a pytree like the start, in the start's dtype."""
         return jax.tree.map(
             lambda x, like: x.astype(like.dtype), unravel_like(self.params)(theta), self.params
         )
@@ -68,12 +68,13 @@ def checked_inputs(
     products: bool = True,
     equation: bool = True,
 ) -> Inputs:
-    """Refuse with a `ValueError` whatever cannot be run.
+    """The inputs of a run; raises `ValueError` for anything that cannot be run.
 
-    The hyperparameters take the dtype of the vector theta: the parameters' own, but float32 at least.
+    The hyperparameters are cast to the dtype of theta: that of the parameters, but at least float32.
 
-    - `products`: whether Hessian-vector products will be taken, which must be derivatives of the gradient.
-    - `equation`: whether the optimizer must have a modified equation, as a rule has; `iterate` needs none.
+    - `products`: whether Hessian-vector products will be taken; they must then be the gradient's derivatives.
+    - `equation`: whether the optimizer must have a modified equation, as every rule has; `iterate` needs
+      none.
     """
     rule = as_optimizer(rule)
     check_rule(rule, AbstractOptimizer)
@@ -93,7 +94,7 @@ def checked_inputs(
 
 
 def _nan_with(rule: AbstractOptimizer, params: Params) -> Params:
-    """A hyperparameter that was traced, so that it could not be refused, and is NaN now leaves no number."""
+    """The parameters, or NaN if a traced hyperparameter, which could not be checked before, is NaN."""
     wrong = [jnp.isnan(x) for x in jax.tree.leaves(rule) if is_traced(x)]
     if not wrong:
         return params
@@ -102,21 +103,20 @@ def _nan_with(rule: AbstractOptimizer, params: Params) -> Params:
 
 
 def identified(inputs: Inputs, *watching: Callable[[Params], Any]) -> Inputs:
-    """With a digest of what the loss and the optimizer compute and of the arrays that they capture.
+    """The inputs with a digest of what the loss and the optimizer compute, and of the arrays they capture.
 
-    Or that functions of the parameters do, if a run is to watch any.
-
-    A run compiled for one digest is never used for another: after the data that a loss reads have changed,
-    the next run sees the new ones, and nothing is compiled again for unchanged code and data.
+    The digest also covers the functions of the parameters that a run is `watching`. A compiled run is reused
+    only for the same digest: if the data that a loss reads have changed, the next run sees the new data, and
+    nothing is compiled again for unchanged code and data.
     """
     rule, loss = inputs.rule, inputs.loss
     arguments = first_arguments(inputs.params, inputs.batches)
     jaxprs = [_traced(loss, lambda loss, *arguments: loss(*arguments), *arguments)]
     if may_hide(jaxprs[0]):
-        # What a custom derivative captures is seen only where it is taken.
+        # Arrays captured by a custom derivative appear only in the program of the derivative.
         jaxprs.append(_traced(loss, _product, *arguments))
     if rule is not None:
-        # Only to be told from other optimizers: what mixes dtypes may do so here, as it may in optax.
+        # This trace only identifies the optimizer, which may mix dtypes, as in optax.
         with jax.numpy_dtype_promotion("standard"):
             jaxprs.append(_traced(rule, _first_step, inputs.params))
     jaxprs.extend(_traced(f, lambda f, params: f(params), inputs.params) for f in watching)
@@ -124,7 +124,7 @@ def identified(inputs: Inputs, *watching: Callable[[Params], Any]) -> Inputs:
 
 
 def _traced(owner: Any, f: Callable[..., Any], *arguments: Any) -> Any:
-    """The jaxpr of f(owner, *arguments), in which the arrays among the owner's leaves are arguments too."""
+    """The jaxpr of f(owner, *arguments), with the arrays among the owner's leaves as arguments."""
     arrays, rest = eqx.partition(owner, eqx.is_array)
     return trace(lambda arrays, *args: f(eqx.combine(arrays, rest), *args), arrays, *arguments)[0]
 
@@ -134,7 +134,7 @@ def _product(loss: Loss, params: Params, *batch: Any) -> Params:
 
 
 def _first_step(rule: AbstractOptimizer, params: Params) -> Any:
-    """All that a rule computes: its twin's step and, if it has them, features, kernels and readout."""
+    """All that an optimizer computes: its twin's step and, if it has them, features, kernels and readout."""
     theta, n = ravel(params), jnp.zeros((), int)
     twin = on_vectors(rule.transformation(), unravel_like(params))
     update, _ = twin.update(theta, twin.init(theta), theta)

@@ -1,4 +1,4 @@
-"""Loops whose length is only known when they run, which reverse mode cannot pass; sums one term at a time."""
+"""Loops of traced length, which reverse mode cannot differentiate, and sums taken one term at a time."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,19 +21,20 @@ FORWARD_ONLY = (
 
 
 def loop(first: Any, last: Any, advance: Callable[[Any, State], State], start: State) -> State:
-    """`jax.lax.fori_loop`, which reverse mode refuses in words where a bound is traced."""
+    """`jax.lax.fori_loop`; if a bound is traced, reverse mode raises a readable error."""
     end = jax.lax.fori_loop(first, last, advance, start)
     return forward_only(end) if is_traced(first) or is_traced(last) else end
 
 
 def forward_only(tree: State) -> State:
-    """The same; raises `RuntimeError` where reverse mode comes by."""
+    """The tree unchanged; differentiating it in reverse mode raises `RuntimeError`."""
     return eqxi.nondifferentiable_backward(tree, msg=FORWARD_ONLY)
 
 
 def scanned_sum(f: Callable[[Any], PyTree], xs: PyTree) -> PyTree:
-    """sum_i f(xs[i]) over the leading axis, one at a time, in float32 at least: in bfloat16 a sum of ones
-    stops at 256.
+    """sum_i f(xs[i]) over the leading axis, one term at a time, in float32 or wider.
+
+    In bfloat16 a sum of ones would stop at 256.
     """
 
     def add(total: PyTree, x: Any) -> tuple[PyTree, None]:
@@ -45,9 +46,9 @@ def scanned_sum(f: Callable[[Any], PyTree], xs: PyTree) -> PyTree:
 
 
 def scanned_rows(step: Callable[[State, Any], tuple[State, PyTree]], state: State, xs: PyTree) -> PyTree:
-    """The rows of `jax.lax.scan(step, state, xs)`, kept in the carry.
+    """The stacked outputs of `jax.lax.scan(step, state, xs)`, collected in the carry.
 
-    Inside `jax.ensure_compile_time_eval` JAX 0.7 cannot make the array that a scan stacks its rows in.
+    Inside `jax.ensure_compile_time_eval` JAX 0.7 cannot make the array in which a scan stacks its outputs.
     """
     count = len(jax.tree.leaves(xs)[0])
     shapes = jax.eval_shape(lambda state: step(state, jax.tree.map(lambda x: x[0], xs))[1], state)

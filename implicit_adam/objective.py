@@ -1,11 +1,11 @@
-"""The loss of each mini-batch as a function of one flat vector: raveled once, formulas stay the paper's.
+"""The mini-batch losses as functions of one flat vector, so that formulas read as in the paper.
 
-Below this line parameters are a vector theta of length p; the m mini-batch losses are E_0 .. E_{m-1} and
-step n uses E_b with b = schedule[n] (cyclic, n mod m, when there is no schedule).
+Below this layer the parameters are a vector theta of length p. The m mini-batch losses are E_0 .. E_{m-1},
+and step n uses E_b with b = schedule[n] (cyclic, n mod m, without a schedule).
 
-Parameters narrower than float32 (bfloat16, float16) become a float32 vector: the loss is evaluated in their
-own dtype and everything else (hyperparameters, memories, fields, solvers) in float32, since in bfloat16 the
-decays .996 and .998 are one number and a step of a small h moves nothing.
+Parameters narrower than float32 (bfloat16, float16) become a float32 vector. The loss is evaluated in their
+own dtype, everything else (hyperparameters, memories, fields, solvers) in float32: in bfloat16 the decays
+.996 and .998 are the same number, and a step with a small h moves nothing.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,14 @@ Gradients = Float[Array, "m p"]
 
 
 class Objective(NamedTuple):
-    """The m mini-batch losses on flat vectors and the order in which the steps visit them.
+    """The m mini-batch losses on flat vectors, and the order in which the steps visit them.
 
-    `dtype` is the parameters' own, where that is narrower than theta's.
-    `shift`, if given, is the small time over which a shifted gradient stands in for a Hessian-vector product,
-    Hess E v = (grad E(theta + shift v) - grad E(theta)) / shift + O(shift), at half of its cost. It is made
-    longer where rounding would spoil the difference (`_shift_along`).
-    `noise`, if given, is how many times the variance of the mini-batches' gradients a mean over them has.
+    - `dtype`: the parameters' own dtype, if it is narrower than theta's.
+    - `shift`: if given, a difference of gradients over this short time replaces Hessian-vector products,
+      Hess E v = (grad E(theta + shift v) - grad E(theta)) / shift + O(shift), at half the cost. It is made
+      longer where rounding would spoil the difference (`_shift_along`).
+    - `noise`: if given, averages over the mini-batches are taken as if the variance of their gradients were
+      this many times as large.
     """
 
     loss: Callable[[Vector, Any], Scalar]
@@ -41,14 +42,14 @@ class Objective(NamedTuple):
     noise: Scalar | None = None
 
     def stored(self, theta: Vector) -> Vector:
-        """theta as the parameters' own dtype holds it."""
+        """theta rounded to the parameters' own dtype."""
         if self.dtype is None:
             return theta
-        # The barrier keeps XLA from taking the two conversions for none ("excess precision").
+        # Without the barrier XLA drops both conversions ("excess precision").
         return jax.lax.optimization_barrier(theta.astype(self.dtype)).astype(theta.dtype)
 
     def visited(self, n: StepNumber) -> Int[Array, ""]:
-        """The index b of the mini-batch of step n; m where a traced schedule does not know it."""
+        """The index b of the mini-batch of step n; m if a traced schedule has no valid index there."""
         if self.schedule is None:
             return jnp.asarray(n) % self.m
         b = self.schedule.at[n].get(mode="fill", fill_value=self.m)
@@ -61,11 +62,11 @@ class Objective(NamedTuple):
         return g if self.schedule is None else jnp.where(b < self.m, g, jnp.full_like(g, jnp.nan))
 
     def of_step(self, G: Gradients, n: StepNumber) -> Vector:
-        """The row of step n's mini-batch, NaN where there is none."""
+        """The row of `G` for the mini-batch of step n; NaN if there is none."""
         return G.at[self.visited(n)].get(mode="fill", fill_value=jnp.nan)
 
     def gradient_of_step(self, n: StepNumber) -> Callable[[Vector], Vector]:
-        """theta -> grad E_b for the mini-batch of step n, to be differentiated: with a shift, that way."""
+        """theta -> grad E_b for the mini-batch of step n; `shift` makes its derivative a difference."""
 
         def gradient(theta: Vector) -> Vector:
             return self.step_gradient(theta, n)
@@ -91,8 +92,8 @@ class Objective(NamedTuple):
         if self.shift is not None:
             return self._shifted(theta, self.shift)
 
-        # The point stays one vector for all mini-batches and only the directions differ, so that the forward
-        # passes share their products with the weights; the value at V = 0 is dead code to the compiler.
+        # All mini-batches share one theta and differ only in their directions, so that the forward passes
+        # share their products with the weights. The compiler removes the value at V = 0.
         def along(V: Gradients) -> tuple[Gradients, Gradients]:
             return self._for_each_batch(lambda gradient, v: jax.jvp(gradient, (theta,), (v,)), V)
 
@@ -100,17 +101,17 @@ class Objective(NamedTuple):
         return G, lambda V: products(V)[1]
 
     def by_leaves(self, f: Callable[..., Any], *vectors: Any) -> Any:
-        """f(*vectors) for an elementwise f, leaf by leaf of the parameters.
+        """f(*vectors) for an elementwise f, evaluated leaf by leaf of the parameters.
 
-        On a CPU XLA joins the leaves of a gradient anew for every element that an elementwise loop reads of
-        it. Split where they were joined, they are never joined at all: with 10^6 parameters a field takes 3
-        gradients instead of 6, with 10^7 instead of 12.
+        On a CPU, XLA concatenates the leaves of a gradient again for every element that an elementwise loop
+        reads. Working on the leaves avoids this: with 10^6 parameters a field costs 3 gradients instead of 6,
+        with 10^7 it costs 3 instead of 12.
         """
         leaves = zip(*(self._leaves(x) for x in vectors), strict=True)
         return jax.tree.map(lambda *x: jnp.concatenate(x), *(f(*x) for x in leaves))
 
     def _leaves(self, vectors: Any) -> list[Any]:
-        """A pytree of vectors for each leaf of the parameters."""
+        """For each leaf of the parameters, the pytree of vectors cut to that leaf."""
         x, structure = jax.tree.flatten(vectors)
         pieces = [[leaf.ravel() for leaf in jax.tree.leaves(self.unravel(v))] for v in x]
         return [jax.tree.unflatten(structure, piece) for piece in zip(*pieces, strict=True)]
@@ -141,17 +142,17 @@ class Objective(NamedTuple):
 
         if self.m > 1:
             return jax.vmap(one, axis_size=self.m)(self.batches, *along_batches)
-        # An axis of one would cost a transposition of every product.
+        # A batch axis of length one would cost a transposition of every product.
         only = one(*jax.tree.map(lambda x: x[0], (self.batches, *along_batches)))
         return jax.tree.map(lambda x: x[None], only)
 
 
 def _shift_along(v: Vector, theta: Vector, shortest: Scalar) -> Scalar:
-    """How long to follow v: `shortest`, or until theta has moved by sqrt(eps) of its size, eps its rounding.
+    """The shift along v: `shortest`, or longer, until theta moves by sqrt(eps) of its size (the dtype's eps).
 
-    There the rounding of theta + shift v and the curvature along v spoil the difference alike, by sqrt(eps)
-    of it. Sizes are 1-norms, so that one large parameter does not set the step of all. At theta = 0 nothing
-    is rounded in moving, and the shortest is kept.
+    At that distance the rounding of theta + shift v and the curvature along v cause errors of the same size,
+    sqrt(eps) relative to the difference. Sizes are 1-norms, so that one large parameter does not set the step
+    for all. At theta = 0 moving causes no rounding, and `shortest` is kept.
     """
     length = jnp.sum(jnp.abs(v))
     far = jnp.finfo(theta.dtype).eps ** 0.5 * jnp.sum(jnp.abs(theta))
@@ -161,20 +162,20 @@ def _shift_along(v: Vector, theta: Vector, shortest: Scalar) -> Scalar:
 
 
 def ravel(params: Params) -> Vector:
-    """The parameters as one vector, in float32 at least."""
+    """The parameters as one flat vector, in float32 or wider."""
     theta = ravel_pytree(params)[0]
     return theta.astype(working_dtype(theta.dtype))
 
 
 def unravel_like(params: Params) -> Callable[[Vector], Params]:
-    """The way back from a vector to a pytree of the shape of `params`, in the vector's dtype."""
+    """The inverse of `ravel`: vector -> pytree with the shapes of `params`, in the vector's dtype."""
     return ravel_pytree(params)[1]
 
 
 def raveled_loss(
     loss: Loss, params: Params, batches: Batches = None, schedule: Schedule | None = None
 ) -> Objective:
-    """`loss(params)` or `loss(params, batch)`, and its batches, as an objective on flat vectors."""
+    """`loss(params)`, or `loss(params, batch)` with its batches, as an objective on flat vectors."""
     unravel = unravel_like(params)
     own = jnp.result_type(*jax.tree.leaves(params))
     dtype = None if own == working_dtype(own) else own
@@ -190,7 +191,7 @@ def raveled_loss(
 
 
 def first_arguments(params: Params, batches: Batches) -> tuple[Any, ...]:
-    """What the loss is called with at the first mini-batch."""
+    """The arguments of the loss for the first mini-batch."""
     return (params,) if batches is None else (params, jax.tree.map(lambda x: x[0], batches))
 
 

@@ -1,4 +1,4 @@
-"""Results and optimizers in words: values where they are few, shapes and ranges where they are many."""
+"""Readable reprs of results and optimizers: values if they are few, shapes and ranges if they are many."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-# Of longer arrays the range is shown, of those above the second number only the shape: a look must not cost.
+# Arrays longer than FEW show their range, larger than MANY only their shape: a repr must be cheap.
 FEW, MANY = 4, 1_000_000
 
 
@@ -19,12 +19,12 @@ def listed(names: Iterable[Any]) -> str:
 
 
 def exact(value: Any) -> str:
-    """One number in the digits that tell it from its neighbours in its dtype: float32's 0.001 as 0.001."""
+    """One number with just enough digits for its dtype: float32's 0.001 as 0.001."""
     return str(np.asarray(value)[()])
 
 
 def brief(value: Any) -> str:
-    """A leaf of a result: a number, a few numbers, or dtype[shape] and range; of tracers dtype[shape]."""
+    """A leaf of a result: a number, a few numbers, or dtype[shape] and range; tracers as dtype[shape]."""
     if not isinstance(value, jax.Array | np.ndarray | np.generic):
         return f"{value:.4g}" if isinstance(value, float) else _named(value)
     kind = f"{value.dtype}[{', '.join(map(str, value.shape))}]"
@@ -42,7 +42,7 @@ def brief(value: Any) -> str:
 
 
 def tree(value: Any) -> str:
-    """A pytree, its containers as they are written and its leaves in brief."""
+    """A pytree: containers as written in Python, leaves in brief."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!r}: {tree(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
@@ -53,37 +53,37 @@ def tree(value: Any) -> str:
 
 
 def call(value: Any) -> str:
-    """An optimizer with its values: Adam(h=0.001, beta=0.9, ..)."""
+    """An optimizer with its hyperparameters: Adam(h=0.001, beta=0.9, ..)."""
     fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
     return f"{type(value).__name__}({', '.join(f'{name}={_argument(x)}' for name, x in fields)})"
 
 
 def line(value: Any) -> str:
-    """A named tuple in one line."""
+    """A named tuple on one line."""
     parts = (f"{name}={tree(part)}" for name, part in value._asdict().items())
     return f"{type(value).__name__}({', '.join(parts)})"
 
 
 def fields_of(value: Any, **instead: str) -> str:
-    """A named tuple, a field a line, with words `instead` of some."""
+    """A named tuple, one field a line; `instead` gives the text of some fields."""
     return table(type(value).__name__, {**value._asdict(), **instead})
 
 
 def named(index: Any, words: tuple[str, ...]) -> str:
-    """An index with what it stands for, where it is one known number."""
+    """An index with the words it stands for, if it is one known number."""
     known = np.ndim(index) == 0 and not isinstance(index, Tracer)
     return f"{int(index)}: {words[int(index)]}" if known else brief(index)
 
 
 def norms(value: Any) -> str:
-    """A named tuple of vectors, a line each: its 2-norm and itself."""
+    """A named tuple of vectors, one a line: the 2-norm, then the value."""
     return table(
         type(value).__name__, {name: f"norm {_norm(x)}: {tree(x)}" for name, x in value._asdict().items()}
     )
 
 
 def study(value: Any) -> str:
-    """A study of convergence: a line for each h, then what the slopes say."""
+    """A study of convergence: one line for each h, then the verdict on each slope."""
     orders = list(value.error)
     lines = [
         "Convergence",
@@ -102,7 +102,7 @@ def study(value: Any) -> str:
 
 
 def table(title: str, entries: Mapping[str, Any]) -> str:
-    """A title, and an entry a line below it."""
+    """A title, and below it one entry a line."""
     width = max(map(len, entries), default=0)
     return "\n".join([title, *(f"  {name:<{width}}  {_entry(value)}" for name, value in entries.items())])
 
@@ -112,7 +112,7 @@ def _entry(value: Any) -> str:
 
 
 def _argument(value: Any) -> str:
-    """Of a few hyperparameters every digit: 0.9999 is not 1."""
+    """A hyperparameter, with all digits if it is one or a few numbers: 0.9999 is not 1."""
     if dataclasses.is_dataclass(value):
         return repr(value)
     if not isinstance(value, jax.Array | np.ndarray) or isinstance(value, Tracer) or value.size > FEW:
@@ -144,7 +144,7 @@ def _range(numbers: np.ndarray) -> str:
 
 
 def _named(value: Any) -> str:
-    """A function by its name; of what else is no number, the type."""
+    """A bool, int, str or None by its repr, a function by its name, anything else by its type."""
     if isinstance(value, bool | int | str | None):
         return repr(value)
     name = getattr(value, "__name__", None)

@@ -1,1 +1,1 @@
-"""The implicit bias: what it is, its parts, and an optimizer without it."""
+"""The implicit bias: its value, its parts, and optimizers that add or remove it."""

@@ -1,4 +1,4 @@
-"""What is measured along a run: the implicit bias and the norms that it penalises."""
+"""The implicit bias of full-batch training, and the perturbed one-norm that it penalises."""
 
 from typing import Any
 
@@ -20,9 +20,10 @@ from implicit_adam.types import Loss, Params, Scalar, Vector
 def perturbed_one_norm(gradient: Params, eps: Any, *, eps_in_sqrt: bool = True) -> Scalar:
     """The perturbed one-norm sum_i sqrt(v_i^2 + eps), which Adam's bias penalises or keeps from falling.
 
-    With eps outside the square root, in units of |v| there, the norm whose gradient appears instead is
-    sum_i |v_i| - eps log(1 + |v_i| / eps). `gradient` is any pytree; eps > 0. By default eps is inside: the
-    norm of the paper, not that of `ia.Adam(h)`; for a rule's own pass `eps_in_sqrt=rule.eps_in_sqrt`.
+    With eps outside the square root, and then in units of |v|, the norm whose gradient appears instead is
+    sum_i |v_i| - eps log(1 + |v_i| / eps). `gradient` is any pytree; eps > 0. The default, eps inside, is the
+    norm of the paper, not that of `ia.Adam(h)`: for the norm of a rule pass `eps_in_sqrt=rule.eps_in_sqrt`.
+    Raises `ValueError` for an eps that is not positive in the dtype of the gradient.
     """
     check_positive("eps", eps)
     v, dtype = ravel(gradient), jnp.result_type(*jax.tree.leaves(gradient))
@@ -38,13 +39,13 @@ def perturbed_one_norm(gradient: Params, eps: Any, *, eps_in_sqrt: bool = True) 
 
 
 def _norm_of_eps_outside(v: Vector, eps: Scalar) -> Vector:
-    """|v| - eps log(1 + x), x = |v| / eps: for |v| << eps a difference of almost equal numbers.
+    """|v| - eps log(1 + x), x = |v| / eps, without the cancellation for |v| << eps.
 
     With y = x / (2 + x) and log(1 + x) = 2 artanh y it is v^2/eps times
 
         1/(2+x) - 2 x (1/3 + y^2/5 + y^4/7 + ..) / (2+x)^3,
 
-    smooth at v = 0, where |v| is not.
+    which is smooth at v = 0, where |v| is not.
     """
     small = jnp.abs(v) < eps
     near = jnp.where(small, v, jnp.zeros_like(v))
@@ -64,17 +65,20 @@ def _norm_of_eps_outside(v: Vector, eps: Scalar) -> Vector:
 def bias(rule: AbstractRule, loss: Loss, params: Params) -> Params:
     """The implicit bias of full-batch training for n to infinity: d theta / dt = -F - bias / R.
 
-    F is the update frozen at theta, and 1/R its derivative in the remembered gradient, through all features
-    that are linear in it (`rules.linear`). Where F = grad E / R, as for Adam, this is -(grad E + bias) / R,
-    and for Adam and RMSProp with eps inside the square root (R = sqrt(g^2 + eps)) eq. (4):
+    F is the update with all gradients taken at theta, and 1/R its derivative with respect to the remembered
+    gradient, through all features that are linear in it (`rules.linear`). If F = grad E / R, as for Adam, the
+    right side is -(grad E + bias) / R. For Adam and RMSProp with eps inside the square root,
+    R = sqrt(g^2 + eps), this is eq. (4),
 
         bias = (h/2) { (1+beta)/(1-beta) - (1+rho)/(1-rho) + (1+rho)/(1-rho) eps/(g^2+eps) }
                grad ||grad E||_{1,eps}
 
-    and with eps outside (R = |g| + eps) the last term of the brace is absent and the second multiplied by
-    |g|/(|g|+eps). For any rule, bias = R h DF[v]; R = 1 for gradient descent, 1 - beta for heavy ball. A
-    pytree like params, in units of gradients; not finite where the update no longer responds, as where the
-    smooth sign of Lion saturates. Raises `ValueError` for rules without a limit or without a linear feature.
+    With eps outside, R = |g| + eps, the last term in braces is absent and the second is multiplied by
+    |g|/(|g|+eps). For any rule, bias = R h DF[v]; R = 1 for gradient descent, 1 - beta for heavy ball.
+
+    Returns a pytree like params, in units of gradients. It is not finite where the update no longer responds
+    to the gradient, such as where the smooth sign of Lion saturates. Raises `ValueError` for rules without a
+    limit or without a linear feature.
     """
     check_has_limit(rule)
     inputs = checked_inputs(rule, loss, params)
@@ -91,7 +95,7 @@ def _bias(inputs: Inputs) -> Params:
 
 
 def late_denominator(rule: AbstractRule, objective: Objective, theta: Vector) -> Vector:
-    """R for n to infinity, all gradients taken at theta, on flat vectors."""
+    """The R of `bias` for n to infinity, with all gradients taken at theta, on flat vectors."""
     (g,) = objective.gradients(theta)
     kernels = rule.kernels(jnp.inf)
     s = tuple(mass(kernel, jnp.inf) * psi for kernel, psi in zip(kernels, rule.features(g), strict=True))

@@ -1,4 +1,4 @@
-"""The modified field, split into what each of its causes contributes."""
+"""The modified field of order 1, split by cause."""
 
 from typing import Any, NamedTuple
 
@@ -17,10 +17,10 @@ class Decomposition(NamedTuple):
     """The parts of f^(n), each a pytree like the parameters; they sum to the field.
 
     - `leading`: -F, the sign-type flow of full-batch training late in a run.
-    - `discreteness`: -h DF[F, .., F]/2, from taking steps instead of flowing (all that gradient descent has).
+    - `discreteness`: -h DF[F, .., F]/2, from steps of finite size (the only correction of gradient descent).
     - `memory`: -h DF[u], from remembering gradients of earlier points.
-    - `transient`: what a memory that is still filling (finite n) changes in the three above.
-    - `minibatch`: what the differences between the mini-batches change in all of the above.
+    - `transient`: the change in the three above while the memory is still filling (finite n).
+    - `minibatch`: the change in all of the above due to the differences between the mini-batches.
     """
 
     leading: Params
@@ -44,8 +44,8 @@ def decompose(
 ) -> Decomposition:
     """Split the first-order field of step n: leading + discreteness + memory + transient + minibatch = f^(n).
 
-    The full-batch loss is the mean over the mini-batches. Arguments as in `vector_field`; a rule without a
-    limit (Adagrad, schedules) raises `ValueError`, since the transient part is the difference to it.
+    The full-batch loss is the mean over the mini-batches. Arguments as in `vector_field`. Raises `ValueError`
+    for a rule without a limit n to infinity (Adagrad, schedules), from which the transient part is measured.
     """
     check_has_limit(rule)
     inputs = checked_inputs(rule, loss, params, batches, schedule)

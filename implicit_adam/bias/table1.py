@@ -14,7 +14,7 @@ from implicit_adam.rules.adam import Adam
 from implicit_adam.rules.rmsprop import RMSProp
 from implicit_adam.types import Flag, Loss, Params, Scalar, Vector
 
-# "Small" and "large" eps, in Table 1's words: by how much g^2 and eps (|g| and eps outside) must differ.
+# The factor between g^2 and eps (|g| and eps outside) that makes eps "small" or "large" in Table 1.
 FACTOR = 100.0
 
 # The cells of Table 1, by the index in `Regimes.cell`.
@@ -29,17 +29,17 @@ CELLS = (
 
 
 class Regimes(NamedTuple):
-    """What eq. (4) says at one point.
+    """Eq. (4) at one point: the sign of the bias, the cell of Table 1, and the size of the correction.
 
-    - `brace`: the factor in braces for each coordinate, a pytree like params; positive penalises.
-    - `positive`: the share of coordinates where it is positive.
+    - `brace`: the factor in braces for each coordinate, a pytree like params; positive penalises the norm.
+    - `positive`: the share of coordinates where the brace is positive.
     - `alignment`: cosine of the bias and the gradient of the norm; at -1 its decrease is only hindered.
     - `eps_small`, `eps_between`, `eps_large`: shares of coordinates: g^2 > 100 eps, between, g^2 < eps/100;
       with eps outside the root |g| > 100 eps, between, |g| < eps/100.
-    - `cell`: index into `CELLS`, where over half of the coordinates are, with the sign of brace it says.
-    - `validity`: ||h DF[v]|| / ||F||, the size of the first correction relative to the leading flow. It is h
-      times memory times curvature; the next term is about its square, so that the expansion is to be trusted
-      below about 0.1 and says nothing above 1.
+    - `cell`: index into `CELLS`: the cell that over half of the coordinates are in, with the sign it states.
+    - `validity`: ||h DF[v]|| / ||F||, the size of the first correction relative to the leading flow. It grows
+      as h times memory times curvature, and the next term is about its square: trust the expansion below
+      about 0.1; above 1 it says nothing.
     """
 
     brace: Params
@@ -56,7 +56,7 @@ class Regimes(NamedTuple):
 
 
 def regimes(rule: Adam | RMSProp, loss: Loss, params: Params) -> Regimes:
-    """The factor in braces of eq. (4) for each coordinate, and which cell of Table 1 it amounts to.
+    """The factor in braces of eq. (4) for each coordinate, and the cell of Table 1 that it amounts to.
 
         eps inside:   (1+b)/(1-b) - (1+r)/(1-r) + (1+r)/(1-r) eps / (g^2 + eps)
         eps outside:  (1+b)/(1-b) - (1+r)/(1-r) |g| / (|g| + eps)
@@ -99,7 +99,7 @@ def _regimes(inputs: Inputs) -> Regimes:
 
 
 def cosine(x: Vector, y: Vector) -> Scalar:
-    """Of the angle between two vectors."""
+    """The cosine of the angle between two vectors."""
     return x @ y / (jnp.linalg.norm(x) * jnp.linalg.norm(y))
 
 

@@ -1,4 +1,4 @@
-"""An optimizer with its own implicit bias added to, or taken from, every step."""
+"""An optimizer with its own implicit bias added to, or subtracted from, every step."""
 
 import warnings
 from collections.abc import Callable
@@ -26,11 +26,11 @@ from implicit_adam.types import Batches, Loss, Params, Scalar, StepNumber, Vecto
 
 
 class WithBiasState(NamedTuple):
-    """The step number, the optimizer's own state, and how far to trust what was added so far.
+    """The step number, the optimizer's own state, and how far to trust the bias added so far.
 
-    - `validity`: the largest so far of ||h f_1 + ..|| / ||f_0|| and ||h K_1 + ..|| / ||f_0||, the sizes of
-      the optimizer's own correction and of what is added, over its leading flow. To be trusted below about
-      0.1; above 1 the series says nothing. Zero where nothing is added.
+    - `validity`: the largest value so far of ||h f_1 + ..|| / ||f_0|| and ||h K_1 + ..|| / ||f_0||, the sizes
+      of the optimizer's own correction and of the added one relative to its leading flow. Trust it below
+      about 0.1; above 1 the series says nothing. Zero if nothing is added.
     """
 
     n: Int[Array, ""]
@@ -43,7 +43,7 @@ def own_and_added(
 ) -> Callable[[StepNumber], Callable[[Vector], tuple[Series, Series]]]:
     """n -> theta -> the coefficients of -f up to the order >= 1, and (K_1, .., K_order).
 
-    With K_1 .. K_(q-1) in every update the flow has the terms wanted up to q - 1; K_q supplies what is
+    With K_1 .. K_(q-1) in every update, the flow has the wanted terms up to order q - 1; K_q adds what is
     missing at order q.
     """
     own = exact_terms(rule, objective, order, flow=True)
@@ -79,26 +79,27 @@ def with_bias(
     batches: Batches = None,
     schedule: Any = None,
 ) -> optax.GradientTransformation:
-    """The optimizer whose every step carries `strength` times its own bias more.
+    """The optimizer with `strength` times its own implicit bias added to every step.
 
         theta^(n+1) = theta^(n) - h F^(n) - h (h K_1^(n) + .. + h^order K_order^(n))(theta^(n))
         K_1^(n) = strength DF^(n)[v_0, .., v_n]
 
-    is the optimizer of the flow f_0 + (1 + strength) (h f_1 + .. + h^order f_order), with f_i its own terms.
-    With strength -1 the bias is cancelled: the iterates follow the *plain* flow (order 0) to
-    O(h^(order+1)). With 0 nothing changes, with +1 the bias doubles. `strength` is any finite number and may
-    be traced. From order 2 on K_i is more than the i-th term of the field, since the optimizer remembers
-    gradients at points that the bias added before has moved.
+    Its iterates follow the flow f_0 + (1 + strength) (h f_1 + .. + h^order f_order), with f_i the terms of
+    the original optimizer. Strength -1 cancels the bias: the iterates follow the *plain* flow (order 0) to
+    O(h^(order+1)). Strength 0 changes nothing, +1 doubles the bias. `strength` is any finite number and may
+    be traced. From order 2 on, K_i is not just the i-th term of the field, since the optimizer remembers
+    gradients at points that earlier added bias has moved.
 
-    For an ordinary training loop: `init(params)`, and `update(gradient, state, params)` with the gradient of
+    For an ordinary training loop: `init(params)`, then `update(gradient, state, params)` with the gradient of
     the mini-batch of the step, in the order of `schedule` (default cyclic). `loss`, `batches` and `schedule`
-    are those of `vector_field`. At order 1 a step costs one evaluation of it more. At order 2 the optimizer
-    that carries the bias of order 1 is run again over all that it remembers, at 7 to 12 evaluations of order
-    1 for each of these steps (three mini-batches, full batch); order 3 does so with runs of order 2.
-    `state.validity` says how far the added bias is to be trusted (`WithBiasState`); where it passes 1, an
-    `OutsideRangeWarning` says so, once, outside jit. In bfloat16 and float16 the optimizer computes in
-    float32, as in `iterate`, and the updates are float32: what the parameters' dtype rounds away of them is
-    the loop's own. Raises `ValueError` as `vector_field` does.
+    are those of `vector_field`. At order 1 a step costs one more evaluation of the field. At order 2 the
+    optimizer with the bias of order 1 is re-run over all steps that it remembers, at 7 to 12 evaluations of
+    order 1 for each of them (three mini-batches, full batch); order 3 does the same with order 2.
+
+    `state.validity` says how far to trust the added bias (`WithBiasState`); the first time it exceeds 1
+    outside jit, an `OutsideRangeWarning` is given. In bfloat16 and float16 the optimizer computes in float32,
+    as in `iterate`, and returns float32 updates; the training loop rounds them to the parameters' dtype.
+    Raises `ValueError` as `vector_field` does.
     """
     check_order(order, HIGHEST_ORDER)
     optimizer = as_optimizer(rule)
@@ -156,7 +157,7 @@ def _added(inputs: Inputs, n: StepNumber, strength: Scalar, order: int) -> tuple
 
 
 def warning_once(order: int) -> Callable[[Scalar], None]:
-    """A function that warns of the first validity above 1; it says nothing of a traced one."""
+    """A function that warns at the first validity above 1; it ignores traced values."""
     warned = False
 
     def warn(validity: Scalar) -> None:

@@ -1,7 +1,7 @@
-"""Bad arguments, refused at the boundary with words: what came, what is allowed, how to put it right.
+"""Checks of arguments at the public boundary; messages say what was given, what is allowed, how to fix it.
 
-Always as `ValueError`, for values and types alike, so that callers have one thing to catch.
+They always raise `ValueError`, for wrong values and wrong types, so that callers have one error to catch.
 
-A traced value cannot be looked at; it is let through, and trouble shows as a flag in the result. Known values
-are looked at with numpy: under an outer jit, jax.numpy would trace even these, and XLA flushes subnormals.
+Traced values cannot be inspected: they pass, and trouble shows as a flag in the result. Known values are
+inspected with numpy: under an outer jit, jax.numpy would trace even these, and XLA flushes subnormals.
 """

@@ -1,4 +1,4 @@
-"""Mini-batches: a pytree with a leading axis, and the order in which they are visited."""
+"""Checks of mini-batches, a pytree with a leading axis, and of the order in which they are visited."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ STACK = "jax.tree.map(lambda *x: jnp.stack(x), *batches)"
 
 
 def check_batches(batches: PyTree) -> int:
-    """All leaves of `batches` share their leading axis, the number m of mini-batches; returns m."""
+    """The number m of mini-batches: the leading axis, which all leaves must share; 1 without batches."""
     if batches is None:
         return 1
     _check_no_list_of_batches(batches)
@@ -38,7 +38,7 @@ def check_batches(batches: PyTree) -> int:
 
 
 def _check_no_list_of_batches(batches: PyTree) -> None:
-    """A list whose entries are built alike, [{'x': .., 'y': ..}, ..], is a list of mini-batches."""
+    """Refuse a list of mini-batches, told by entries of the same structure: [{'x': .., 'y': ..}, ..]."""
     if not isinstance(batches, list) or any(isinstance(x, jax.Array | np.ndarray) for x in batches):
         return
     alike = len({jax.tree.structure(batch) for batch in batches}) == 1
@@ -51,7 +51,7 @@ def _check_no_list_of_batches(batches: PyTree) -> None:
 
 
 def check_schedule(schedule: Any, m: int, steps: int) -> Array | None:
-    """The schedule is a list of batch indices 0 .. m-1, at least one a step; returned as an array."""
+    """The schedule as an array: batch indices 0 .. m-1, at least one for each step."""
     if schedule is None:
         return None
     if callable(schedule):
@@ -76,5 +76,5 @@ def check_schedule(schedule: Any, m: int, steps: int) -> Array | None:
             f"with m = {m} batches allowed are 0 .. {m - 1}"
         )
         raise ValueError(msg)
-    # In an int8 the number of mini-batches itself, the mark of an unknown one, may not exist.
+    # The index m marks an unknown mini-batch, and an int8 may not hold it.
     return jnp.asarray(indices).astype(int)

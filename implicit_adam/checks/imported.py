@@ -1,4 +1,4 @@
-"""What users write themselves and name as module:name."""
+"""Import of a user's own objects, named as module:name."""
 
 import importlib
 import sys
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def imported(name: str, unknown: str, form: str) -> Any:
-    """The object `module:name`, of the current directory, too.
+    """The object `module:name`; modules in the current directory are found, too.
 
-    Raises `ValueError` with the words `unknown` where that is no such name, and with `form` where it cannot
-    be imported.
+    Raises `ValueError` with the message `unknown` if `name` is not of this form, and with the advice `form`
+    if it cannot be imported.
     """
     module, colon, owner = name.partition(":")
     if not (module and colon and owner):

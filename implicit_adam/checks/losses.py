@@ -1,4 +1,4 @@
-"""The loss: a function of parameters, or of parameters and a batch, to one real number."""
+"""Checks of the loss: a function of parameters, or of parameters and a batch, to one real number."""
 
 import inspect
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from implicit_adam.checks.batches import STACK
 
 
 def check_loss(loss: Callable[..., Any], params: PyTree, batches: PyTree) -> None:
-    """The loss is one real number, seen without computing it."""
+    """The loss must return one real number, found from shapes without computing it."""
     check_takes(loss, "params" if batches is None else "params and batch")
 
     def first(params: PyTree, batches: PyTree) -> Any:
@@ -36,7 +36,7 @@ def check_loss(loss: Callable[..., Any], params: PyTree, batches: PyTree) -> Non
 
 
 def check_takes(loss: Any, what: str) -> None:
-    """The loss can be called with params alone, or with params and a batch."""
+    """The loss must be callable with params alone, or with params and a batch."""
     if not callable(loss):
         msg = f"loss must be a function, loss(params) or loss(params, batch), got a {type(loss).__name__}"
         raise ValueError(msg)  # noqa: TRY004
@@ -54,5 +54,5 @@ def check_takes(loss: Any, what: str) -> None:
         msg = f"the loss does not fit how it is called ({error}): {fix}"
         raise ValueError(msg) from error
     except ValueError:
-        # Some builtins tell no signature.
+        # Some builtins have no signature.
         return

@@ -1,4 +1,4 @@
-"""Numbers and counts, refused with words."""
+"""Checks of numbers and counts."""
 
 import math
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ def is_traced(x: object) -> bool:
 
 
 def is_numeric(leaf: Any) -> bool:
-    """An array of numbers or a number; a random key counts until its dtype is looked at."""
+    """Whether a leaf is a number or an array of numbers; a random key counts until its dtype is checked."""
     if isinstance(leaf, np.ndarray | np.generic):
         return leaf.dtype.kind in "biufcV" and leaf.dtype.names is None
     return isinstance(leaf, jax.Array | int | float | complex)
 
 
 def conversion(leaf: Any) -> str | None:
-    """How arrays of other libraries become ours, told by their type's name, without importing them."""
+    """How to convert an array of another library, told by the module of its type without importing it."""
     match type(leaf).__module__.split(".")[0]:
         case "torch":
             return "convert torch tensors: jax.tree.map(lambda x: jnp.asarray(x.detach().cpu().numpy()), ..)"
@@ -37,7 +37,7 @@ def conversion(leaf: Any) -> str | None:
 
 
 def check_number(name: str, value: Any) -> None:
-    """A real number, not a word, a truth value or nothing."""
+    """A real number: no string, bool or None."""
     if isinstance(value, bool | np.bool_) or not is_numeric(value):
         fix = conversion(value)
         msg = f"{name} must be a number, got {value!r}" + (f"; {fix}" if fix else "")
@@ -77,7 +77,7 @@ def check_not_negative(name: str, value: Any) -> None:
 
 
 def plain_array(name: str, values: Any) -> np.ndarray:
-    """As numpy has it; rows of different lengths are refused."""
+    """The values as a numpy array; rows of different lengths are refused."""
     try:
         return np.asarray(values)
     except ValueError as error:
@@ -91,7 +91,7 @@ def last_step() -> int:
 
 
 def check_width(name: str, value: int) -> None:
-    """No count wraps round."""
+    """A count must fit into the integers of this precision, with room to add to it."""
     if value > last_step():
         msg = (
             f"{name} = {value} is beyond {last_step()}, the largest in this precision; with 32-bit integers "
@@ -101,7 +101,7 @@ def check_width(name: str, value: int) -> None:
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
-    """A static count, as `steps` and `save_every`."""
+    """A static count such as `steps` or `save_every`, at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         msg = f"{name} must be a Python integer >= {least}, got {value!r}"
         raise ValueError(msg)
@@ -110,7 +110,7 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """Integers >= 0, each once: a run counted twice would look like certainty."""
+    """One or more different integers >= 0: a run counted twice would make the error bar too small."""
     if len({check_count("a seed", seed, least=0) for seed in seeds}) < max(1, len(seeds)):
         msg = f"seeds must be one or more different integers, got {', '.join(map(str, seeds)) or 'none'}"
         raise ValueError(msg)

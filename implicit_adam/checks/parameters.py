@@ -1,4 +1,4 @@
-"""Parameters: a pytree of real floating arrays."""
+"""Checks of the parameters: a pytree of real floating arrays."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ SPLIT = (
     "Leave out what is not trained and give it back inside the loss. In equinox: params, rest = "
     "eqx.partition(model, eqx.is_inexact_array) and loss = lambda params: f(eqx.combine(params, rest)); "
     "in flax: graph, params, rest = nnx.split(model, nnx.Param, ...) and f(nnx.merge(graph, params, rest)); "
-    "of a dict: take its other entries"
+    "in a dict: pass only the entries that are trained"
 )
 
 
 def check_params(params: PyTree) -> PyTree:
-    """Parameters are a non-empty pytree of finite real floating numbers of one dtype; returned as arrays."""
+    """The parameters as arrays: a non-empty pytree of finite real floating numbers of one dtype."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for path, leaf in leaves:
         _check_leaf("params" + jax.tree_util.keystr(path), leaf)
@@ -44,7 +44,7 @@ def check_params(params: PyTree) -> PyTree:
 
 
 def _check_leaf(name: str, leaf: Any) -> None:
-    """A real floating array, or words on what to do with what it is."""
+    """A leaf must be a real floating array; the error says how to convert what it is instead."""
     if not is_numeric(leaf):
         swapped = "are loss and params swapped?" if callable(leaf) and name == "params" else None
         fix = conversion(leaf) or swapped or SPLIT

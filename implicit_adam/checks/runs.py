@@ -1,4 +1,4 @@
-"""The order of an equation, step numbers and saves."""
+"""Checks of the order of an equation, of step numbers, and of the steps to save."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def check_order(order: Any, highest: int) -> None:
 
 
 def check_orders(orders: Any, highest: int) -> tuple[int, ...]:
-    """At least one order."""
+    """The orders of a study, at least one."""
     if not isinstance(orders, tuple | list) or len(orders) == 0:
         msg = f"orders must name the flows to study, for example (0, 1); got {orders!r}"
         raise ValueError(msg)
@@ -27,7 +27,7 @@ def check_orders(orders: Any, highest: int) -> tuple[int, ...]:
 
 
 def check_shifted_order(order: int, *, shifted: bool) -> None:
-    """A shifted gradient is a product to O(h), which moves the field by O(h^2)."""
+    """Order 1 at most with `shifted`: a product with an error of O(h) moves the field by O(h^2)."""
     if not isinstance(shifted, bool):
         msg = f"shifted must be True or False, got {shifted!r}"
         raise ValueError(msg)  # noqa: TRY004
@@ -37,7 +37,7 @@ def check_shifted_order(order: int, *, shifted: bool) -> None:
 
 
 def check_step_number(n: Any, schedule: Any) -> StepNumber:
-    """Steps are counted 0, 1, 2, .. up to the end of a given schedule; returned wide enough to add to."""
+    """A step number 0, 1, 2, .. inside any schedule; returned in an integer type wide enough to add to."""
     is_static = isinstance(n, int) and not isinstance(n, bool)
     if not is_static and (jnp.shape(n) != () or not jnp.issubdtype(jnp.result_type(n), jnp.integer)):
         msg = f"n, the step number, must be one integer, got {n!r}"
@@ -54,7 +54,7 @@ def check_step_number(n: Any, schedule: Any) -> StepNumber:
 
 
 def check_saves(steps: Any, save_every: Any) -> tuple[int, int]:
-    """How many steps, and how many between saves: the end must be one of them."""
+    """(steps, save_every): save_every must divide steps, so that the end is saved."""
     steps, save_every = check_count("steps", steps), check_count("save_every", save_every)
     if steps % save_every:
         msg = f"save_every = {save_every} must divide steps = {steps}, so that the end is saved"
@@ -63,7 +63,7 @@ def check_saves(steps: Any, save_every: Any) -> tuple[int, int]:
 
 
 def check_saved(steps: int, save_every: int, save_at: Any) -> np.ndarray:
-    """The step numbers to save at, the start, 0, in front: every so many, or chosen ones up to the last."""
+    """The step numbers to save, starting with 0: every `save_every` steps, or those in `save_at`."""
     if save_at is None:
         return np.arange(0, steps + 1, save_every)
     if save_every != 1:

@@ -1,4 +1,4 @@
-"""The horizon, the step counts and the precision of a study."""
+"""Checks of the horizon, the step counts and the precision of a convergence study."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from implicit_adam.checks.numbers import check_count, check_number
 
 
 def check_step_counts(step_counts: Any) -> list[int]:
-    """At least three increasing step counts: a slope and a sign that it has settled."""
+    """At least three increasing step counts: enough to fit a slope and to see whether it has settled."""
     given = step_counts if np.iterable(step_counts) else [step_counts]
     counts = [check_count("step_counts", count) for count in given]
     if len(counts) < 3 or sorted(set(counts)) != counts:
@@ -23,7 +23,7 @@ def check_step_counts(step_counts: Any) -> list[int]:
 
 
 def check_horizon(horizon: Any) -> None:
-    """The time T over which errors are taken."""
+    """The time T over which errors are measured."""
     check_number("horizon", horizon)
     if not 0 < horizon < math.inf:
         msg = f"horizon, the time T = steps * h, must be a finite number > 0, got {horizon!r}"
@@ -31,7 +31,7 @@ def check_horizon(horizon: Any) -> None:
 
 
 def check_wide_dtype(dtype: jnp.dtype) -> None:
-    """Errors of O(h^2) drown in narrower arithmetic, or vanish because both sides round alike."""
+    """Float64 is needed: in narrower dtypes rounding hides errors of O(h^2), or both sides round alike."""
     if dtype != jnp.float64:
         msg = (
             f"convergence needs float64 parameters, got {dtype}: its rounding would fake or hide the order. "

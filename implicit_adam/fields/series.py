@@ -15,8 +15,8 @@ Series = tuple[Any, ...]
 def compose(f: Callable[[Any], Any], x: Series) -> Series:
     """The series of f(x(h)), to the order of x.
 
-    With the derivatives d_i = i! x_i of x, one more derivative of f(x(h)) is one more jvp, in which every
-    d_i moves along the next: d/dh of (x, x', x'', ..) is (x', x'', x''', ..).
+    Each further derivative of f(x(h)) is one more jvp, along d/dh (x, x', x'', ..) = (x', x'', x''', ..),
+    where the i-th derivative of x is i! x_i.
     """
     derivatives = [_scaled(float(math.factorial(i)), x_i) for i, x_i in enumerate(x)]
     return tuple(

@@ -3,14 +3,14 @@
     -f^(n) = F^(n) + h DF^(n)[v_0, .., v_n] + h^2 (..) + ..,      v_k = sum_{l=k}^{n-1} F^(l) + c F^(n)
 
 F^(n) is the update of step n with all gradients taken at one point. The sum in v_k is the *memory*
-correction; alone (c = 0) it gives the series of the map without memory, G^(n). The half step, c = 1/2, is
-the *discreteness* correction that turns the map into a flow.
+correction; alone (c = 0) it gives the series of the memoryless map, G^(n). The half step, c = 1/2, is the
+*discreteness* correction that turns the map into a flow.
 
 Every method is a function `method(rule, objective, order, *, flow) -> Terms`:
 
-- `full_batch.closed_form`: one loss and an update that, frozen at a point, is the same at every step;
+- `full_batch.closed_form`: one loss, and an update that, frozen at a point, is the same at every step;
 - `mini_batch.any_schedule`: any number of losses, in any order, to order 1;
-- `any_order.fixed_point`: any optimizer and any order, by running the optimizer again.
+- `any_order.fixed_point`: any optimizer and any order, by re-running the optimizer.
 
 `vector_field.exact_terms` takes the cheapest of them.
 """
@@ -33,7 +33,7 @@ Pairs = Callable[[StepNumber], Callable[[Vector], tuple[Vector, Vector]]]
 
 
 def with_leading(optimizer: AbstractOptimizer, objective: Objective, terms: Terms) -> Pairs:
-    """(f^(n), f_0^(n)): the field and, for nothing more, its leading term, which no derivative passes."""
+    """(f^(n), f_0^(n)): the field and, at no extra cost, its leading term, which is not differentiated."""
 
     def at(n: StepNumber) -> Callable[[Vector], tuple[Vector, Vector]]:
         terms_n = terms(n)

@@ -1,4 +1,4 @@
-"""Which field serves which training, on pytrees."""
+"""The modified vector fields on pytrees, and the choice of the method that computes them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ HIGHEST_ORDER = 3
 
 
 def exact_terms(optimizer: Any, objective: Objective, order: int, *, flow: bool) -> Terms:
-    """The cheapest exact ones: in closed form, as a sum over the past, or by running it all again."""
+    """The terms by the cheapest exact method: closed form, sum over the past, or re-running the optimizer."""
     if order <= 2 and _closed(optimizer, objective):
         return closed_form_terms(optimizer, objective, order, flow=flow)
     if isinstance(optimizer, Optax) or order > 1:
@@ -35,7 +35,7 @@ def exact_terms(optimizer: Any, objective: Objective, order: int, *, flow: bool)
 
 
 def _closed(optimizer: Any, objective: Objective) -> bool:
-    """Whether there are closed forms."""
+    """Whether there is a closed form."""
     return objective.m == 1 and isinstance(optimizer, AbstractRule) and has_closed_form(optimizer)
 
 
@@ -57,25 +57,27 @@ def vector_field(
 
         f^(n) = -[ F^(n) + h DF^(n)[v_0, .., v_n] ],    v_k = sum_{l=k}^{n-1} F^(l) + F^(n)/2
 
-    with F^(n) the update of step n frozen at theta; for Adam eq. (10), full-batch Remark 3.2. Orders 2 and 3
-    add h^2 f_2 and h^3 f_3, from the history as a fixed point expanded in h (see `fields.history`).
+    with F^(n) the update of step n when all gradients are taken at theta. For Adam this is eq. (10), in full
+    batch Remark 3.2. Orders 2 and 3 add h^2 f_2 and h^3 f_3, from the history as a fixed point expanded in h
+    (see `fields.any_order`).
 
     - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation.
     - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
     - `order`: 0 for the leading (sign-type) flow, 1 for the paper's correction, 2 and 3 for the next terms of
       the series in h.
     - `batches`: a pytree of arrays with leading axis m; entry b is the mini-batch b.
-    - `schedule`: integers, the batch of every step; cyclic 0, 1, .., m-1, 0, .. by default.
-    - `shifted`: take (grad E(theta + h v) - grad E(theta)) / h in place of every product Hess E v. An
-      evaluation then costs 2 gradients instead of 3 in full batch (m (1 + r) instead of m (1 + 2r) in
-      mini-batches with r features) and moves by O(h^2), which is the theorem's own error. Where h v is less
-      than sqrt(eps) of theta (1-norms; eps the rounding of the dtype, so 3e-4 in float32 and 1e-8 in
-      float64), v is followed that far instead, and the field moves by O(h sqrt(eps)). Up to order 1.
+    - `schedule`: integers, the mini-batch of each step; cyclic 0, 1, .., m-1, 0, .. by default.
+    - `shifted`: replace every product Hess E v by (grad E(theta + h v) - grad E(theta)) / h. An evaluation
+      then costs 2 gradients instead of 3 in full batch (m (1 + r) instead of m (1 + 2r) with mini-batches and
+      r features), and the field changes by O(h^2), the theorem's own error. Where h v is smaller than
+      sqrt(eps) times theta (1-norms; sqrt(eps) is 3e-4 in float32 and 1e-8 in float64), v is followed that
+      far instead, and the field changes by O(h sqrt(eps)). Only up to order 1.
 
     Order 2 costs 16/3 + 2r gradients in closed form (full batch, bias-corrected memory), whatever n is.
-    Otherwise orders 2 and 3 run the optimizer again over the steps that it still remembers, order + 1 times,
-    in memory for O(order) vectors: 10 to 12 gradients at order 2 and 70 to 80 at order 3 for each of these
-    steps (counted for Adam), and once 7 or 8 for each mini-batch at order 2, 1 at order 3.
+    Otherwise orders 2 and 3 re-run the optimizer order + 1 times over the steps that it still remembers, with
+    O(order) vectors in memory. Each of these steps costs 10 to 12 gradients at order 2 and 70 to 80 at order
+    3 (counted for Adam); in addition each mini-batch costs once 7 or 8 gradients at order 2, and 1 at order
+    3.
 
     Returns `field(n, params)`, a pytree like params in units of params per unit of time; n may be traced.
     Derivatives: forward mode (`jax.jvp`, `jax.jacfwd`) always; reverse mode (`jax.grad`) where the number
@@ -97,7 +99,7 @@ def vector_field(
 
 
 def checked_step(inputs: Inputs, n: StepNumber, order: int) -> StepNumber:
-    """n, an array where one program serves every step; else a static one is kept, for reverse mode."""
+    """The checked n: an array if one program serves all steps; else a static n is kept, for reverse mode."""
     n = check_step_number(n, inputs.schedule)
     return jnp.asarray(n) if _closed(inputs.rule, inputs.objective) and order < 2 else n
 
@@ -130,9 +132,9 @@ def optax_vector_field(
     - `window`: how many past steps to look back (default: all, exact); see `Optax`.
     - Other arguments and the result: as in `vector_field`.
 
-    An evaluation at step n costs min(n, window) + 1 Hessian-vector products at order 1. Raises `ValueError`,
-    besides what `vector_field` refuses, for a transformation whose update is flat in the gradient, such as a
-    sign.
+    An evaluation at step n costs min(n, window) + 1 Hessian-vector products at order 1. Raises `ValueError`
+    as `vector_field` does, and for a transformation whose update has zero derivative in the gradient, such as
+    a sign.
     """
     rule = Optax(h, tx, window)
     return vector_field(rule, loss, order=order, batches=batches, schedule=schedule, shifted=shifted)
@@ -141,9 +143,9 @@ def optax_vector_field(
 def limiting_field(rule: AbstractRule, loss: Loss, *, order: int = 1) -> Callable[[Params], Params]:
     """The full-batch field for n to infinity, eq. (3)-(4): `field(params)`, the same at every late step.
 
-    Exists for every rule that forgets old gradients, those without bias correction included; Adagrad and
-    rules on a schedule have no limit and raise `ValueError`. Up to order 2 in closed form; order 3 is the
-    field of a late step, summed over the whole memory. Arguments as in `vector_field`.
+    It exists for every rule that forgets old gradients, with or without bias correction; Adagrad and rules on
+    a schedule have no limit and raise `ValueError`. Up to order 2 it is in closed form; order 3 is the field
+    of a late step, summed over the whole memory. Arguments as in `vector_field`.
     """
     check_order(order, HIGHEST_ORDER)
     check_has_limit(rule)
@@ -163,10 +165,10 @@ def _limiting_velocity(inputs: Inputs, order: int) -> Params:
 
 
 def limiting_terms(rule: AbstractRule, objective: Objective, order: int) -> Terms:
-    """The coefficients of -f in full batch, n to infinity."""
+    """The coefficients of -f in full batch for n to infinity."""
     if order <= 2:
         return closed_form_terms(rule, objective, order, flow=True)
-    # As late as the start of the run is forgotten.
+    # So late that the start of the run is forgotten.
     late = jnp.ceil(window(rule.kernels(0), moment=order)).astype(int)
     terms = history_terms(rule, objective, order, flow=True)
     return lambda _: terms(late)

@@ -1,1 +1,1 @@
-"""Losses: norms, penalties, modified losses, and problems to try things on."""
+"""Losses: gradient penalties, modified losses, accumulated losses, and test problems."""

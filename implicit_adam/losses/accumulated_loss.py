@@ -1,4 +1,4 @@
-"""A loss over more data than fits at once: the mean over micro-batches, one after the other."""
+"""A loss over more data than fits in memory at once: the mean over micro-batches, one after the other."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +12,17 @@ from implicit_adam.types import Batches, Loss, Params, Scalar
 
 
 def accumulated_loss(loss: Loss, batches: Batches) -> Callable[[Params], Scalar]:
-    """theta -> (1/m) sum_b loss(theta, batch_b), whose derivatives hold one micro-batch in memory at a time.
+    """theta -> (1/m) sum_b loss(theta, batch_b); its derivatives hold one micro-batch in memory at a time.
 
     - `loss`: `loss(params, batch) -> scalar`.
-    - `batches`: a pytree of arrays with leading axis m, the micro-batches; equal sizes make the mean exact.
+    - `batches`: a pytree of arrays with leading axis m, the micro-batches. Micro-batches of equal size make
+      it the exact mean over the data.
 
-    Returns a loss of the parameters alone (and differentiable in them alone, in any mode and to any order),
-    for full-batch training with everything that takes one. Gradient and Hessian-vector product are exact sums
-    over a scan that stores nothing of a micro-batch but recomputes it, so that a product costs 8/3 gradients
-    instead of 2. The data are leaves of what is returned (a pytree), so that our runs compile with them as
-    arguments and not as constants. Raises `ValueError` for batches of unequal numbers.
+    Returns a loss of the parameters alone for full-batch training, differentiable in the parameters in any
+    mode and to any order. Gradients and Hessian-vector products are exact sums over a scan that recomputes
+    each micro-batch instead of storing its intermediate results, so a product costs 8/3 gradients instead of
+    2. The data are leaves of the returned pytree, so that runs compile with them as arguments and not as
+    constants. Raises `ValueError` if the arrays of `batches` have different leading axes.
     """
     check_batches(batches)
     return jax.tree_util.Partial(_value, loss, batches)
@@ -32,8 +33,8 @@ def _value(loss: Loss, batches: Batches, params: Params) -> Scalar:
     def value(params: Params) -> Scalar:
         return _mean(loss, params, batches)
 
-    # Left to itself, reverse mode over the scan would store every micro-batch's intermediate results, and a
-    # product linearised from it would again: the gradient is given as a scan of its own, under a checkpoint.
+    # By default reverse mode over the scan stores the intermediate results of every micro-batch, and a
+    # product linearised from it does, too. So the gradient is a scan of its own, under a checkpoint.
     @value.defjvp
     def along(primals: Any, tangents: Any) -> tuple[Scalar, Scalar]:
         (params,), (v,) = primals, tangents

@@ -1,4 +1,4 @@
-"""Modified losses: where the modified field of an optimizer is a gradient, the E~ that it descends.
+"""Modified losses: the loss E~ that an optimizer implicitly descends, if its modified field is a gradient.
 
 For n large, with b and r the decays of the averages of g and g^2, the iterates follow
 
@@ -10,8 +10,8 @@ For n large, with b and r the decays of the averages of g and g^2, the iterates 
     Adam, eps large          d theta / dt = -grad E~,
                              E~ = ( E + h/(4 sqrt(eps)) (1+b)/(1-b) ||grad E||^2 ) / sqrt(eps)
 
-Each function here takes the optimizer and the loss and returns E~ as a function of the parameters alone,
-to be differentiated, plotted or descended as any loss.
+Each function takes the optimizer and the loss and returns E~ as a function of the parameters alone, which
+can be differentiated, plotted or minimised like any loss.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """What is public, for tab completion."""
+    """The public names, for tab completion."""
     return sorted(__all__)
 
 
@@ -50,7 +50,7 @@ def gradient_descent(rule: GradientDescent, loss: Loss) -> ModifiedLoss:
     """E~ = E + (h/4) ||grad E||^2 of full-batch gradient descent, whose field is -grad E~ at every step.
 
     Barrett & Dherin (2021). `loss(params) -> scalar`; E~ is in units of the loss. Raises `ValueError` for
-    another optimizer, and when called for bad parameters or losses, as `vector_field` does.
+    another optimizer; the returned function raises it for bad parameters or losses, as `vector_field` does.
     """
     check_kind("modified_losses.gradient_descent", rule, GradientDescent)
 
@@ -60,8 +60,8 @@ def gradient_descent(rule: GradientDescent, loss: Loss) -> ModifiedLoss:
 def shuffled_gradient_descent(rule: GradientDescent, loss: Loss, batches: Batches) -> ModifiedLoss:
     """E~ = E + h/(4m) sum_k ||grad E_k||^2 of gradient descent on m shuffled mini-batches, E their mean loss.
 
-    Smith et al. (2021): after an epoch, the iterate averaged over all shuffles is O((mh)^3)-close to the
-    solution of d theta / dt = -grad E~ at time mh. `loss(params, batch) -> scalar` and `batches` a pytree of
+    Smith et al. (2021): after one epoch, the iterate averaged over all shuffles is O((mh)^3)-close to the
+    solution of d theta / dt = -grad E~ at time mh. `loss(params, batch) -> scalar`; `batches` is a pytree of
     arrays with leading axis m; E~ is in units of the loss. Errors as in `gradient_descent`, and for bad
     batches.
     """
@@ -76,8 +76,8 @@ def shuffled_gradient_descent(rule: GradientDescent, loss: Loss, batches: Batche
 def heavy_ball(rule: HeavyBall, loss: Loss) -> ModifiedLoss:
     """E~ = E/(1-b) + h (1+b) (1-b)^-3 ||grad E||^2 / 4 of heavy ball, b = beta, full batch and n large.
 
-    Ghosh et al. (2023), eq. (1), whose right side is printed without its minus sign: the field is -grad E~.
-    E~ is in units of the loss. Arguments and errors as in `gradient_descent`.
+    Ghosh et al. (2023), eq. (1), which the paper prints without its minus sign: the field is -grad E~. E~ is
+    in units of the loss. Arguments and errors as in `gradient_descent`.
     """
     check_kind("modified_losses.heavy_ball", rule, HeavyBall)
 
@@ -87,10 +87,10 @@ def heavy_ball(rule: HeavyBall, loss: Loss) -> ModifiedLoss:
 def adam_small_eps(rule: Adam | RMSProp, loss: Loss) -> ModifiedLoss:
     """E~ = E + (h/2) { (1+b)/(1-b) - (1+r)/(1-r) } ||grad E||_1, eq. (6), b = beta (0 for RMSProp), r = rho.
 
-    The field of full-batch Adam, n large, is -grad_j E~ / |grad_j E| in component j as long as eps is small,
-    min_j |grad_j E| >> sqrt(eps) (or eps, where it stands outside the root): for b < r, the usual setting,
-    the decrease of the one-norm is hindered. E~ is in units of the loss and does not depend on eps.
-    Arguments and errors as in `gradient_descent`.
+    For n large and eps small, min_j |grad_j E| >> sqrt(eps) (or eps, if it stands outside the root), the
+    field of full-batch Adam is -grad_j E~ / |grad_j E| in component j. With b < r, the usual setting, the
+    decrease of the one-norm is hindered. E~ is in units of the loss and does not depend on eps. Arguments and
+    errors as in `gradient_descent`.
     """
     check_kind("modified_losses.adam_small_eps", rule, Adam, RMSProp)
 
@@ -100,11 +100,11 @@ def adam_small_eps(rule: Adam | RMSProp, loss: Loss) -> ModifiedLoss:
 def adam_large_eps(rule: Adam | RMSProp, loss: Loss) -> ModifiedLoss:
     """E~ = ( E + h/(4 sqrt(eps)) (1+b)/(1-b) ||grad E||^2 ) / sqrt(eps), eq. (8), b = beta (0 for RMSProp).
 
-    The field of full-batch Adam, n large, is -grad E~ as long as eps is large, max_j |grad_j E| << sqrt(eps).
-    Up to a linear change of step and time this is `heavy_ball` (Example 2.1). E~ is in units of the loss
-    / sqrt(eps) and does not depend on rho. Arguments and errors as in `gradient_descent`; also refused is an
-    eps outside the square root: there the field departs from -grad E / eps by |grad_j E| / eps of itself,
-    which no choice of a large eps makes small beside the correction, of size h / eps.
+    For n large and eps large, max_j |grad_j E| << sqrt(eps), the field of full-batch Adam is -grad E~. Up to
+    a linear change of step and time this is `heavy_ball` (Example 2.1). E~ is in units of the loss /
+    sqrt(eps) and does not depend on rho. Arguments and errors as in `gradient_descent`. Also refused is an
+    eps outside the square root: there the field differs from -grad E / eps by a relative amount of |grad_j E|
+    / eps, which no large eps makes small compared with the correction, of relative size h / eps.
     """
     check_kind("modified_losses.adam_large_eps", rule, Adam, RMSProp)
     if not rule.eps_in_sqrt:
@@ -157,6 +157,6 @@ def _value(formula: Callable[[Any, Scalar, Vector], Scalar], inputs: Inputs) -> 
 
 
 def _decays(rule: Adam | RMSProp) -> tuple[Scalar, Scalar]:
-    """beta and rho; RMSProp remembers no gradient but the present one."""
+    """beta and rho; beta = 0 for RMSProp, which does not average gradients."""
     beta = rule.beta if isinstance(rule, Adam) else jnp.zeros_like(rule.rho)
     return beta, rule.rho

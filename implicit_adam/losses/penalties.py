@@ -1,11 +1,12 @@
-"""Explicit penalties on the size of the gradient: what modified equations find implicit, put into the loss.
+"""Explicit gradient penalties: the implicit terms of modified equations, added to the loss.
 
 Each function takes a loss, `loss(params)` or `loss(params, batch)`, and returns one of the same signature,
 
     E + weight * (a norm of grad E),
 
-per mini-batch where there are batches. `weight` may have either sign (a negative one hinders its decrease, as
-Adam with rho > beta does) and may be traced. The result is differentiable wherever the loss is twice so.
+for each mini-batch if there are batches. `weight` may be traced and may have either sign (a negative one
+hinders the decrease of the norm, as Adam with rho > beta does). The result is differentiable wherever the
+loss is twice differentiable.
 """
 
 from collections.abc import Callable
@@ -29,15 +30,15 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """What is public, for tab completion."""
+    """The public names, for tab completion."""
     return sorted(__all__)
 
 
 def squared_two_norm(loss: Loss, weight: Any) -> Loss:
-    """E + weight ||grad E||^2; weight h/4 is what gradient descent does by itself (Barrett & Dherin 2021).
+    """E + weight ||grad E||^2; gradient descent implicitly has weight h/4 (Barrett & Dherin 2021).
 
-    `weight` is in units of params^2 / loss. Raises `ValueError` for a weight that is no finite scalar, and
-    when called for a loss that is no real number.
+    `weight` is in units of params^2 / loss. Raises `ValueError` for a weight that is not a finite scalar; the
+    returned loss raises it if the original loss does not return a real number.
     """
     return _penalised(loss, weight, lambda g: jnp.sum(g**2))
 
@@ -45,8 +46,8 @@ def squared_two_norm(loss: Loss, weight: Any) -> Loss:
 def two_norm(loss: Loss, weight: Any) -> Loss:
     """E + weight ||grad E|| (Zhao et al. 2022).
 
-    Where grad E = 0 the norm has a kink and its derivative is taken to be zero. `weight` is in units of
-    params. Errors as in `squared_two_norm`.
+    Where grad E = 0 the norm has a kink; its derivative there is set to zero. `weight` is in units of params.
+    Errors as in `squared_two_norm`.
     """
     # safe_norm guards the root's input and its output: with one guard the derivative at 0 would be NaN.
     return _penalised(loss, weight, lambda g: optax.safe_norm(g, 0.0))

@@ -1,4 +1,4 @@
-"""Losses to try things on, each with its start: the paper's model, a solvable one, and real data."""
+"""Test problems, each with a starting point: the paper's model, a solvable one, and real data."""
 
 import inspect
 from collections.abc import Callable
@@ -23,20 +23,19 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """What is public, for tab completion."""
+    """The public names, for tab completion."""
     return sorted(__all__)
 
 
 class Problem(NamedTuple):
-    """A loss, where to start, its mini-batches, and the sizes that a study of it goes by.
+    """A loss with a starting point, its mini-batches, and the scales that a study of it uses.
 
-    - `batches`: None is one loss of the parameters alone.
-    - `start`: `start(seed)` draws other parameters to start from, the seed may be traced; None: there are
-      none.
-    - `horizon`: a time in which an optimizer that moves by about one a unit of time, as Adam does, changes
-      the gradient by a good part; `short_horizon` where every step is expensive (orders beyond 1 in
-      mini-batches); `gradient_horizon` for an optimizer that moves by gradients. None: as `horizon`.
-    - `gradient`: the size of a gradient component along the way.
+    - `batches`: None if the loss depends on the parameters alone.
+    - `start`: `start(seed)` draws other starting parameters (the seed may be traced); None if there are none.
+    - `horizon`: a time in which an optimizer that moves about one unit per unit of time, such as Adam,
+      changes the gradient considerably. `short_horizon` is used where every step is expensive (orders beyond
+      1 with mini-batches), `gradient_horizon` for an optimizer that moves by gradients. None: as `horizon`.
+    - `gradient`: the typical size of a gradient component along the way.
     """
 
     name: str
@@ -59,20 +58,21 @@ class Problem(NamedTuple):
 
 
 def bilinear_loss(theta):
-    """E(theta) = (3/2 - 2 theta_1 theta_2)^2 / 2, section 4; least on the curve theta_1 theta_2 = 3/4."""
+    """E(theta) = (3/2 - 2 theta_1 theta_2)^2 / 2, section 4; minimal on the curve theta_1 theta_2 = 3/4."""
     return (3 / 2 - 2 * theta[0] * theta[1]) ** 2 / 2
 
 
 def bilinear() -> Problem:
-    """The paper's bilinear model from its start (2.8, 3.5)."""
+    """The paper's bilinear model, starting at (2.8, 3.5)."""
     start = jnp.asarray([2.8, 3.5])
     return Problem("bilinear", bilinear_loss, start, horizon=0.5, gradient_horizon=0.02, gradient=30.0)
 
 
 def quadratic(eigenvalues=(0.5, 1.0, 2.0)) -> Problem:
-    """E(theta) = sum_i lambda_i theta_i^2 / 2 from (1, .., 1).
+    """E(theta) = sum_i lambda_i theta_i^2 / 2, starting at (1, .., 1).
 
-    Gradient descent is theta_i (1 - h lambda_i)^n, the flow of the eigenvalue -log(1 - h lambda_i)/h exactly.
+    Gradient descent gives theta_i = (1 - h lambda_i)^n, exactly the gradient flow of the quadratic with
+    eigenvalues -log(1 - h lambda_i)/h.
     """
     spectrum = tuple(float(x) for x in eigenvalues)
 
@@ -104,8 +104,9 @@ def network_params(key, inputs: int, hidden: int, classes: int):
 def digits(*, batches: int = 4, hidden: int = 8, samples: int = 1796, seed: int = 0) -> Problem:
     """A smooth two-layer network on scikit-learn's real handwritten digits (1797 images of 8 x 8).
 
-    `batches` equal mini-batches of `samples` images, drawn and ordered by `seed` as are the weights;
-    `batches=1` is full-batch training.
+    `samples` images are split into `batches` mini-batches of equal size; `batches=1` is full-batch training.
+    `seed` selects and orders the images and draws the initial weights. Raises `ValueError` unless `samples`
+    is at most 1797 and a multiple of `batches`.
     """
     images, labels = load_digits()
     if not 0 < check_count("samples", samples) <= len(images):
@@ -137,7 +138,7 @@ def digits(*, batches: int = 4, hidden: int = 8, samples: int = 1796, seed: int 
 
 
 def digits_start(seed, hidden: int = 8) -> Params:
-    """The weights that `digits` starts from; the seed may be traced."""
+    """The initial weights of `digits`; the seed may be traced."""
     return network_params(jax.random.key(seed), 64, hidden, 10)
 
 
@@ -159,11 +160,11 @@ PROBLEMS: dict[str, Callable[..., Problem]] = {
 
 
 def build_problem(name: str, **wanted: Any) -> Problem:
-    """A problem of `PROBLEMS`, with those of the wanted options that its builder has."""
+    """The problem `name` of `PROBLEMS`, with those of the `wanted` options that its builder takes."""
     options = problem_options(name)
     return PROBLEMS[name](**{key: value for key, value in wanted.items() if key in options})
 
 
 def problem_options(name: str) -> tuple[str, ...]:
-    """The names of what a problem's builder can be told, such as `seed` or `samples`."""
+    """The names of the options that a problem's builder takes, such as `seed` or `samples`."""
     return tuple(inspect.signature(PROBLEMS[name]).parameters)

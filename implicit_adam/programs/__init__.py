@@ -1,1 +1,1 @@
-"""What JAX programs say of the functions they were traced from."""
+"""What the programs (jaxprs) that JAX traces from functions tell about these functions."""

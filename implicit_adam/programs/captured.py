@@ -1,8 +1,9 @@
-"""What a function captures: a digest of its program and constants, so that no compiled program is stale.
+"""A digest of a function's program and captured constants, so that no stale compiled program is used.
 
-`jax.jit` knows a function by its identity alone. A bound method, or a function that reads a module's array,
-keeps its identity when the array changes, and the program compiled before would answer for the new one. The
-digest of a fresh trace tells them apart: equal for unchanged code and data, another one where either changed.
+`jax.jit` identifies a function by its identity alone. A bound method, or a function that reads a module's
+array, keeps its identity when the array changes, and the old compiled program would be used for the new
+array. The digest of a fresh trace tells them apart: it is the same for unchanged code and data, and differs
+if either has changed.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ import numpy as np
 from implicit_adam.checks.numbers import is_traced
 
 ADDRESS = re.compile(r"0x[0-9a-f]+")
-# Calls of one inner program, with the call's own arguments in their order.
+# Primitives that call one inner program with their own arguments, in the same order.
 CALLS = (
     "checkpoint",
     "closed_call",
@@ -32,13 +33,13 @@ CALLS = (
 
 
 def trace(f: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
-    """The jaxpr of f at arguments like `args`, and the shapes of what it returns."""
-    # Behind a new function each time: JAX would return the trace that it keeps of an old one.
+    """The jaxpr of f at arguments like `args`, and the shapes of its results."""
+    # A new function each time, since JAX would return the cached trace of an old one.
     return jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*args)
 
 
 def digest(*jaxprs: Any) -> Hashable:
-    """Equal for equal programs that hold equal constants; like nothing else where a constant is traced."""
+    """A digest that is equal for equal programs with equal constants; unique if a constant is traced."""
     total = hashlib.sha256()
     for jaxpr in jaxprs:
         total.update(ADDRESS.sub("", str(jaxpr)).encode())
@@ -54,7 +55,7 @@ class _Unknown:
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """The equations of a jaxpr and of all those inside them."""
+    """The equations of a jaxpr and of all jaxprs inside it."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in inner_jaxprs(equation):
@@ -62,7 +63,7 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def inner_jaxprs(equation: Any) -> list[Any]:
-    """The jaxprs in the parameters of a loop, a branch, a jit .."""
+    """The jaxprs in the parameters of an equation: of a loop, a branch, a jit, .."""
     parameters = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
     return [parameter for parameter in parameters if _is_jaxpr(parameter)]
 

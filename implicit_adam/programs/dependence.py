@@ -19,7 +19,7 @@ def dependence(f: Callable[..., Any], *args: Any) -> Depends:
 def dependence_in(jaxpr: Any) -> Depends:
     """Whether each result of a jaxpr depends on each of its arguments.
 
-    Nothing is computed. What is inside a loop counts as one: all of its results depend on all that enters it.
+    Nothing is computed. A loop counts as one operation, all results of which depend on all of its inputs.
     """
     count = len(jaxpr.invars)
     reached = _reached(jaxpr, [frozenset([i]) for i in range(count)])
@@ -29,7 +29,7 @@ def dependence_in(jaxpr: Any) -> Depends:
 
 
 def passed_on(f: Callable[..., Any], *args: Any) -> Depends:
-    """Whether each leaf of f(*args) is a leaf of `args` as it is."""
+    """Whether each leaf of f(*args) is a leaf of `args`, passed on unchanged."""
     jaxpr = trace(f, *args)[0].jaxpr
     rows = [[out is argument for argument in jaxpr.invars] for out in jaxpr.outvars]
     return np.array(rows, bool).reshape(len(rows), len(jaxpr.invars))
@@ -61,9 +61,9 @@ def _through(equation: Any, arguments: list[frozenset[int]]) -> list[frozenset[i
 
 
 def levels(depends: Depends) -> list[int] | None:
-    """Of things of which row i depends on column j: how long the longest chain below each is; None in a ring.
+    """The length of the longest dependency chain below each item; None if there is a cycle.
 
-    That a thing depends on itself does not count.
+    Row i of `depends` says which items j item i depends on; that an item depends on itself is ignored.
     """
     others = depends & ~np.eye(len(depends), dtype=bool)
     found = [-1] * len(depends)

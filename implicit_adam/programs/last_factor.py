@@ -1,12 +1,12 @@
-"""What constant the results of a program are multiplied by at their end, such as a learning rate.
+"""The constant factor at the end of a program's results, such as a learning rate.
 
-The program is gone through once, with its data unknown: of a value that depends on data only the largest
-constant is kept that multiplies it since the last operation that is no scaling,
+The program is evaluated once with unknown data. For a value that depends on data, only the largest constant
+that multiplies it since the last operation other than a scaling is kept,
 
     c (a + b) -> c max(a, b),       c x -> c a,       f(x) -> 1 for any other f,
 
-with a, b those of the operands. What depends on no data (a step counter and the schedule that reads it) is
-computed as it is.
+with a, b the factors of the operands. Values that depend on no data (a step counter and the schedule that
+reads it) are computed as usual.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from implicit_adam.programs.captured import CALLS, inner_jaxprs
 
-# A value through these is the same one, or its negative.
+# Operations that keep the size of a value.
 SAME = (
     "broadcast_in_dim",
     "convert_element_type",
@@ -33,20 +33,20 @@ SAME = (
     "squeeze",
     "transpose",
 )
-# The largest of several operands.
+# Operations whose factor is the largest of their operands' factors.
 JOINS = ("add", "sub", "add_any", "concatenate")
 
 
 class Data(NamedTuple):
-    """A value that depends on data, and what it is multiplied by."""
+    """A value that depends on data, and the constant that multiplies it."""
 
     factor: float
 
 
 def last_factors(program: Any, arguments: list[Any]) -> list[float | None]:
-    """The constant at the end of each result of a closed jaxpr, at most; None for one without data.
+    """The largest constant at the end of each result of a closed jaxpr; None for a result without data.
 
-    Each of `arguments` is a number or array that is known, or `Data(1.0)`.
+    Each of `arguments` is a known number or array, or `Data(1.0)`.
     """
     with jax.ensure_compile_time_eval():
         results = _through(program.jaxpr, program.consts, arguments)
@@ -86,7 +86,7 @@ def _results(jaxpr: Any, equation: Any, operands: list[Any]) -> list[Any]:
 
 
 def _one_of(cases: list[Any]) -> Any:
-    """One of several values, their sum, or all of them; zeros and other constants have no say."""
+    """The factor of a choice, a sum or a concatenation: the largest of the operands with data, else 1."""
     factors = [x.factor for x in cases if isinstance(x, Data)]
     return Data(max(factors)) if factors else Data(1.0)
 
@@ -104,7 +104,7 @@ def _largest(x: Any) -> float:
 
 
 def _computed(jaxpr: Any, equation: Any, operands: list[Any]) -> list[Any]:
-    """Without data; a flag that becomes a number, by which a step is switched off, is taken to be on."""
+    """The results of an equation without data; a flag turned into a number (to disable a step) is on."""
     variables = {x: v for x, v in zip(equation.invars, operands, strict=True) if not hasattr(x, "val")}
     alone = jaxpr.replace(
         constvars=[], invars=list(variables), outvars=list(equation.outvars), eqns=[equation]

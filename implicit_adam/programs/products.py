@@ -1,12 +1,12 @@
 """Is a Hessian-vector product the derivative of the gradient that the optimizer sees?
 
-Not where the loss hides a dependence from autodiff: with `stop_gradient` (targets of temporal differences,
-straight-through estimators) or a custom derivative that is not the derivative, jvp(grad(loss)) leaves out
-terms that move the gradient from step to step, and every correction of order h would be silently wrong.
+It is not where the loss hides a dependence from autodiff: with `stop_gradient` (temporal-difference targets,
+straight-through estimators) or a custom derivative that is not the true one, jvp(grad(loss)) misses terms
+that change the gradient from step to step, and every correction of order h would be silently wrong.
 
-The gradient is traced to a program. Its product as autodiff takes it is compared with the product of the same
-program with nothing hidden (stops read as the identity, custom derivatives as what they compute). Both are
-exact, so that they agree to rounding or are different things; kinks such as ReLU's do not disturb.
+The gradient is traced to a program. The product that autodiff gives is compared with that of the same
+program with nothing hidden (stops become the identity, custom derivatives the functions themselves). Both
+are exact, so they either agree to rounding or are different things; kinks such as ReLU's do no harm.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from implicit_adam.programs.captured import digest, equations, inner_jaxprs, tra
 from implicit_adam.types import Params
 
 HIDING = ("stop_gradient", "custom_jvp_call", "custom_vjp_call")
-# What `jax.checkpoint` leaves: a call, whose jaxpr must not hold constants.
+# The call that `jax.checkpoint` leaves, whose jaxpr must not hold constants.
 RECOMPUTING = ("checkpoint", "remat")
 
 # Digests of gradients whose products were compared and agree.
@@ -30,10 +30,10 @@ _compared: set[Any] = set()
 
 
 def check_products(loss: Callable[..., Any], *args: Params) -> None:
-    """Refuse a loss, differentiated in its first argument, whose Hessian-vector products miss a dependence.
+    """Refuse a loss whose Hessian-vector products, in its first argument, miss a dependence.
 
-    Compared along one random direction, once for each program; where values are traced, at a random point:
-    two programs are compared, and any point tells them apart.
+    Compared along one random direction, once for each program. Traced values are replaced by random ones: two
+    programs are compared, and any point tells them apart.
     """
     if not may_hide(trace(loss, *args)[0]):
         return
@@ -53,19 +53,19 @@ def check_products(loss: Callable[..., Any], *args: Params) -> None:
 
 
 def _evaluated(f: Callable[[], bool]) -> bool:
-    """f() as it is, or at once where it is called inside a trace."""
+    """The value of f(), computed at once even inside a trace."""
     if not is_traced(jnp.zeros(())):
         return f()
     try:
         with jax.ensure_compile_time_eval():
             return f()
     except NotImplementedError:
-        # JAX 0.7 cannot evaluate every loop inside a trace; outside, the same loss is looked at.
+        # JAX 0.7 cannot evaluate every loop inside a trace; outside of one, the same loss is checked.
         return True
 
 
 def may_hide(jaxpr: Any) -> bool:
-    """Whether anything in a program stops derivatives or brings its own."""
+    """Whether anything in a program stops derivatives or defines its own."""
     return any(equation.primitive.name.startswith(HIDING) for equation in equations(jaxpr))
 
 
@@ -74,8 +74,8 @@ def _products_agree(jaxpr: Any, params: Params, *rest: Any) -> bool:
     known = [None if any(map(is_traced, jax.tree.leaves(x))) else x for x in given]
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), given)
 
-    # One program, whose data and random key are arguments: what depends on none is evaluated op by op in a
-    # trace, a hundred small programs.
+    # One program with the data and the random key as arguments: inside a trace, operations without arguments
+    # are evaluated one by one, as a hundred small programs.
     @jax.jit
     def compared(key: Any, known: list[Any]) -> tuple[Any, Any]:
         keys = jax.random.split(key, 1 + len(known))
@@ -98,12 +98,12 @@ def _products_agree(jaxpr: Any, params: Params, *rest: Any) -> bool:
 
     apart, size = compared(jax.random.key(0), known)
     rounding = float(jnp.finfo(apart.dtype).eps) ** 0.5
-    # Opened, a custom derivative may meet the 0/0 that it is there to avoid: that decides nothing.
+    # Without its custom derivative a function may give the 0/0 that it avoids: that decides nothing.
     return not float(apart) > rounding * float(size)
 
 
 def _random_like(key: Any, tree: Any) -> Any:
-    """Normal variables, zeros for what is not real; out of one draw, since each takes long to compile."""
+    """Normal random numbers, zeros for leaves that are not real; one draw, since draws compile slowly."""
     leaves, structure = jax.tree.flatten(tree)
     sizes = [x.size if jnp.issubdtype(x.dtype, jnp.floating) else 0 for x in leaves]
     drawn = jax.random.normal(key, (sum(sizes),))
@@ -130,7 +130,7 @@ def evaluate(jaxpr: Any, consts: Any, args: Any, *, hidden: bool) -> list[Any]:
 
 
 def _live(jaxpr: Any) -> list[Any]:
-    """The equations that the outputs need: what is computed beside the gradient hides nothing of it."""
+    """The equations that the outputs need; those that do not enter the gradient cannot hide any of it."""
     needed, kept = {x for x in jaxpr.outvars if not _is_literal(x)}, []
     for equation in reversed(jaxpr.eqns):
         if needed.intersection(equation.outvars):

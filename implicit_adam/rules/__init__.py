@@ -1,4 +1,4 @@
-"""Optimizers, one a file, and what a rule of one's own is made of.
+"""The optimizers, one per file, and the parts from which to build a rule of your own.
 
     class Mine(AbstractRule):
         h: Array = eqx.field(converter=scalar, metadata=POSITIVE)
@@ -81,5 +81,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """What is public, for tab completion."""
+    """The public names, for tab completion."""
     return sorted(__all__)

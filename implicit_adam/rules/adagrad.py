@@ -15,7 +15,7 @@ from implicit_adam.types import Scalar
 
 @final
 class Adagrad(AbstractRule):
-    """F^(n) = g_n / sqrt(initial_accumulator + sum_k g_k^2 + eps); there is no limit n to infinity.
+    """Adagrad: F^(n) = g_n / sqrt(initial_accumulator + sum_k g_k^2 + eps), without a limit n to infinity.
 
     `initial_accumulator` >= 0 and `eps` > 0 are in units of g^2, as in optax (in PyTorch the accumulator
     starts at 0 and eps stands outside the root).

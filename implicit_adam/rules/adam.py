@@ -22,11 +22,11 @@ class Adam(AbstractRule):
         R2 = sum_k (1-rho) rho^(n-k) g_k^2 / (1 - rho^(n+1))
 
     - `h`: the step size.
-    - `beta`, `rho`: the decay of the two averages, in [0, 1); b1 and b2 of optax.
-    - `eps`: the numerical stability constant, > 0. Outside the root it is compared with |g|, inside with
-      g^2, so that 1e-8 inside is what 1e-4 is outside.
-    - `eps_in_sqrt`: where eps stands. `ia.Adam(h, eps_in_sqrt=True)` is the paper's Definition 1.1,
-      `ia.Adam(h)` is `optax.adam(h)`.
+    - `beta`, `rho`: the decays of the two averages, in [0, 1); b1 and b2 in optax.
+    - `eps`: the numerical stability constant, > 0. Outside the root it is compared with |g|, inside with g^2,
+      so 1e-8 inside corresponds to 1e-4 outside.
+    - `eps_in_sqrt`: whether eps is inside the root. `ia.Adam(h, eps_in_sqrt=True)` is the paper's Definition
+      1.1, `ia.Adam(h)` is `optax.adam(h)`.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)

@@ -16,12 +16,12 @@ from implicit_adam.types import Scalar
 
 @final
 class AdamW(AbstractRule):
-    """`Adam` with the decay of the weights added to the update:
+    """`Adam` with decoupled weight decay:
 
         F^(n) = M / (sqrt(R2) + eps) + weight_decay theta^(n),
 
-    so that a step shrinks all parameters by h weight_decay, as in optax, PyTorch and Keras (in Loshchilov &
-    Hutter by weight_decay alone); for a mask take `ia.Optax(h, optax.adamw(1.0, mask=..))`.
+    so that a step shrinks all parameters by the factor 1 - h weight_decay, as in optax, PyTorch and Keras
+    (1 - weight_decay in Loshchilov & Hutter). For a mask use `ia.Optax(h, optax.adamw(1.0, mask=..))`.
     `weight_decay` >= 0 is in units of inverse time; its default is optax's (PyTorch's is 1e-2, Keras's
     4e-3). The other hyperparameters are those of `Adam`.
     """

@@ -16,13 +16,13 @@ from implicit_adam.types import Scalar
 
 @final
 class AdEMAMix(AbstractRule):
-    """F^(n) = (M + alpha m_slow) / (sqrt(R2) + eps), or over sqrt(R2 + eps) with `eps_in_sqrt`, where
+    """AdEMAMix: F^(n) = (M + alpha m_slow) / (sqrt(R2) + eps), or over sqrt(R2 + eps) with `eps_in_sqrt`.
 
-        m_slow = (1-beta_slow) sum_k beta_slow^(n-k) g_k, without bias correction,
+        m_slow = (1-beta_slow) sum_k beta_slow^(n-k) g_k        (without bias correction)
 
-    and M, R2 and the other hyperparameters are those of `Adam`. `alpha` >= 0 weighs the slow memory. As in
-    optax by default, `alpha` and `beta_slow` are constants (the authors raise both over the first steps) and
-    there is no weight decay.
+    M, R2 and the other hyperparameters are those of `Adam`. `alpha` >= 0 is the weight of the slow memory. As
+    in optax by default, `alpha` and `beta_slow` are constant (the authors increase both over the first steps)
+    and there is no weight decay.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)

@@ -1,13 +1,13 @@
-"""What an optimizer is: features of the gradient, kernels that remember them, a readout.
+"""An optimizer as features of the gradient, kernels that remember them, and a readout.
 
 With g_k the gradient of the mini-batch of step k, the update of step n is
 
     theta^(n+1) = theta^(n) - h F^(n),      F^(n) = readout(s_1, .., s_r, theta^(n), n)
     s_i = sum_{k<=n} w_i(n, k) psi_i(g_k)
 
-with elementwise `features` psi_i, scalar memory `kernels` w_i and an elementwise `readout`. Whatever
-else the library knows of an optimizer (closed forms, mini-batch fields, flows, command line) follows
-from these three and the optax twin.
+with elementwise `features` psi_i, scalar memory `kernels` w_i and an elementwise `readout`. Everything else
+that the library knows about an optimizer (closed forms, mini-batch fields, flows, command line) follows from
+these three and the optax twin.
 """
 
 from abc import abstractmethod
@@ -30,13 +30,13 @@ from implicit_adam.types import Scalar, StepNumber, Vector
 
 
 class AbstractOptimizer(eqx.Module):
-    """Anything that makes iterates: theta^(n+1) = theta^(n) - h F^(n), with its hyperparameters as leaves.
+    """An optimizer theta^(n+1) = theta^(n) - h F^(n), as a pytree with its hyperparameters as leaves.
 
-    Build under `jax.vmap` for many at once; differentiate through the constructor as through any function. A
-    hyperparameter out of range raises `ValueError` on construction, unless it is traced. Positional arguments
-    stand in the order of optax's function of the same name, with the same defaults; all others go by keyword.
-    In float32 a decay is a float32 number, and 1 - rho has the relative error 6e-8 / (1 - rho), while optax
-    takes it from the Python float.
+    Construct it under `jax.vmap` for many at once, and differentiate through the constructor as through any
+    function. A hyperparameter out of range raises `ValueError` on construction, unless it is traced.
+    Positional arguments have the order and the defaults of optax's function of the same name; all others are
+    keyword-only. In float32 a decay is a float32 number, so 1 - rho has the relative error 6e-8 / (1 - rho),
+    while optax computes it from the Python float.
     """
 
     h: eqx.AbstractVar[Scalar]
@@ -53,13 +53,13 @@ class AbstractOptimizer(eqx.Module):
 
     @abstractmethod
     def transformation(self) -> optax.GradientTransformation:
-        """The optax optimizer that makes the same iterates."""
+        """The optax optimizer that gives the same iterates."""
 
     def astype(self, dtype: DTypeLike) -> "AbstractOptimizer":
-        """Cast the hyperparameters to the dtype that is computed in.
+        """The optimizer with its hyperparameters in the dtype of the computation.
 
-        One that changes its meaning there (an eps or h that vanishes, a decay too close to 1) is refused, and
-        a traced one outside its interval becomes NaN, which the result shows.
+        Raises `ValueError` for a value that changes its meaning there (an eps or h that vanishes, a decay too
+        close to 1). A traced value outside its interval becomes NaN, and so does the result.
         """
         rule = jax.tree.map(lambda x: x.astype(dtype) if eqx.is_array(x) else x, self)
         for field in fields(self):
@@ -86,32 +86,30 @@ def _check_hyperparameters(rule: AbstractOptimizer) -> None:
         elif isinstance(getattr(rule, field.name), float):
             msg = (
                 f"{type(rule).__name__}: {field.name} must become an array, to be swept and differentiated: "
-                f"{field.name}: Array = eqx.field(converter=scalar, metadata=POSITIVE), of ia.rules"
+                f"{field.name}: Array = eqx.field(converter=scalar, metadata=POSITIVE), from ia.rules"
             )
             raise ValueError(msg)
 
 
-# For each feature and each exponential of its kernel, sum_k decay^(n-k) psi(g_k); None for the present alone.
+# For each feature, for each exponential of its kernel: sum_k decay^(n-k) psi(g_k), None for decay 0.
 Sums = tuple[tuple[Vector | None, ...], ...]
 
 
 class AbstractRule(AbstractOptimizer):
     """An optimizer given by features, kernels and a readout, all elementwise.
 
-    The contract, checked on construction without computing anything (`rules.contract`; `ValueError` says what
-    is broken):
+    The contract, checked on construction (`rules.contract`; the `ValueError` says what is broken):
 
-    - `features(g)` and `readout(s, theta, n)` are elementwise in the coordinates; there is one kernel a
-      feature, in the same order, which is any order;
+    - `features(g)` and `readout(s, theta, n)` are elementwise in the coordinates; there is one kernel for
+      each feature, in the same order;
     - the decays of `kernels(n)` are numbers in [0, 1] that do not depend on n, while scales may;
-    - all three are differentiable and can be traced, in n too.
+    - all three are differentiable and can be traced, also in n.
 
-    What may depend on n and what does not is found out: an update that, all gradients taken at one point, is
-    the same at every step has closed forms in full batch.
+    Which of them depend on n is found automatically: if the update with all gradients taken at one point is
+    the same at every step, full-batch fields have closed forms.
 
-    `study` holds the hyperparameters that a first study of its order should take in place of its defaults,
-    with memories short enough for the theorem; an `eps` there is the width of a sign, in units of a gradient
-    component.
+    `study` holds hyperparameters for a first convergence study, in place of the defaults: memories short
+    enough for the theorem. An `eps` in it is the width of a smooth sign, in units of a gradient component.
     """
 
     study: ClassVar[Mapping[str, float]] = {}
@@ -122,7 +120,7 @@ class AbstractRule(AbstractOptimizer):
 
     @abstractmethod
     def features(self, g: Float[Array, "*batch p"]) -> tuple[Float[Array, "*batch p"], ...]:
-        """psi_i(g), elementwise."""
+        """The features psi_i(g), elementwise."""
 
     @abstractmethod
     def kernels(self, n: StepNumber) -> tuple[Kernel, ...]:
@@ -130,20 +128,20 @@ class AbstractRule(AbstractOptimizer):
 
     @abstractmethod
     def readout(self, s: tuple[Vector, ...], theta: Vector, n: StepNumber) -> Vector:
-        """F^(n) from the remembered features and the present point, elementwise."""
+        """F^(n) from the remembered features s and the current point theta, elementwise."""
 
     def readout_between_steps(self, s: tuple[Vector, ...], theta: Vector, n: Scalar) -> Vector:
-        """The readout at a step number that is no integer: its formula, where that holds for any n."""
+        """The readout at a step number n that is not an integer; by default the same formula."""
         return self.readout(s, theta, n)
 
     def transformation(self) -> optax.GradientTransformation:
-        """The optax optimizer that makes the same iterates, derived from the three above (`rules.twin`)."""
+        """The optax optimizer with the same iterates, derived from the three methods above (`rules.twin`)."""
         return twin(self)
 
     def sums(self, opt_state: Any) -> Sums:
-        """The memories in a state of `transformation()`, for each feature and each exponential of its kernel:
+        """The memories in a state of `transformation()`, for each feature and each exponential of its kernel.
 
-        the flat vector sum_k decay^(n-k) psi(g_k), or None where that is the present gradient alone, which no
-        state keeps. A rule with a transformation of its own says here what its state holds; see `Adam`.
+        Each is the flat vector sum_k decay^(n-k) psi(g_k), or None for the present gradient alone, which no
+        state keeps. A rule with its own `transformation` must say here what its state holds; see `Adam`.
         """
         return sums_in(self, opt_state)

@@ -1,8 +1,8 @@
-"""What a rule promises, looked at without computing anything.
+"""Checks of a rule's contract, from its traced programs.
 
 The program of a function (its jaxpr) is a list of operations on named values. Following the names from an
-argument says which results depend on it; an operation that runs along an axis as long as the parameters mixes
-coordinates. All is decided once for each kind of rule: its class, static fields and dtypes.
+argument shows which results depend on it; an operation along an axis as long as the parameters mixes
+coordinates. Every check is made once for each kind of rule: its class, static fields and dtypes.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,19 +17,19 @@ from implicit_adam.rules.hyperparameters import made_up
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.types import StepNumber, Vector
 
-# Stands for the number of parameters: a length that no other axis has.
+# Stands for the number of parameters: a length that no other axis should have.
 P = 7919
 
 
 class Kind(NamedTuple):
-    """What hyperparameters do not change."""
+    """What a rule is apart from the values of its hyperparameters: its structure, shapes and dtypes."""
 
     structure: Any
     leaves: tuple[tuple[tuple[int, ...], Any], ...]
 
 
 def check_contract(rule: Any) -> None:
-    """Features, kernels and readout fit together and are what `AbstractRule` says, else `ValueError`."""
+    """Raise `ValueError` unless features, kernels and readout are what `AbstractRule` asks for."""
     broken = _broken(_kind(rule))
     if broken:
         msg = f"{type(rule).__name__}: {broken}"
@@ -37,20 +37,21 @@ def check_contract(rule: Any) -> None:
 
 
 def frozen_update_is_steady(rule: Any) -> bool:
-    """Whether updates with all gradients taken at one point are the same at every step."""
+    """Whether the update with all gradients taken at one point is the same at every step."""
     return _is_steady(_kind(rule))
 
 
 def reads_the_point(rule: Any) -> bool:
-    """Whether the readout depends on the parameters, as with a decay of the weights."""
+    """Whether the readout depends on the parameters, as with weight decay."""
     return _reads_the_point(_kind(rule))
 
 
 def settles(rule: Any) -> bool:
     """Whether the update frozen at a point approaches a limit as fast as the memory fades.
 
-    Tried on made-up hyperparameters, since the rule's own may be traced: decays of .7 at most, whose memory
-    has faded to rounding after a thousand steps. What still changes then will never settle in this sense.
+    Evaluated with made-up hyperparameters, since the rule's own may be traced. Their decays are at most .7,
+    so the memory has faded to rounding after a thousand steps: an update that still changes then has no
+    limit.
     """
     return _settles(_kind(rule))
 
@@ -77,7 +78,7 @@ def _kind(rule: Any) -> Kind:
 
 @lru_cache(maxsize=512)
 def _broken(kind: Kind) -> str:
-    """What is wrong, in words."""
+    """How a rule breaks the contract; empty if it does not."""
     try:
         given, kernels = _given(kind), _kernels(kind)
         features, readout = _features(kind), _readout(kind)
@@ -119,7 +120,7 @@ def _broken(kind: Kind) -> str:
 
 
 def _spoils_dead_coordinates(kind: Kind) -> bool:
-    """Tried on made-up hyperparameters."""
+    """Whether the update is finite at zero gradients but its derivative is not (made-up hyperparameters)."""
     with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
         numbers, zero = made_up(kind.leaves), jnp.zeros(1)
 
@@ -163,7 +164,7 @@ def _kernels(kind: Kind) -> Any:
 
 
 def _given(kind: Kind) -> Any:
-    """What features(g) returns, in shapes."""
+    """The shapes of what features(g) returns."""
     with jax.numpy_dtype_promotion("standard"):
         return jax.eval_shape(_method(kind, "features"), *_arguments(kind), _vector())
 
@@ -173,7 +174,7 @@ def _features(kind: Kind) -> Any:
 
 
 def _readout(kind: Kind) -> Any:
-    """Its program, whose last argument is n."""
+    """The program of the readout, whose last argument is n."""
     x = _vector()
     s = tuple(x for _ in _features(kind).jaxpr.outvars)
     return _program(_method(kind, "readout"), *_arguments(kind), s, x, _step_number())
@@ -187,18 +188,18 @@ def _of_kernels(kind: Kind, field: str) -> Any:
 
 
 def _program(f: Callable[..., Any], *args: Any) -> Any:
-    # Hyperparameters take the parameters' dtype only later.
+    # Hyperparameters are cast to the parameters' dtype only later.
     with jax.numpy_dtype_promotion("standard"):
         return jax.make_jaxpr(f)(*args)
 
 
 def _depends(program: Any, argument: int = -1) -> bool:
-    """Whether a result depends on an argument, the last if not said."""
+    """Whether any result depends on an argument, by default the last one."""
     return bool(dependence_in(program.jaxpr)[:, argument].any())
 
 
 def _across_coordinates(jaxpr: Any) -> Iterator[str]:
-    """Operations that remove or run along an axis of length P: sums, products of matrices, sorting, .."""
+    """Operations that remove or run along an axis of length P: sums, matrix products, sorting, .."""
     for operation in jaxpr.eqns:
         before = [P in getattr(x.aval, "shape", ()) for x in operation.invars]
         after = [P in getattr(x.aval, "shape", ()) for x in operation.outvars]

@@ -13,7 +13,10 @@ from implicit_adam.types import Scalar
 
 @final
 class GradientDescent(AbstractRule):
-    """F^(n) = g_n; its modified loss is E + (h/4) ||grad E||^2 (Barrett & Dherin 2021)."""
+    """Gradient descent: F^(n) = g_n.
+
+    In full batch its modified loss is E + (h/4) ||grad E||^2 (Barrett & Dherin 2021).
+    """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
 

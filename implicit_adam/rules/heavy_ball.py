@@ -14,11 +14,11 @@ from implicit_adam.types import Scalar
 
 @final
 class HeavyBall(AbstractRule):
-    """theta^(n+1) = theta^(n) - h g_n + beta (theta^(n) - theta^(n-1)), that is F^(n) = sum_k beta^(n-k) g_k.
+    """Heavy ball: theta^(n+1) = theta^(n) - h g_n + beta (theta^(n) - theta^(n-1)).
 
-    It is `optax.sgd(h, momentum=beta)` and PyTorch's SGD with that momentum and no dampening: the new
-    gradient enters with weight 1, not 1-beta, so that late in a run h acts like h / (1-beta). For large n it
-    follows eq. (1) (Ghosh et al. 2023; the paper's display lacks a minus sign).
+    In other words F^(n) = sum_k beta^(n-k) g_k, as in `optax.sgd(h, momentum=beta)` and PyTorch's SGD with
+    momentum and no dampening. The new gradient has weight 1, not 1-beta, so that late in a run h acts like
+    h / (1-beta). For large n it follows eq. (1) (Ghosh et al. 2023; the paper omits a minus sign).
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)

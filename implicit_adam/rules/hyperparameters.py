@@ -1,11 +1,10 @@
-"""Hyperparameters of a rule: array leaves with an interval of allowed values, so that no sweep recompiles.
+"""Hyperparameters of a rule: array leaves, so that no sweep recompiles, with an interval of allowed values.
 
     class MyRule(AbstractRule):
         h: Array = eqx.field(converter=scalar, metadata=POSITIVE)
         beta: Array = eqx.field(converter=scalar, metadata=DECAY, default=0.9)
 
-A value out of range raises `ValueError` on construction, unless it is traced: then it becomes NaN, which the
-result shows.
+A value out of range raises `ValueError` on construction; a traced one becomes NaN, and so does the result.
 """
 
 import math
@@ -20,19 +19,19 @@ from implicit_adam.checks.numbers import is_traced
 
 ALLOWED = "allowed"
 
-# By how much of 1 - x the rounding of a number x close to 1 may move it: a memory's length is 1 / (1 - x).
+# The relative error in 1 - x allowed when x is rounded: a memory of decay x has the length 1 / (1 - x).
 CLOSE_TO_ONE = 0.01
 
 
 class Interval(NamedTuple):
-    """The values that a hyperparameter may take: from 0, itself allowed or not, to a number that is not."""
+    """The allowed values of a hyperparameter: from 0, included if `with_zero`, to `end`, not included."""
 
     words: str
     with_zero: bool
     end: float
 
     def contains(self, x: Any) -> Any:
-        """Whether x is one of them; a traced x gives a traced answer."""
+        """Whether x is in the interval; traced if x is."""
         return ((x >= 0) if self.with_zero else (x > 0)) & (x < self.end)
 
 
@@ -43,9 +42,10 @@ POSITIVE_DECAY = {ALLOWED: Interval("a number in (0, 1)", with_zero=False, end=1
 
 
 def scalar(x: Any) -> Array:
-    """Make a hyperparameter an array leaf, so that sweeping it never recompiles.
+    """A hyperparameter as an array leaf, so that sweeping it never recompiles.
 
-    Its own typed function, since a bare `jnp.asarray` as converter switches jaxtyping's check off.
+    It has a function of its own, since `jnp.asarray` as the converter would disable jaxtyping's check. Raises
+    `ValueError` for anything but a real number.
     """
     if callable(x):
         msg = (
@@ -64,7 +64,7 @@ def scalar(x: Any) -> Array:
 
 
 def made_up(leaves: Iterable[tuple[tuple[int, ...], Any]]) -> list[Array]:
-    """Hyperparameters of these shapes and dtypes to try a rule on, whose own may be traced.
+    """Hyperparameters of these shapes and dtypes for testing a rule whose own values may be traced.
 
     Numbers in (.3, .7), no two alike, so that none of their differences vanishes.
     """
@@ -75,7 +75,7 @@ def made_up(leaves: Iterable[tuple[tuple[int, ...], Any]]) -> list[Array]:
 
 
 def flag(x: Any) -> bool:
-    """Make sure that a switch is True or False: any other value would count as one of them."""
+    """A switch as a bool; `ValueError` unless True or False, as anything else would count as one of them."""
     if not isinstance(x, bool | np.bool_):
         msg = f"a switch of a rule, such as eps_in_sqrt, must be True or False, got {x!r}"
         raise ValueError(msg)  # noqa: TRY004
@@ -83,7 +83,7 @@ def flag(x: Any) -> bool:
 
 
 def check_hyperparameter(owner: str, name: str, value: Array | np.ndarray, allowed: Interval) -> None:
-    """A hyperparameter is one real number inside its interval."""
+    """A hyperparameter must be one real number inside its interval."""
     if jnp.shape(value) != ():
         msg = (
             f"{owner}: {name} must be a scalar, got shape {jnp.shape(value)}; for many values build the "
@@ -101,7 +101,7 @@ def check_hyperparameter(owner: str, name: str, value: Array | np.ndarray, allow
 
 
 def check_close_to_one(owner: str, value: Any, dtype: DTypeLike) -> None:
-    """A decay is felt through 1 - x, which rounding x to a narrower dtype may change altogether."""
+    """A decay acts through 1 - x, which rounding x to a narrower dtype must not change."""
     given, rounded = float(value), float(np.asarray(value).astype(dtype))
     if 0.5 < given < 1 and abs(rounded - given) > CLOSE_TO_ONE * (1 - given):
         msg = (
@@ -113,12 +113,12 @@ def check_close_to_one(owner: str, value: Any, dtype: DTypeLike) -> None:
 
 
 def nan_outside(value: Array, allowed: Interval) -> Array:
-    """A traced hyperparameter cannot be refused: outside its interval it becomes NaN, as the result."""
+    """A traced hyperparameter, or NaN if it is outside its interval, since it cannot be refused."""
     return jnp.where(allowed.contains(value), value, jnp.full_like(value, jnp.nan))
 
 
 def check_positive_in(dtype: DTypeLike, owner: str, name: str, value: Array) -> None:
-    """A small constant that keeps a denominator away from zero must not vanish in the dtype."""
+    """A small constant that keeps a denominator away from zero must not underflow in the dtype."""
     if is_traced(value):
         return
     tiny = float(jnp.finfo(dtype).tiny)
@@ -131,7 +131,7 @@ def check_positive_in(dtype: DTypeLike, owner: str, name: str, value: Array) -> 
 
 
 def cast(owner: str, name: str, value: Array, allowed: Interval | None, dtype: DTypeLike) -> Array:
-    """The value in the dtype that is computed in, refused where its meaning changes there."""
+    """The value in the dtype of the computation; `ValueError` if its meaning changes there."""
     if allowed in (None, POSITIVE[ALLOWED]):
         check_positive_in(dtype, owner, name, value)
     if allowed is None:

@@ -1,11 +1,11 @@
-"""Memory kernels: how much of each past gradient an optimizer still holds.
+"""Memory kernels: the weight of every past gradient in the memory of an optimizer.
 
 Every kernel here is a sum of exponentials in the lag j = n - k,
 
     w(n, k) = sum_e scale_e(n) * decay_e^(n-k),        k = 0 .. n,
 
-so that all sums over the history have closed forms. `decay = 0`
-is the present gradient alone (0^0 = 1) and `decay = 1` a memory that never forgets.
+so that all sums over the history have closed forms. `decay = 0` is the present gradient alone (0^0 = 1),
+and `decay = 1` is a memory that never forgets.
 """
 
 from functools import partial
@@ -23,14 +23,14 @@ from implicit_adam.types import Scalar, StepNumber
 class Kernel(eqx.Module):
     """One memory kernel at one step n: w(n, k) = sum_e scale_e decay_e^(n-k).
 
-    Kernels add and scale as functions of k.
+    Kernels can be added, and multiplied by numbers, as functions of k.
 
     - `scale`, `decay`: (terms,) of the exponentials. The decays lie in [0, 1] and are the same at every step.
-    - `masses`: (terms,) what the weights of each exponential sum to at this step, where that is known without
-      the sum, as for a bias-corrected average, whose weights sum to one; None where it is not. Masses add and
-      scale with their kernels. Where they are the same at every step, an update frozen at one point is the
-      same at every step, which opens the closed forms of Remark 3.2.
-    - `forgets`: old gradients fade, so that the limit n to infinity exists.
+    - `masses`: (terms,) the sum of the weights of each exponential at this step, if it is known in advance:
+      the weights of a bias-corrected average sum to one. Otherwise None. Masses add and scale with their
+      kernels. If they are the same at every step, so is an update frozen at one point, and Remark 3.2's
+      closed forms apply.
+    - `forgets`: whether old gradients fade, so that the limit n to infinity exists.
     """
 
     scale: Float[Array, " terms"]
@@ -84,12 +84,12 @@ def average(decay: Scalar, n: StepNumber, *, bias_correction: bool = True) -> Ke
 
 
 def at_lag(kernel: Kernel, lag: StepNumber) -> Float[Array, " terms"]:
-    """The terms of w(n, n - lag)."""
+    """(terms,) The exponentials of w(n, n - lag)."""
     return kernel.scale * power(kernel.decay, lag)
 
 
 def masses(kernel: Kernel, n: StepNumber) -> Float[Array, " terms"]:
-    """sum_{k<=n} of each term of w(n, k); `n` may be `jnp.inf`."""
+    """(terms,) Each exponential of w(n, k) summed over k <= n; `n` may be `jnp.inf`."""
     return kernel.scale * geometric_sum(kernel.decay, n + 1) if kernel.masses is None else kernel.masses
 
 
@@ -109,19 +109,19 @@ def squared_lag_moment(kernel: Kernel, n: StepNumber) -> Scalar:
 
 
 def owners(kernels: tuple[Kernel, ...]) -> np.ndarray:
-    """(r, terms): 1 where a term, all being counted one after the other, belongs to the kernel of the row."""
+    """(r, terms) 1 where a term belongs to the kernel of the row, else 0; terms of all kernels in order."""
     return np.repeat(np.eye(len(kernels)), [kernel.decay.size for kernel in kernels], axis=1)
 
 
 def term_masses(kernels: tuple[Kernel, ...], n: StepNumber) -> Float[Array, "r terms"]:
-    """The masses of all terms, each in the row of its own kernel."""
+    """The masses of all terms, each in the row of its own kernel, zeros elsewhere."""
     every = jnp.concatenate([masses(kernel, n) for kernel in kernels])
     return jnp.asarray(owners(kernels), every.dtype) * every[None]
 
 
 @partial(jax.jit, inline=True)
 def power(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]:
-    """x^N for N >= 0, with 0^0 = 1 whose derivative is 0 (JAX's own is NaN for floating exponents)."""
+    """x^N for N >= 0, with 0^0 = 1 and the derivative 0 there (JAX gives NaN for floating exponents)."""
     N = jnp.asarray(N).astype(x.dtype)
     return jnp.where(N == 0, jnp.ones_like(x), x ** jnp.where(N == 0, jnp.ones_like(N), N))
 
@@ -167,7 +167,7 @@ def mean_lag(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]
 
 
 def mean_squared_lag(x: Float[Array, "*shape"], N: StepNumber) -> Float[Array, "*shape"]:
-    """sum_{j<N} j^2 x^j / sum_{j<N} x^j: the derivative x d/dx of the mean lag is the variance of the lag."""
+    """sum_{j<N} j^2 x^j / sum_{j<N} x^j; the variance of the lag is x d/dx of the mean lag."""
     mean, variance = jax.jvp(lambda x: mean_lag(x, N), (x,), (x,))
     return variance + mean**2
 

@@ -1,11 +1,11 @@
-"""The linear part of a rule: how its update responds to past gradients while the rest of its memory is held.
+"""The linear part of a rule: how its update responds to past gradients with its other memories held fixed.
 
-A feature counts as linear if psi_i(g) = a_i g. With the others (g^2, ..) held, the update responds by
+A feature counts as linear if psi_i(g) = a_i g. With the others (g^2, ..) held fixed, the update changes by
 
     dF^(n) = sum_i a_i dphi/ds_i sum_k w_i(n, k) dg_k + dphi/dtheta dtheta^(n)
 
-and to a gradient changed for good by sum_i a_i dphi/ds_i gain_i, gain_i = sum_e scale_e / (1 - decay_e), the
-mass of w_i if the memory were full: the 1/R of an update g/R.
+and, if the gradient changes for good, by sum_i a_i dphi/ds_i gain_i times that change. Here gain_i =
+sum_e scale_e / (1 - decay_e) is the mass of w_i with a full memory. For an update g/R the factor is 1/R.
 """
 
 from typing import Any, NamedTuple
@@ -21,15 +21,15 @@ from implicit_adam.rules.kernels import Kernel
 from implicit_adam.rules.opt_state import last_step
 from implicit_adam.types import Scalar, StepNumber, Vector
 
-# Gradients and parameters at which a rule is tried out.
+# Gradients and parameters at which a rule is evaluated to find its linear part.
 GRADIENTS = (0.0, 1e-4, -0.3, 1.0, -1e3)
 POINTS = (0.7, -2.0, 1.0, -0.1, 3.0)
 
 
 class LinearPart(NamedTuple):
-    """Of the frozen update, as far as it is the same for every coordinate and everywhere.
+    """The linear part of the frozen update, where it is the same for all coordinates and points.
 
-    - `scale`, `decay`: (terms,) of its memory W(j) = sum_e scale_e decay_e^j, whose gain is 1.
+    - `scale`, `decay`: (terms,) of its memory W(j) = sum_e scale_e decay_e^j, scaled to gain 1.
     - `weight_decay`: dphi/dtheta.
     """
 
@@ -40,7 +40,7 @@ class LinearPart(NamedTuple):
 
 @eqx.filter_jit
 def linear_features(rule: AbstractRule) -> Float[Array, " r"]:
-    """a_i of the features that are linear in the gradient, 0 for the others: found by trying."""
+    """a_i of the features that are linear in the gradient, 0 for the others, found by evaluating them."""
     g = jnp.asarray(GRADIENTS, rule.h.dtype)
     _, slopes = jax.jvp(rule.features, (g,), (jnp.ones_like(g),))
     return jnp.stack([jnp.where(_all_equal(slope), slope[0], jnp.zeros_like(slope[0])) for slope in slopes])
@@ -54,7 +54,7 @@ def denominator(rule: AbstractRule, s: tuple[Vector, ...], theta: Vector, n: Ste
 
 
 def remembered(rule: AbstractRule, opt_state: Any, g: Vector) -> tuple[tuple[Vector, ...], StepNumber]:
-    """s_i in a state of the optax twin, with g for the present gradient that it lacks, and the last step."""
+    """The memories s_i in a state of the optax twin, with g as the present gradient, and the last step n."""
     n, psi = last_step(opt_state), rule.features(g)
     if not is_traced(n) and n < 0:
         msg = "opt_state has not seen a gradient yet; take a step first, or leave opt_state out"
@@ -70,13 +70,13 @@ def remembered(rule: AbstractRule, opt_state: Any, g: Vector) -> tuple[tuple[Vec
 
 
 def linear_part(rule: AbstractRule, n: StepNumber) -> LinearPart:
-    """At step n; NaN, or `ValueError` where values are known, if it differs between coordinates or points."""
+    """The linear part at step n; if it differs between coordinates or points, `ValueError`, traced NaN."""
     check_linear(rule)
     part = _tried(rule, n)
     if not is_traced(part.scale) and jnp.any(jnp.isnan(part.scale)):
         msg = (
             f"the linear part of {type(rule).__name__} is not one fading filter of the gradient: its "
-            "response to gradients or parameters differs between points in more than a factor, or never fades"
+            "response to gradients or parameters differs between points by more than a factor, or never fades"
         )
         raise ValueError(msg)
     return part
@@ -96,7 +96,7 @@ def _tried(rule: AbstractRule, n: StepNumber) -> LinearPart:
     response = jnp.stack([along(i) for i in range(len(s))])
     total = jnp.sum(jnp.abs(response), axis=0)
     share = response / jnp.where(total > 0, total, jnp.ones_like(total))[None]
-    # Where the update has saturated, as of Lion, rounding decides; the point of the largest response counts.
+    # Where the update saturates, as Lion's does, shares are rounding; use the point of largest response.
     best = share[:, jnp.argmax(total)]
     same = (jnp.abs(share - best[:, None]) <= _rounding(g)) | (total == 0)[None]
     _, decay = jax.jvp(lambda theta: rule.readout(s, theta, n), (theta,), (jnp.ones_like(theta),))
@@ -108,7 +108,7 @@ def _tried(rule: AbstractRule, n: StepNumber) -> LinearPart:
 
 
 def _gains(a: Float[Array, " r"], kernels: tuple[Kernel, ...]) -> list[Scalar]:
-    """a_i sum_j w_i(j) over all lags j; a feature that does not count may be remembered for ever."""
+    """a_i sum_j w_i(j) over all lags j; 0 where a_i = 0, even if that feature is never forgotten."""
 
     def gain(a: Scalar, kernel: Kernel) -> Scalar:
         fades = kernel.decay < 1
@@ -126,7 +126,7 @@ def _like(S: Array, g: Vector) -> Vector:
 
 
 def check_linear(rule: AbstractRule) -> Float[Array, " r"]:
-    """`linear_features`, refused where none is and the values are known."""
+    """`linear_features`; raises `ValueError` if no feature is linear and the values are known."""
     a = linear_features(rule)
     if not is_traced(a) and not jnp.any(a != 0):
         msg = (

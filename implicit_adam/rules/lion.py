@@ -16,14 +16,14 @@ from implicit_adam.types import Scalar
 
 @final
 class Lion(AbstractRule):
-    """F^(n) = tanh(c / eps) + weight_decay theta^(n), where m^(n) is the memory *before* this gradient and
+    """Lion with a smooth sign: F^(n) = tanh(c / eps) + weight_decay theta^(n), where
 
-        c = beta1 m^(n) + (1-beta1) g_n,        m^(n+1) = beta2 m^(n) + (1-beta2) g_n.
+        c = beta1 m^(n) + (1-beta1) g_n,        m^(n+1) = beta2 m^(n) + (1-beta2) g_n,
 
-    The sign itself has no derivative and so no modified equation; `eps` > 0, in units of a gradient, is the
-    width over which the tanh turns. As it goes to 0 the iterates become those of
-    `optax.lion(h, beta1, beta2, weight_decay=weight_decay)`, which decays the weights by default, too.
-    In c a gradient of lag j >= 1 weighs beta1 (1-beta2) beta2^(j-1), beta2 > 0.
+    so that m^(n) is the memory *before* this gradient. The sign itself has no derivative and therefore no
+    modified equation; `eps` > 0, in units of a gradient, is the width of the smooth sign. As it goes to 0 the
+    iterates become those of `optax.lion(h, beta1, beta2, weight_decay=weight_decay)`, whose default also has
+    weight decay. In c a gradient of lag j >= 1 has the weight beta1 (1-beta2) beta2^(j-1), beta2 > 0.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
@@ -38,7 +38,7 @@ class Lion(AbstractRule):
         return (g,)
 
     def kernels(self, n):
-        # The average starts at lag 0; what it holds there too much is taken back from the present.
+        # The average starts at lag 0; its excess there is subtracted from the weight of the present gradient.
         past = (self.beta1 / self.beta2) * average(self.beta2, n, bias_correction=False)
         taken_back = self.beta1 * (1 - self.beta2) / self.beta2
         return (past + (1 - self.beta1 - taken_back) * delta(self.h),)

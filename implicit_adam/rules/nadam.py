@@ -15,12 +15,12 @@ from implicit_adam.types import Scalar
 
 @final
 class NAdam(AbstractRule):
-    """F^(n) = s / (sqrt(R2) + eps), or s / sqrt(R2 + eps) with `eps_in_sqrt`, R2 as in `Adam` and
+    """NAdam: F^(n) = s / (sqrt(R2) + eps), or s / sqrt(R2 + eps) with `eps_in_sqrt`; R2 as in `Adam` and
 
         s = beta m^(n+1) / (1 - beta^(n+2)) + (1-beta) g_n / (1 - beta^(n+1)),
         m^(n+1) = (1-beta) sum_k beta^(n-k) g_k.
 
-    As in optax beta is a constant; PyTorch and Keras let it grow over the first steps (`momentum_decay`).
+    As in optax, beta is constant; PyTorch and Keras increase it over the first steps (`momentum_decay`).
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)

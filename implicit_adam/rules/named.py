@@ -30,7 +30,7 @@ RULES: dict[str, type[AbstractRule]] = {
 
 
 def rule_named(name: str) -> type[AbstractRule]:
-    """A class out of `RULES`, or that of `module:Class`, a module that Python finds or that lies right here.
+    """The class `name` of `RULES`, or a class `module:Class`, also of a module in the current directory.
 
     Raises `ValueError` for names that are neither.
     """

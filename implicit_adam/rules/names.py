@@ -1,8 +1,8 @@
-"""Refuse a call that a rule does not understand, and say what the hyperparameter meant is called here."""
+"""Errors for unknown arguments of a rule that say what the intended hyperparameter is called here."""
 
 import inspect
 
-# What optax, PyTorch and Keras call a hyperparameter, and its names in our rules (the first that a rule has).
+# Names of hyperparameters in optax, PyTorch and Keras, and in our rules (the first one that a rule has).
 ELSEWHERE = {
     "learning_rate": ("h",),
     "lr": ("h",),
@@ -22,9 +22,9 @@ ELSEWHERE = {
     "wd": ("weight_decay",),
     "initial_accumulator_value": ("initial_accumulator",),
 }
-# Where the name alone does not say it.
+# Where our name alone is not enough.
 SAID_AS = {"eps_in_sqrt": "eps together with eps_in_sqrt=True"}
-# What a rule does not have, and which one does.
+# For arguments that a rule lacks: what to use instead.
 INSTEAD = {
     "weight_decay": "ia.AdamW",
     "nesterov": "ia.Nesterov or ia.NAdam",
@@ -39,7 +39,7 @@ INSTEAD = {
 def check_arguments(rule: type, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
     """Raise `ValueError` for an argument that the constructor does not take.
 
-    One that is missing is left to Python, as copy and pickle make a bare object first.
+    Missing ones are left to Python, since copy and pickle first make an object without arguments.
     """
     signature = inspect.signature(rule.__init__)
     try:
@@ -60,6 +60,6 @@ def _translation(name: str, ours: list[str]) -> str:
 
 
 def _spelled(signature: inspect.Signature) -> str:
-    """E.g. `h, beta=0.9, *, eps_in_sqrt=False`."""
+    """The arguments as text, e.g. `h, beta=0.9, *, eps_in_sqrt=False`."""
     parameters = [p.replace(annotation=p.empty) for p in list(signature.parameters.values())[1:]]
     return str(inspect.Signature(parameters))[1:-1]

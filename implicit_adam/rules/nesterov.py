@@ -14,10 +14,10 @@ from implicit_adam.types import Scalar
 
 @final
 class Nesterov(AbstractRule):
-    """F^(n) = g_n + beta sum_k beta^(n-k) g_k: heavy ball that looks one step ahead.
+    """Nesterov momentum: F^(n) = g_n + beta sum_k beta^(n-k) g_k, heavy ball that looks one step ahead.
 
-    It is `optax.sgd(h, momentum=beta, nesterov=True)` and PyTorch's: theta is the point at which the gradient
-    is taken, not the one before the look ahead.
+    It is `optax.sgd(h, momentum=beta, nesterov=True)` and PyTorch's version: theta is the point at which the
+    gradient is taken, that is the point after the look-ahead.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)

@@ -1,4 +1,4 @@
-"""What an optax state holds, found by the names of its fields: they differ from optimizer to optimizer."""
+"""Reading an optax state by the names of its fields, which differ between optimizers."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from implicit_adam.types import StepNumber, Vector
 
 
 def held(opt_state: Any, name: str) -> Vector:
-    """The field of that name as a flat vector, wherever in the state it is."""
+    """The field of that name as a flat vector, wherever it is; `ValueError` if there is not exactly one."""
     found = optax.tree_utils.tree_get_all_with_path(opt_state, name)
     if len(found) != 1:
         msg = (
@@ -22,7 +22,7 @@ def held(opt_state: Any, name: str) -> Vector:
 
 
 def last_step(opt_state: Any) -> StepNumber:
-    """The number of the last step taken, counted from 0; infinity where nothing counts, or needs to."""
+    """The number of the last step taken, counted from 0; infinity if the state has no counter."""
     counts = optax.tree_utils.tree_get_all_with_path(opt_state, "count")
-    # Several counters, as of Adam and its schedule, have all counted the same steps.
+    # If there are several counters, as for Adam with a schedule, they agree.
     return counts[0][1] - 1 if counts else jnp.inf

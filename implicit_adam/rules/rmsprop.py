@@ -15,15 +15,15 @@ from implicit_adam.types import Scalar
 
 @final
 class RMSProp(AbstractRule):
-    """RMSProp, as it is commonly run (no bias correction) or as Adam with beta = 0 (`bias_correction=True`).
+    """RMSProp, as commonly used (no bias correction) or as Adam with beta = 0 (`bias_correction=True`).
 
         F^(n) = g_n / sqrt(R2 + eps),       without `eps_in_sqrt`       g_n / (sqrt(R2) + eps)
         R2 = sum_k (1-rho) rho^(n-k) g_k^2  [ / (1 - rho^(n+1)) with bias correction ]
 
     `h` is the step size, `rho` in [0, 1) the decay of the average, `eps` > 0 the numerical stability
-    constant. `ia.RMSProp(h)` is `optax.rmsprop(h)`, eps inside the root, unlike `ia.Adam(h)`; PyTorch's has
-    eps outside and rho .99 (`eps_in_sqrt=False, rho=0.99`). Momentum after the division is another algorithm:
-    `ia.Optax(h, optax.rmsprop(1.0, momentum=..))`.
+    constant. `ia.RMSProp(h)` is `optax.rmsprop(h)`: eps is inside the root, unlike in `ia.Adam(h)`. PyTorch
+    has eps outside and rho .99 (`eps_in_sqrt=False, rho=0.99`). Momentum after the division is another
+    algorithm: `ia.Optax(h, optax.rmsprop(1.0, momentum=..))`.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)

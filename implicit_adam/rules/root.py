@@ -6,12 +6,11 @@ from implicit_adam.types import Scalar, Vector
 
 
 def root(R2: Vector, eps: Scalar, *, inside: bool, degree: int = 2) -> Vector:
-    """sqrt(R2 + eps), or sqrt(R2) + eps whose derivative at R2 = 0 is set to zero instead of infinity.
+    """sqrt(R2 + eps), or sqrt(R2) + eps with the derivative at R2 = 0 set to zero instead of infinity.
 
-    Roots of another `degree` alike.
-
-    With eps outside, the theorem asks that no gradient component vanishes (Remark 1.2); the guard only
-    keeps a dead coordinate (all gradients zero so far) from spoiling its neighbours with NaN.
+    `degree` is the degree of the root, 2 by default. With eps outside, the theorem requires that no gradient
+    component vanishes (Remark 1.2); the guard only keeps a dead coordinate (all gradients zero so far) from
+    turning its neighbours into NaN.
     """
     if inside:
         return _power(R2 + eps, degree)

@@ -17,25 +17,25 @@ from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.hyperparameters import POSITIVE
 from implicit_adam.types import Scalar, StepNumber
 
-# An h as small as a learning rate, and factors that never leave ten times that.
+# For a warning: up to RATE, h looks like a learning rate, and so do factors up to TIMES h at steps LOOKS.
 RATE, TIMES = 1e-2, 10
 LOOKS = (0, *(10**k for k in range(7)))
 
 
 @final
 class Scheduled(AbstractRule):
-    """F^(n) = schedule(n) F_rule^(n): theta^(n+1) = theta^(n) - h schedule(n) F_rule^(n).
+    """A rule with a learning-rate schedule: theta^(n+1) = theta^(n) - h schedule(n) F_rule^(n).
 
     - `rule`: any rule; its h is the base step size.
     - `schedule`: a function of the step number, 0 at the first step, such as
-      `optax.cosine_decay_schedule(1.0, 1000)`: a factor of h, so that for a schedule of learning rates the
-      rule has h = 1. `ia.Scheduled(ia.Adam(1.0), schedule)` makes the iterates of `optax.adam(schedule)`.
-      A schedule that looks like one of learning rates, over an h that is one already, is warned of.
+      `optax.cosine_decay_schedule(1.0, 1000)`. It is a factor of h: for a schedule of learning rates give the
+      rule h = 1. `ia.Scheduled(ia.Adam(1.0), schedule)` has the iterates of `optax.adam(schedule)`. A
+      schedule that looks like learning rates, with an h that looks like one already, gives a warning.
 
-    It multiplies the whole update, momentum and decay of the weights included, as in optax and PyTorch (in
+    The factor multiplies the whole update, including momentum and weight decay, as in optax and PyTorch (in
     Keras's SGD the momentum remembers each gradient with the rate of its own step). Past updates enter the
-    correction with the factors they had. Time is n h whatever the factors. There is no closed form and no
-    limit.
+    correction with the factors they had. Time is n h whatever the factors are. There is no closed form and no
+    limit n to infinity.
     """
 
     h: Scalar = eqx.field(metadata=POSITIVE)
@@ -69,7 +69,7 @@ class Scheduled(AbstractRule):
         return self.rule.features(g)
 
     def kernels(self, n):
-        # The update frozen at a point goes on changing with the schedule.
+        # The update frozen at a point keeps changing with the schedule.
         return tuple(dataclasses.replace(kernel, forgets=False) for kernel in self.rule.kernels(n))
 
     def readout(self, s, theta, n):
@@ -87,13 +87,13 @@ class Scheduled(AbstractRule):
         return optax.chain(base, optax.scale_by_schedule(self.schedule))
 
     def _factor(self, n: StepNumber, dtype: DTypeLike) -> Scalar:
-        # An int32 like the count of optax, whose dtype some schedules compute in; it stops at the last.
+        # An int32 like optax's count, since some schedules compute in its dtype; it stops at the largest.
         count = jnp.minimum(jnp.asarray(n), jnp.iinfo(jnp.int32).max).astype(jnp.int32)
         return jnp.asarray(self.schedule(count)).astype(dtype)
 
 
 def unscheduled(rule: AbstractRule, n: StepNumber | None) -> AbstractRule:
-    """The rule below any schedules, with the step size of step n."""
+    """The rule inside any schedules, with the step size of step n."""
     while isinstance(rule, Scheduled):
         if n is None:
             msg = "a rule on a schedule has a different step size at every step: give the step number n"
@@ -103,7 +103,7 @@ def unscheduled(rule: AbstractRule, n: StepNumber | None) -> AbstractRule:
 
 
 def _warn_of_a_rate_twice(h: Scalar, schedule: Callable) -> None:
-    """h times the schedule is the step: twice a learning rate is a step of its square."""
+    """Warn if h and the schedule both look like learning rates, since their product is the step size."""
     if is_traced(h) or float(h) > RATE:
         return
     with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
@@ -121,10 +121,11 @@ def _warn_of_a_rate_twice(h: Scalar, schedule: Callable) -> None:
 
 
 def between_steps(at: Callable[[Array], Any], n: Scalar) -> Any:
-    """at(n), a pytree, for a step number that is no integer, where it is known at integers >= 0 alone.
+    """at(n), a pytree, for an n that is not an integer, from values of `at` at integers >= 0.
 
-    The cubic through the four nearest: exact at integers, and its integral is the sum over them, jumps
-    included. (A line between two is off by 1/8 of a second difference in the mean over a step.)
+    Cubic interpolation through the four nearest integers: exact at integers, and its integral equals the sum
+    over them, jumps included. (Linear interpolation would be off by 1/8 of a second difference in the mean
+    over a step.)
     """
     below = jnp.floor(jnp.maximum(n, jnp.zeros_like(n)))
     x = jnp.maximum(n, jnp.zeros_like(n)) - below

@@ -14,10 +14,10 @@ from implicit_adam.types import Scalar
 
 @final
 class Signum(AbstractRule):
-    """F^(n) = tanh(m / eps), which is sign(m) as eps goes to zero, m = (1-beta) sum_k beta^(n-k) g_k.
+    """Signum with a smooth sign: F^(n) = tanh(m / eps), m = (1-beta) sum_k beta^(n-k) g_k.
 
     `beta` = 0 is (smooth) sign descent. `eps` > 0, in units of a gradient, is the width of the sign; as it
-    goes to 0 the iterates become those of `optax.signum(h, beta)`.
+    goes to 0, F^(n) becomes sign(m) and the iterates become those of `optax.signum(h, beta)`.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)

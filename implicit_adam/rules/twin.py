@@ -1,7 +1,7 @@
 """The optax transformation of a rule, from its features, kernels and readout alone.
 
-Its state holds the sums of features (`feature_sums`), each as large as the parameters. A rule for which optax
-has a function of its own returns that instead, so that its states are those of a run with optax.
+Its state holds the sums of features (`feature_sums`), each as large as the parameters. A rule that optax has,
+too, returns optax's own transformation instead, so that its states are those of a run with optax.
 """
 
 from typing import Any, NamedTuple
@@ -18,15 +18,15 @@ from implicit_adam.types import Params, working_dtype
 
 
 class TwinState(NamedTuple):
-    """The number of steps taken; A_e of every exponential of every kernel, pytrees like the parameters."""
+    """The number of steps taken, and A_e for each exponential of each kernel, pytrees like the parameters."""
 
-    # The name by which optax's own states count.
+    # The name of the counter in optax's own states.
     count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
     feature_sums: tuple[tuple[Params, ...], ...]
 
 
 def twin(rule: Any) -> optax.GradientTransformation:
-    """`init(params)` and `update(gradient, state, params)`, whose params a readout may not need."""
+    """The transformation; its `update` needs params only if the readout depends on them."""
 
     def init(params: Params) -> TwinState:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, working_dtype(x.dtype)), params)
@@ -51,14 +51,14 @@ def twin(rule: Any) -> optax.GradientTransformation:
 
 
 def _by_leaf(state: TwinState) -> list[Any]:
-    """For each leaf of the parameters its A_e of every kernel."""
+    """For each leaf of the parameters, the A_e of every kernel."""
     columns = [[jax.tree.leaves(A) for A in row] for row in state.feature_sums]
     count = len(columns[0][0])
     return [tuple(tuple(A[i] for A in row) for row in columns) for i in range(count)]
 
 
 def _of_leaf(rule: Any, n: Any, g: Array, theta: Array, sums: Any) -> tuple[Array, Any]:
-    """-h F^(n) and the next sums of one array, flat as features and readout take it."""
+    """-h F^(n) and the next sums for one leaf, flattened for features and readout."""
     dtype = working_dtype(g.dtype)
     rule, shape = rule.astype(dtype), g.shape
     kernels, psi = rule.kernels(n), rule.features(g.ravel().astype(dtype))
@@ -69,7 +69,7 @@ def _of_leaf(rule: Any, n: Any, g: Array, theta: Array, sums: Any) -> tuple[Arra
 
 
 def sums_in(rule: Any, opt_state: Any) -> FeatureSums:
-    """The flat A_e in a state of `twin`, wherever in a larger state it is."""
+    """The flat A_e in a state of `twin`, wherever it is inside a larger state."""
     found = optax.tree_utils.tree_get_all_with_path(opt_state, "feature_sums")
     if len(found) != 1:
         msg = (

@@ -1,1 +1,1 @@
-"""Fields to any order, of any optimizer."""
+"""Fields of any order, for any optimizer."""

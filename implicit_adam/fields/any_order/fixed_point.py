@@ -4,13 +4,13 @@ Seen from step n at the point theta, the history is a fixed point,
 
     theta_k = theta + h sum_{l=k}^{n-1} F^(l)(theta_0, .., theta_l),        k = 0 .. n
 
-Start from the constant history and substitute: the optimizer is run again over it, with Taylor coefficients
-in h in place of numbers, and every run gains one power of h. The map without memory that results,
-theta -> theta - h G^(n)(theta; h), becomes a flow by looking at it from other points of its own orbit
-(`orbit`).
+Start from the constant history and substitute: the optimizer is re-run over it, with Taylor coefficients in h
+in place of numbers, and every run gains one power of h. The result is a memoryless map,
+theta -> theta - h G^(n)(theta; h). Evaluated at other points of its own orbit, it becomes a flow
+(`map_to_flow`).
 
 To order q the optimizer is run over the history q + 1 times, in memory for O(q) vectors whatever n is. A run
-to order i costs one jet of order i of the gradient for each step that is still remembered; the first one,
+to order i costs one jet of order i of the gradient for each step that is still remembered; the first run,
 frozen at theta, needs m gradients.
 """
 
@@ -34,10 +34,10 @@ from implicit_adam.types import StepNumber, Vector
 def history_terms(
     optimizer: AbstractOptimizer, objective: Objective, order: int, *, flow: bool, added: Terms | None = None
 ) -> Terms:
-    """Any optimizer, any number of losses, up to order 3.
+    """The terms for any optimizer and any number of losses, up to order 3.
 
-    With `added`, n -> theta -> (K_1, K_2, ..), those of the optimizer whose every update carries
-    h K_1^(n)(theta^(n)) + h^2 K_2^(n)(theta^(n)) + .. more.
+    With `added`, n -> theta -> (K_1, K_2, ..), they are those of the optimizer with
+    h K_1^(n)(theta^(n)) + h^2 K_2^(n)(theta^(n)) + .. added to every update.
     """
     again = replay(optimizer, objective)
 
@@ -72,10 +72,10 @@ def _run(
     totals: Series,
     added: Terms | None = None,
 ) -> tuple[Series, Series]:
-    """Run again over the history that ends at the point: the series of F^(n), and of sum_{l<n} F^(l).
+    """Re-run over the history that ends at the point: the series of F^(n), and of sum_{l<n} F^(l).
 
-    `totals` is the latter from the run before, to one order less, whose steps come out the same again: the
-    displacement of step k is h times its rest, the total without the steps before k.
+    `totals` is the second series from the previous run, to one order less, which this run repeats. The
+    displacement of step k is h times the total without the steps before k.
     """
     first, n = steps
     gradient_of_step = _frozen(objective, point[0]) if len(point) == 1 else objective.gradient_of_step
@@ -115,7 +115,7 @@ def _run(
 
 
 def _with_added(F: Series, K: Series) -> Series:
-    """F + h K_1 + h^2 K_2 + .., given series of their own: K[j][a-1] is the coefficient of h^j in K_a."""
+    """F + h K_1 + h^2 K_2 + .., where each K_a is a series: K[j][a-1] is the coefficient of h^j in K_a."""
     count = len(K[0])
     return tuple(
         sum((K[i - a][a - 1] for a in range(1, min(i, count) + 1)), start=F_i) for i, F_i in enumerate(F)
@@ -123,6 +123,6 @@ def _with_added(F: Series, K: Series) -> Series:
 
 
 def _frozen(objective: Objective, theta: Vector) -> Callable[[StepNumber], Callable[[Vector], Vector]]:
-    """The first run stays at theta, where each mini-batch has one gradient."""
+    """The gradients of the first run, which stays at theta: one for each mini-batch."""
     G = objective.gradients(theta)
     return lambda k: lambda _: objective.of_step(G, k)

@@ -1,4 +1,4 @@
-"""From a map without memory to its flow, by looking at the map from other points of its own orbit.
+"""From a memoryless map to its flow, by evaluating the map at other points of its own orbit.
 
 Let x(t) be the orbit of theta -> theta - h G(theta; h) through theta = x(0), with n frozen. Its velocity
 x'(0) is the modified field f, and
@@ -12,9 +12,9 @@ The coefficient of h^j in P is a polynomial of degree j in c, so that (Euler, Ma
     x(-h)   = theta + h P(-1)
     x(-h/2) = theta + h [ P(-1/2)/2 - P'(-1/2)/8 ] + O(h^4),        P'(-1/2) = P(0) - P(-1) + O(h^3)
 
-The first order looks from half a step back. So does the second, which takes P' = -h F'F + .. and P'', of
-order h^2, from derivatives of the update frozen at one point, which know no history. The third looks from
-three points.
+The first order evaluates the map half a step back. So does the second, which takes P' = -h F'F + .. and P'',
+of order h^2, from derivatives of the update frozen at one point, without any history. The third evaluates it
+at three points.
 """
 
 from collections.abc import Callable
@@ -30,11 +30,11 @@ Points = Float[Array, "points p"]
 
 
 class Viewpoints(NamedTuple):
-    """From which points the map is looked at.
+    """The points at which the map is evaluated.
 
-    - `how_many`: points.
-    - `displacement(i, P_i)`: the i-th coefficient of P at the points -> the next one of the points.
-    - `result(i, P_i)`: the i-th coefficient of P at the points -> the same one of what is wanted, G or -f.
+    - `how_many`: the number of points.
+    - `displacement(i, P_i)`: the i-th coefficient of P at the points -> the next coefficient of the points.
+    - `result(i, P_i)`: the i-th coefficient of P at the points -> that of the result, G or -f.
     """
 
     how_many: int
@@ -43,7 +43,7 @@ class Viewpoints(NamedTuple):
 
 
 def viewpoints(frozen: Callable[[Vector], Vector], theta: Vector, order: int, *, flow: bool) -> Viewpoints:
-    """`frozen` is the update F at a history of equal points."""
+    """The points for an order; `frozen` is the update F at a history of equal points."""
     if not flow:
         return HERE
     if order == 2:

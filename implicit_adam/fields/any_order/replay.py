@@ -1,7 +1,7 @@
-"""An optimizer run again over a given history, one step after the other.
+"""An optimizer re-run over a given history, one step after the other.
 
-What the higher orders need of an optimizer is the loop it is: a memory, begun empty, that takes a gradient
-and gives the update F. Rules of kernels keep one sum for each exponential, S <- decay S + psi(g); optax
+For the higher orders an optimizer is a loop: a memory, empty at first, that takes a gradient and gives the
+update F. Rules keep one sum for each exponential of their kernels, S <- decay S + psi(g); optax
 transformations keep their own state.
 """
 
@@ -27,8 +27,8 @@ State = Any
 class Replay(NamedTuple):
     """The update loop, re-run over a given history.
 
-    - `first(n, order, theta)`: the first step that matters to the terms of step n up to an order.
-    - `start(k, theta)`: the memory before step k, empty.
+    - `first(n, order, theta)`: the first step that matters for the terms of step n up to an order.
+    - `start(k, theta)`: the empty memory before step k.
     - `step(k, state, g, theta)` -> F^(k) and the next state.
     """
 
@@ -38,7 +38,7 @@ class Replay(NamedTuple):
 
 
 def replay(optimizer: AbstractOptimizer, objective: Objective) -> Replay:
-    """By the kernels where there are some, else by the optax twin."""
+    """The loop of a rule, by its kernels, or of an optax transformation, by its own `update`."""
     if isinstance(optimizer, AbstractRule):
         return _of_kernels(optimizer, objective)
     assert isinstance(optimizer, Optax)
@@ -69,7 +69,7 @@ def _of_optax(rule: Optax, objective: Objective) -> Replay:
         return found.clock
 
     def first(n: StepNumber, theta: Vector) -> StepNumber:
-        """The first step that the window sees, where the state's period begins."""
+        """The first step inside the window, moved back to where a period of the state begins."""
         if rule.window is None:
             return 0
         period = clock(theta).period

@@ -1,1 +1,1 @@
-"""The equation with the optimizer's memories as states."""
+"""Equations in which the optimizer's memories are states."""

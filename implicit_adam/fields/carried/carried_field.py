@@ -26,7 +26,7 @@ HIGHEST_CARRIED_ORDER = 1
 
 @final
 class CarriedField(eqx.Module):
-    """The right side of the equation with carried memory, `field(t, (params, memories))`: `carried_field`."""
+    """The right side of the equation with carried memory, `field(t, (params, memories))`."""
 
     rule: AbstractOptimizer
     loss: Loss = eqx.field(static=True)
@@ -42,8 +42,8 @@ class CarriedField(eqx.Module):
     def decompose(self, t: Any, state: Any) -> CarriedParts:
         """d params/dt in parts that sum to it: the instant, mini-batches, each memory, decay, the step.
 
-        Takes what the field takes. Raises `ValueError` for a transformation, whose readout is not known apart
-        from its memories.
+        Takes the arguments of the field. Raises `ValueError` for an optax transformation, whose readout is
+        not known separately from its memories.
         """
         params, memories = _pair(state)
         inputs = self._inputs(params)
@@ -56,7 +56,7 @@ class CarriedField(eqx.Module):
         return _decomposition(inputs, memories, jnp.asarray(t), self.order)
 
     def start(self, params: Params, steps: int = 0) -> tuple[Params, Memory]:
-        """(params, memories) after the optimizer's first steps, at the time t = steps h."""
+        """(params, memories) after the optimizer's first `steps` steps, at the time t = steps h."""
         steps = check_count("steps", steps, least=0)
         return _start(self._inputs(params), steps)
 
@@ -65,7 +65,7 @@ class CarriedField(eqx.Module):
 
 
 def carried_inputs(rule: Any, loss: Loss, params: Params, batches: Batches, noise: Scalar | None) -> Inputs:
-    """What the equation takes, checked; a traced noise below zero, which cannot be refused, becomes NaN."""
+    """The checked inputs of the equation; a traced noise below zero, which cannot be refused, becomes NaN."""
     inputs = checked_inputs(rule, loss, params, batches, products=False, equation=False)
     if noise is not None:
         noise = jnp.where(noise >= 0, noise, jnp.nan).astype(inputs.theta.dtype)
@@ -73,7 +73,7 @@ def carried_inputs(rule: Any, loss: Loss, params: Params, batches: Batches, nois
 
 
 def checked_noise(noise: Any, batches: Batches) -> Scalar | None:
-    """A scale of the variance between mini-batches, where there are any."""
+    """The factor on the variance between mini-batches, which needs batches."""
     if noise is None:
         return None
     check_not_negative("noise", noise)
@@ -122,11 +122,11 @@ def carried_field(
         F = readout(S(t + h/2), theta(t - h/2), n = t/h - 1/2)
         S' = (lambda/h) [ psi(t - delta h) - S ],        lambda = -log d,        delta = 1/(1-d) - 1/lambda
 
-    for every exponential, of decay d a step, in the kernel of every feature psi; the second difference makes
-    -F the mean velocity of a step. Where `vector_field` expands the memory in its length and so needs
-    h/(1-d) to be small against the width sqrt(eps) of the sign layers, nothing is expanded here but the step:
-    the error is O(h^2) uniformly in the decays and eps, and the equation holds at the settings that everybody
-    uses. An evaluation costs two gradients.
+    with one S for every exponential, of decay d per step, in the kernel of every feature psi. The second
+    difference makes -F the mean velocity of a step. `vector_field` expands the memory in its length and so
+    needs h/(1-d) to be small against the width sqrt(eps) of the sign layers. Here only the step is expanded:
+    the error is O(h^2) uniformly in the decays and eps, and the equation holds at the settings used in
+    practice. An evaluation costs two gradients.
 
     - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation whose memories are linear
       recursions y <- d y + (1-d) psi with constant d: optax's adam, adamw, nadam, sgd, rmsprop (with momentum
@@ -137,19 +137,19 @@ def carried_field(
     - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
     - `order`: 1, or 0 for the continuous optimizer without corrections for the step (one gradient).
     - `batches`: a pytree of arrays with leading axis m. The equation is then that of the *mean* over random
-      orders of the mini-batches: their features' mean is remembered, so that a second memory holds the square
-      of the gradient and its variance. What the readout does to the fluctuations of memories is left out,
-      which is exact for readouts linear in them. For a transformation the update of the present step is
-      averaged over the mini-batches, each from the state of the mean run, and all their gradients are held at
-      once; one that keeps the gradient of the step before (adan) is refused with `batches`.
-    - `noise`: how many times the variance of the gradients of `batches` the mini-batches have, for another
-      batch size: 0 for full batch, 1/r for batches r times as large, drawn from ever new data, and
+      orders of the mini-batches: memories average the features over the mini-batches, so that a memory of
+      squares holds the squared gradient plus its variance. The effect of fluctuating memories on the readout
+      is neglected, which is exact for readouts linear in them. For a transformation the update of the present
+      step is averaged over the mini-batches, each from the state of the mean run, with all their gradients in
+      memory at once; one that keeps the gradient of the step before (adan) is refused with `batches`.
+    - `noise`: the factor on the variance of the gradients of `batches`, for another batch size: 0 for full
+      batch, 1/r for batches r times as large, drawn from ever new data, and
 
           noise = (m - r) / (r (m - 1))
 
-      if the m batches are all the data there is and epochs go through it. What is remembered of the squares
-      scales exactly; of other features, and of a transformation's update, the first term in the variance
-      does. May be traced, and differentiated: the derivative by 1/r is that by the noise.
+      if the m batches are all the data and epochs go through them. Memories of squares scale exactly; other
+      features, and a transformation's update, are correct to first order in the variance. May be traced and
+      differentiated: a derivative in noise is one in 1/r.
 
     `field.decompose(t, (params, memories))` splits d params/dt into its causes (rules only).
     `field.start(params, steps)` gives (params, memories) after some steps of the optimizer. `memories[i][e]`
@@ -173,7 +173,7 @@ def _pair(state: Any) -> tuple[Params, Memory]:
 
 
 def carrier_of(inputs: Inputs) -> Carrier:
-    """The optimizer of a run as a system of a point and a memory."""
+    """The optimizer of a run as a carrier."""
     rule, objective = inputs.rule, inputs.objective
     if isinstance(rule, AbstractRule):
         return carried_rule(rule, objective)
@@ -181,25 +181,25 @@ def carrier_of(inputs: Inputs) -> Carrier:
 
 
 def delays_of(inputs: Inputs) -> list[str]:
-    """What a transformation keeps of the step before, by name."""
+    """The names of a transformation's memories that are the gradient of the step before."""
     if isinstance(inputs.rule, AbstractRule):
         return []
     return packed_memories(inputs.rule, inputs.objective, inputs.theta).delays
 
 
 def check_no_delays(inputs: Inputs) -> None:
-    """Refuse what keeps the gradient of the step before, which is the other branch's."""
+    """Refuse a memory of the gradient of the step before, which is the other branch's."""
     delays = delays_of(inputs)
     if delays:
         msg = (
-            f"this transformation keeps the gradient of the step before ({', '.join(delays)}), which is "
-            "that of the other branch and no smooth memory; leave out the closure"
+            f"this transformation keeps the gradient of the step before ({', '.join(delays)}), which "
+            "comes from the other branch and is not a smooth memory; leave out the closure"
         )
         raise ValueError(msg)
 
 
 def shown(inputs: Inputs, memory: Memory, *, saves: bool = False) -> Any:
-    """The memory for the user: pytrees like params, or of a transformation one like its state."""
+    """The memory for the user: pytrees like params, for a transformation one like its state."""
     if isinstance(inputs.rule, AbstractRule):
         return each_memory(jax.vmap(inputs.unraveled) if saves else inputs.unraveled, memory)
     packed = packed_memories(inputs.rule, inputs.objective, inputs.theta)
@@ -207,12 +207,12 @@ def shown(inputs: Inputs, memory: Memory, *, saves: bool = False) -> Any:
 
 
 def hidden(inputs: Inputs, memories: Any) -> Memory:
-    """The memory that is shown as these pytrees."""
+    """The inverse of `shown`."""
     if isinstance(inputs.rule, AbstractRule):
         return each_memory(ravel, memories)
     return packed_memories(inputs.rule, inputs.objective, inputs.theta).hidden(memories)
 
 
 def each_memory(f: Any, memory: Memory) -> Memory:
-    """f of every state: a vector here, a pytree like params at the surface."""
+    """f applied to every state: to vectors here, to pytrees like params at the public surface."""
     return tuple(tuple(None if S is None else f(S) for S in row) for row in memory)

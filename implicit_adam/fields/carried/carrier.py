@@ -1,21 +1,21 @@
 """Carried memory: the memories of an optimizer as states of the equation, corrected only for the step.
 
-The fields of Theorem 3.1 expand the memory in its length, so that h times memory must be small against the
-width sqrt(eps) over which the update turns. Here the memories are states (`fading`) and only the step is
-expanded. The update of the step from t - h/2 to t + h/2 is read from what the optimizer has at that step,
+The fields of Theorem 3.1 expand the memory in its length, so h times memory must be small against the width
+sqrt(eps) over which the update turns. Here the memories are states (`fading`) and only the step is expanded.
+The update of the step from t - h/2 to t + h/2 is computed from what the optimizer has at that step,
 
     theta' = -F + (1/24) [F(t + h) - 2 F(t) + F(t - h)],
     F = readout(A(t + h/2), theta(t - h/2), n = t/h - 1/2),
 
-which leaves an error of O(h^2) whatever the decays and eps are, h/(1-d) = O(1) included. The second
-difference makes the velocity F in the mean over a step, theta(t + h/2) - theta(t - h/2) = -h F(t). Where all
-changes with t it is of O(h^2); but a bias correction, a sum or a memory that still fills changes with n, and
-without it the first steps after the start would leave O(h).
+with an error of O(h^2) whatever the decays and eps are, h/(1-d) = O(1) included. The second difference makes
+-F the mean velocity of a step: theta(t + h/2) - theta(t - h/2) = -h F(t). It is O(h^2) if everything changes
+with t; but a bias correction, a sum or a memory that is still filling changes with n, and without the second
+difference the first steps after the start would cause an error of O(h).
 
-How psi changes in a step comes from a second gradient, one step ago: psi(t) - psi(t-h), with theta(t-h) =
-theta + h F. An evaluation costs two gradients for any number of memories and no Hessian product. At order 0
-all that changes within a step is left out (no change of psi, no second difference, theta(t - h/2) = theta),
-at one gradient and with an error of O(h).
+The change of psi in a step comes from a second gradient, one step ago: psi(t) - psi(t-h), where
+theta(t-h) = theta + h F. An evaluation costs two gradients for any number of memories and no Hessian-vector
+product. Order 0 neglects all changes within a step (no change of psi, no second difference,
+theta(t - h/2) = theta); it costs one gradient and has an error of O(h).
 """
 
 from collections.abc import Callable
@@ -36,27 +36,28 @@ class Carrier(NamedTuple):
     """An optimizer as a system of a point and a memory, on flat vectors; times are in steps, tau = t/h.
 
     - `start(theta)`: the memory before the first step.
-    - `step(n, theta, memory, seen)`: the optimizer's own step n, of seen(theta) in place of psi, if given.
-    - `gradients(theta)`: one gradient (of each mini-batch), as far as it needs no memory.
-    - `features(tau, gradients, theta, memory, change)`: psi, all at tau; change = None is none.
-    - `arrive(tau, memory, psi, v, theta, gradients)`: psi at tau + v, where theta and the gradients are, and
-      its change a step on the way there; memory and psi are those of tau.
-    - `rate(memory, psi, change)`: the derivative of the memory.
-    - `ahead(memory, psi, change, v)`: the memory v steps later, psi changing on a line.
-    - `after(memory, psi, change, v)`: the same to be read from, `keeping_signs`.
-    - `plus(memory, more)`: their sum, where no memory of what has no sign gets one.
-    - `read(n, theta, psi, before, after)`: h F of step n from what it sees: the point, psi, and the memories
-      before and after it.
-    - `update(tau, theta, memory, psi, change, v)`: h F at tau + v, what `read` says (`updating`); memory and
-      psi are those of tau, theta is that of tau + v - 1/2.
-    - `passes`: how often psi and its change need each other: once, where psi does not depend on its change.
-    - `levels`: how many levels of memories there are, psi of one depending on the memories of those below.
-    - `of_batch(theta, weights)`: psi of the gradient sum_b weights_b g_b; None where psi is not known for a
-      mini-batch by itself.
+    - `step(n, theta, memory, seen)`: the optimizer's own step n; psi is seen(theta) if given.
+    - `gradients(theta)`: one gradient (of each mini-batch), or what can be computed from it without the
+      memory.
+    - `features(tau, gradients, theta, memory, change)`: psi, all at tau; change = None means no change.
+    - `arrive(tau, memory, psi, v, theta, gradients)`: psi at tau + v, where theta and the gradients are
+      taken, and its change per step on the way there; memory and psi are those of tau.
+    - `rate(memory, psi, change)`: the derivative of the memory, per step.
+    - `ahead(memory, psi, change, v)`: the memory v steps later, with psi changing linearly.
+    - `after(memory, psi, change, v)`: the same, as the readout uses it: no sign changes (`keeping_signs`).
+    - `plus(memory, more)`: their sum, where memories that are never negative stay so.
+    - `read(n, theta, psi, before, after)`: h F of step n from the point, psi, and the memories before and
+      after the step.
+    - `update(tau, theta, memory, psi, change, v)`: h F at tau + v by `read` (`updating`); memory and psi are
+      those of tau, theta is that of tau + v - 1/2.
+    - `passes`: how often psi and its change are computed in turn: once, if psi does not depend on its change.
+    - `levels`: how many levels of memories there are; psi of one depends on the memories of those below.
+    - `of_batch(theta, weights)`: psi of the gradient sum_b weights_b g_b; None if psi of a single mini-batch
+      is not known.
     - `deviation(theta, psi, weights, share)`: sum_b weights_b (psi(g_b) - E psi) over the mini-batches; with
       `noise` psi - E psi of a normal gradient that has this share of the variance.
-    - `bounded(memory, psi, more, k, least)`: more, raised where what has no sign would be remembered, k steps
-      later, as less than that.
+    - `bounded(memory, psi, more, k, least)`: `more`, raised so that memories that are never negative are at
+      least `least` k steps later.
     """
 
     start: Callable[[Vector], Memory]
@@ -99,7 +100,7 @@ def features_and_change(
 def carried_velocity(
     carrier: Carrier, order: int
 ) -> Callable[[Scalar, Vector, Memory], tuple[Vector, Memory]]:
-    """The right side of the equation, per step."""
+    """The right side of the equation per step: (theta, memory) -> their derivatives in tau."""
 
     def velocity(tau: Scalar, theta: Vector, memory: Memory) -> tuple[Vector, Memory]:
         psi, change, hF = features_and_change(carrier, tau, theta, memory, order)
@@ -119,7 +120,7 @@ def centred(
     hF: Vector,
     order: int,
 ) -> Vector:
-    """theta' per step: -h F and, from order 1 on, what makes it the mean velocity of a step."""
+    """theta' per step: -h F and, from order 1 on, what makes it the mean velocity of a step (`bent`)."""
     return -hF if order == 0 else bent(carrier, tau, theta, memory, psi, change, hF) / 24 - hF
 
 
@@ -132,8 +133,8 @@ def bent(
     change: Features,
     hF: Vector,
 ) -> Vector:
-    """h times the second difference of F from step to step, theta and psi going on along their lines."""
-    # A bias correction is not known before the first step.
+    """h times the second difference of F from step to step, with theta and psi extrapolated linearly."""
+    # A bias correction is not defined before the first step.
     middle = jnp.where(tau < 2, jnp.ones_like(tau), jnp.zeros_like(tau))
 
     def at(v: Scalar) -> Vector:
@@ -143,7 +144,7 @@ def bent(
 
 
 def updating(ahead: Callable[..., Memory], after: Callable[..., Memory], read: Callable[..., Vector]) -> Any:
-    """`update`: what the step from t + (v - 1/2) h to t + (v + 1/2) h reads."""
+    """The `update` of a carrier: h F of the step from t + (v - 1/2) h to t + (v + 1/2) h."""
 
     def update(
         tau: Scalar, theta: Vector, memory: Memory, psi: Features, change: Features, v: Scalar
@@ -156,10 +157,10 @@ def updating(ahead: Callable[..., Memory], after: Callable[..., Memory], read: C
 
 
 def on_the_line(psi: Features, change: Features, v: Scalar) -> Features:
-    """psi v steps later."""
+    """psi v steps later, changing linearly."""
     return jax.tree.map(lambda x, dx: x + v.astype(x.dtype) * dx, psi, change)
 
 
 def keeping_signs(still: Vector, more: Vector) -> Vector:
-    """Leave out the part of the change where it alone turns the sign: no square is negative far ahead."""
+    """still + more, without `more` where it alone would flip the sign: no extrapolated square is negative."""
     return jnp.where(still * (still + more) < 0, still, still + more)

@@ -1,18 +1,19 @@
 """One exponential memory as a state: A_(n+1) = d A_n + psi(t_n), continued to any time.
 
-For psi linear in t the memory is a decaying start and a line behind psi. With ' per step, lambda = -log d,
+If psi is linear in t, the memory is a decaying start plus a line that lags behind psi. With ' per step and
+lambda = -log d,
 
     A' = r psi(t - delta h) - lambda A,        r = lambda/(1-d),        delta = 1/(1-d) - 1/lambda
 
-does both exactly, and v steps later, or earlier for v < 0, with `change` the change of psi in one step,
+is exact for both. With `change` the change of psi in one step, v steps later (earlier for v < 0),
 
-    A(t + v h) = d^v A + G psi + C change,     G = (1 - d^v)/(1-d),     C = (v - G)/(1-d),
+    A(t + v h) = d^v A + G psi + C change,     G = (1 - d^v)/(1-d),     C = (v - G)/(1-d).
 
-which for v = 1 is d A + psi whatever the change: the optimizer's own step. For d = 1, a sum, G = v and
-C = v(v-1)/2. The state kept is S = A weighted by 1-d, an average, or A itself for d = 1.
+For v = 1 this is d A + psi whatever the change: the optimizer's own step. For d = 1, a sum, G = v and
+C = v(v-1)/2. The state kept is S = (1-d) A, an average, or A itself for d = 1.
 
-A decay of zero would be infinitely fast. There the state stays as it is and nobody reads it: A(t + v h) is
-that of a memory that has settled, (psi + (v - 1/(1-d)) change)/(1-d), whose derivative in d is right as well.
+A decay of zero would be infinitely fast. There the state stays as it is and is not read: A(t + v h) is that
+of a memory that has settled, (psi + (v - 1/(1-d)) change)/(1-d), whose derivative in d is right as well.
 """
 
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ def weight(d: Scalar) -> Scalar:
 
 
 def rate(d: Scalar, S: Values, psi: Values, change: Values) -> Values:
-    """S' per step."""
+    """The derivative S' per step."""
     fading = _rate_of_decay(d)
     growth = jnp.where(d < 1, fading, jnp.ones_like(d))
     moving = growth * (psi - _delta(fading) * change) - fading * S
@@ -44,7 +45,7 @@ def ahead(d: Scalar, S: Values, psi: Values, change: Values, v: Scalar) -> Value
 
 
 def way_ahead(d: Scalar, S: Values, psi: Values, change: Values, v: Scalar) -> tuple[Values, Values]:
-    """S(t + v h) if psi stays as it is, and what its change adds."""
+    """S(t + v h) for constant psi, and what the change of psi adds to it."""
     x = _positive(d)
     G = geometric_sum(x, v)
     C = _along_a_line(x, G, v)
@@ -62,7 +63,7 @@ def _behind(d: Scalar, v: Scalar) -> Scalar:
 
 
 def _along_a_line(d: Scalar, G: Scalar, v: Scalar) -> Scalar:
-    """C = (v - G)/(1-d) = r v [G (1 + B(lambda v)) - delta], B(u) = 1/expm1(u) - 1/u: nothing cancels."""
+    """C = (v - G)/(1-d) = r v [G (1 + B(lambda v)) - delta], B(u) = 1/expm1(u) - 1/u: no cancellation."""
     fading = _rate_of_decay(d)
     r = jnp.where(d < 1, fading / weight(d), jnp.ones_like(d))
     return r * v * (G * (1 + inverse_expm1_regular(fading * v)) - _delta(fading))

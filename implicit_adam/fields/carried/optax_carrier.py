@@ -1,17 +1,18 @@
-"""Any optax transformation with carried memory, from its own `update` and no knowledge of its kernels.
+"""Any optax transformation as a carrier, from its own `update`, without knowing its kernels.
 
-Its memories are the recursions y_(n+1) = d y_n + (1-d) psi_n of `from_optax.recursion`, carried as those of a
-rule (`fading`), all memories of one kind as one vector. psi comes from a call of `update` with y = 0, whose
-new state is (1-d) psi. A memory of d = 0 is the psi of one step ago, which needs no state: psi(t - h) on the
-line through psi(t) and its change.
+Its memories are the recursions y_(n+1) = d y_n + (1-d) psi_n of `from_optax.recursion`, carried like those of
+a rule (`fading`), with all memories of one kind in one vector. psi comes from a call of `update` with y = 0,
+whose new state is (1-d) psi. A memory of d = 0 is the psi of one step ago, which needs no state: psi(t - h)
+follows from psi(t) and its change, on a line.
 
-The update of the step from t - h/2 to t + h/2 is read from `update` at the gradient, the point and the
-memories of t - h/2, with the counters n = t/h - 1/2. What a memory is after the step is known,
-A = y(t + h/2), so that before it is put as (A - (1-d) psi')/d with the psi' of the gradient given: the new
-state is A whatever psi' is, as for a rule of kernels. Both are y(t - h/2) to O(h^2).
+The update of the step from t - h/2 to t + h/2 comes from `update` at the gradient, the point and the memories
+of t - h/2, with the counters n = t/h - 1/2. What is known is the memory after the step, A = y(t + h/2). So
+the memory before it is set to (A - (1-d) psi')/d, with the psi' of the given gradient; this is y(t - h/2) to
+O(h^2), and the new state is A whatever psi' is, as for a rule.
 
-With mini-batches the mean of `update` over them is taken, every one from the same state: of psi, and of the
-update itself, in whose present gradient the mini-batches differ while the memories are those of the mean run.
+With mini-batches the mean of `update` over them is taken, each from the same state: both for psi and for the
+update itself, in which the present gradient differs between mini-batches while the memories are those of the
+mean run.
 """
 
 from typing import Any
@@ -36,7 +37,7 @@ from implicit_adam.types import Scalar, StepNumber, Vector
 
 
 def carried_optax(rule: Optax, objective: Objective, packed: Packed) -> Carrier:
-    """The features are (gradients, psi of every memory); gradients have a leading axis of mini-batches."""
+    """The carrier; its features are (gradients, psi of every memory), gradients with a mini-batch axis."""
     _check_batches(packed, objective)
     kinds, levels = packed.kinds, packed.levels
 
@@ -56,7 +57,7 @@ def carried_optax(rule: Optax, objective: Objective, packed: Packed) -> Carrier:
         return objective.gradients(theta)
 
     def with_level(this: int, n: Scalar, g: Any, memory: Memory, theta: Vector, psi: Memory) -> Memory:
-        """psi with that of one level, which needs the memories of the levels below, put in its place."""
+        """psi with the entries of one level computed anew; they need the memories of the levels below."""
         empty = [
             jnp.zeros_like(y) if kind.level == this else y for kind, y in zip(kinds, memory, strict=True)
         ]
@@ -105,7 +106,7 @@ def carried_optax(rule: Optax, objective: Objective, packed: Packed) -> Carrier:
         for i, (kind, d) in enumerate(zip(kinds, packed.decays, strict=True)):
             if kind.decay > 0:
                 before = [*before[:i], (after[i] - weight(d) * present[i]) / d, *before[i + 1 :]]
-                # A mini-batch may add less than their mean does.
+                # A single mini-batch may add less than the mean of all.
                 if kind.nonnegative and objective.batches is not None:
                     before[i] = jnp.maximum(before[i], 0)
         return -rule.h * mean_update(n, g, before, theta)[0]
@@ -139,7 +140,7 @@ def _check_batches(packed: Packed, objective: Objective) -> None:
     if objective.batches is not None and packed.delays:
         msg = (
             f"this transformation keeps the gradient of the step before ({', '.join(packed.delays)}), "
-            "which is that of another mini-batch and differs by as much as mini-batches do: the mean run "
-            "has no equation in mean memories; leave out the batches and take their mean as the loss"
+            "which comes from another mini-batch, so that the mean over random orders has no equation in "
+            "mean memories; leave out the batches and use the mean over them as the loss"
         )
         raise ValueError(msg)

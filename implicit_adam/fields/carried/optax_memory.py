@@ -1,4 +1,4 @@
-"""The memories of an optax transformation as few vectors: one for all those of one kind."""
+"""The memories of an optax transformation packed into few vectors, one for each kind of memory."""
 
 import math
 from typing import Any, NamedTuple
@@ -15,29 +15,29 @@ from implicit_adam.types import Scalar, Vector
 
 
 class Packed(NamedTuple):
-    """What is `known` of the memories, and the kinds that there are."""
+    """The `known` recursions of a transformation, and the kinds of its memories."""
 
     known: Recursions
     kinds: tuple[Kind, ...]
 
     @property
     def decays(self) -> list[Scalar]:
-        """d of each kind."""
+        """The decay d of each kind."""
         return [jnp.asarray(kind.decay, kind.dtype) for kind in self.kinds]
 
     @property
     def levels(self) -> range:
-        """From the lowest to the highest."""
+        """The levels of memories, from the lowest to the highest."""
         return range(1 + max((kind.level for kind in self.kinds), default=-1))
 
     @property
     def delays(self) -> list[str]:
-        """The names of memories that are the past gradient, or made of it alone."""
+        """The names of memories that are the past gradient, or computed from it alone."""
         named = zip(self.known.at.memory_names, self.known.kinds, strict=True)
         return [name for name, kind in named if kind.decay == 0 and kind.of_gradient]
 
     def packed(self, memories: Memories) -> Memory:
-        """A vector a kind."""
+        """One vector for each kind."""
         return [
             jnp.concatenate(
                 [jnp.ravel(y) for y, own in zip(memories, self.known.kinds, strict=True) if own == kind]
@@ -60,7 +60,7 @@ class Packed(NamedTuple):
         return updates, self.packed(memories)
 
     def memory(self, state: Any) -> Memory:
-        """That of a state of the transformation."""
+        """The packed memory in a state of the transformation."""
         return self.packed(self.known.at.memories(state))
 
     def shown(self, memory: Memory) -> Any:
@@ -69,7 +69,7 @@ class Packed(NamedTuple):
         return self.known.at.shown([None if kind.decay == 0 else y for kind, y in memories])
 
     def hidden(self, shown: Any) -> Memory:
-        """The memory that is shown so; those of d = 0 are zeros, which nothing reads."""
+        """The inverse of `shown`; memories of d = 0 become zeros, which nothing reads."""
         leaves = zip(self.known.at.structure.flatten_up_to(shown), self.known.at.leaves, strict=True)
         found = [y for y, leaf in leaves if leaf is None]
         memories = zip(found, self.known.kinds, self.known.shapes, strict=True)
@@ -77,6 +77,6 @@ class Packed(NamedTuple):
 
 
 def packed_memories(rule: Optax, objective: Objective, theta: Vector) -> Packed:
-    """Of a transformation on parameters like theta; `ValueError` where it has no carried memory."""
+    """The memories of `rule` on parameters like theta; `ValueError` if they cannot be carried."""
     known = recursions(rule.tx, jax.eval_shape(objective.unravel, theta))
     return Packed(known, tuple(dict.fromkeys(known.kinds)))

@@ -11,7 +11,7 @@ from implicit_adam.loops import scanned_sum
 from implicit_adam.objective import Objective
 from implicit_adam.types import Scalar, Vector
 
-# How many numbers the gradients of mini-batches that are taken at once may fill.
+# How many numbers the gradients of simultaneous mini-batches may fill.
 AT_ONCE = 2**22
 
 
@@ -38,7 +38,7 @@ def weighted_sum(
 
 
 def _summed(of_batch: Callable[[Any], Any], batches: Any, theta: Vector, objective: Objective) -> Any:
-    """As many mini-batches at once as fit, the others one after the other."""
+    """The sum over the mini-batches, as many at once as fit, in sequence otherwise."""
     m = objective.m
     together = max(c for c in range(1, m + 1) if m % c == 0 and (c == 1 or c * theta.size <= AT_ONCE))
     chunks = jax.tree.map(lambda x: x.reshape(m // together, together, *x.shape[1:]), batches)
@@ -50,8 +50,8 @@ def _summed(of_batch: Callable[[Any], Any], batches: Any, theta: Vector, objecti
 
 
 def with_noise(of_mean: Any, mean: Any, noise: Scalar) -> Any:
-    """E f(g) for so many times the variance: f(E g) + noise [E f(g) - f(E g)], exact for squares.
+    """E f(g) with the variance of g times `noise`: f(E g) + noise [E f(g) - f(E g)], exact for squares.
 
-    Of other functions it is the first term in the variance.
+    For other functions it is correct to first order in the variance.
     """
     return jax.tree.map(lambda x, y: x + noise.astype(x.dtype) * (y - x), of_mean, mean)

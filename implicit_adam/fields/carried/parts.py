@@ -1,9 +1,9 @@
-"""The velocity with carried memory, split into what each of its causes contributes.
+"""The velocity with carried memory, split by cause.
 
-Causes are put in one after the other, so that the parts sum to the velocity: the features of the full-batch
-gradient, remembered as if it had been here from the first step on, without the point itself in the readout;
-then the features' mean over the mini-batches; then what each kernel really remembers; then the point; and
-last all that changes within a step.
+Causes are added one after the other, so that the parts sum to the velocity: the features of the full-batch
+gradient, as if it had been the same since the first step, with theta = 0 in the readout; then the mean of the
+features over the mini-batches; then the real memory of each kernel; then theta in the readout; and last the
+correction for the step.
 """
 
 from itertools import pairwise
@@ -25,13 +25,13 @@ from implicit_adam.types import Params, Scalar, Vector
 class CarriedParts(NamedTuple):
     """The parts of d params/dt, each a pytree like the parameters; they sum to it.
 
-    - `instant`: -readout of the full-batch gradient here, as if it had never been another: for Adam the
-      sign-type flow.
-    - `minibatch`: what the features' mean over the mini-batches changes of that, for Adam the variance of
-      their gradients in the second memory; zero in full batch.
-    - `memory`: for each kernel what the real memory changes, one kernel after the other.
-    - `decay`: what the point itself adds to the update, such as weight decay.
-    - `step`: what the correction for the step adds; zero at order 0.
+    - `instant`: -readout of the full-batch gradient at this point, as if it had always been the same: for
+      Adam the sign-type flow.
+    - `minibatch`: the change when features are averaged over the mini-batches, for Adam the variance of their
+      gradients in the second memory; zero in full batch.
+    - `memory`: for each kernel the change due to the real memory, one kernel after the other.
+    - `decay`: the direct contribution of the point to the update, such as weight decay.
+    - `step`: the correction for the step; zero at order 0.
     """
 
     instant: Params
@@ -53,7 +53,7 @@ def carried_parts(
     theta: Vector,
     memory: Memory,
 ) -> CarriedParts:
-    """The parts per step, flat vectors, at the time tau in steps."""
+    """The parts per step, as flat vectors, at the time tau in steps."""
     nowhere = jnp.zeros_like(theta)
     n = tau - 1 / 2
     kernels = rule.kernels(n)

@@ -1,4 +1,4 @@
-"""A rule as a carrier: each exponential of each kernel is a state, the present gradient is none."""
+"""A rule as a carrier: each exponential of each kernel is a state, except the present gradient."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,10 +23,10 @@ TRIED = (0.0, 1e-4, -0.3, 1.0, -1e3)
 
 
 def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
-    """Each exponential of each kernel is a state; the present gradient is none (None in the memory).
+    """The carrier of a rule, with a state for each exponential of each kernel, None for the present gradient.
 
-    States are averages without bias correction, which belongs to the kernel's scale at n = tau - 1/2. With
-    mini-batches a random one adds its features' mean: the equation of the mean over random orders.
+    States are averages without bias correction, which is part of the kernel's scale at n = tau - 1/2. With
+    mini-batches each step adds the mean of their features: the equation of the mean over random orders.
     """
     deltas = which_are_deltas(rule)
 
@@ -121,7 +121,7 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
 
 
 def held(kernels: tuple[Kernel, ...], memory: Memory, psi: Features) -> FeatureSums:
-    """sum_k d^(n-k) psi(g_k) of every exponential after step n, whose own features psi are."""
+    """sum_k d^(n-k) psi(g_k) for every exponential after step n, where psi are the features of that step."""
     return _each(lambda d, S, psi: psi if S is None else S / weight(d), kernels, memory, psi)
 
 
@@ -134,13 +134,13 @@ def _each(f: Callable[..., Any], kernels: tuple[Kernel, ...], memory: Memory, *f
 
 
 def signless(rule: AbstractRule) -> tuple[bool, ...]:
-    """Which features are never below zero: found by trying."""
+    """Whether each feature is never negative, found by evaluating it."""
     with jax.ensure_compile_time_eval():
         return tuple(bool(jnp.all(psi >= 0)) for psi in rule.features(jnp.asarray(TRIED, rule.h.dtype)))
 
 
 def which_are_deltas(rule: AbstractRule) -> tuple[tuple[bool, ...], ...]:
-    """Which exponentials of each kernel are the present gradient alone: the decay 0, whatever is set.
+    """Whether each exponential of each kernel is the present gradient alone: decay 0 for all hyperparameters.
 
     Found with made-up hyperparameters.
     """

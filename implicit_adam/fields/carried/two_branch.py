@@ -1,26 +1,26 @@
-"""Past the edge of stability: the centre of iterates that alternate, and how far they are from it.
+"""Past the edge of stability: an equation for the centre and the amplitude of iterates that alternate.
 
 There theta_n = c + (-1)^n d, and every memory is S + (-1)^n D. With c, S, d, D smooth, the two branches c + d
-and c - d each see their own gradient, psi+- = psi(g(c +- d)), and what is remembered in the mean and in
-alternation, per step, is
+and c - d each have their own gradient, psi+- = psi(g(c +- d)). The mean and the alternating part of a memory
+of decay delta are, one step later,
 
     S_(n+1) = delta S + (1-delta) (psi+ + psi-)/2,        D+ = -delta D - (1-delta) (psi+ - psi-)/2
 
-for a decay delta. Each branch reads its own memory, hF+- = h readout(S -+ D+, c +- d), and so
+Each branch reads its own memory, hF+- = h readout(S -+ D+, c +- d), and so
 
-    c' = -(hF+ + hF-)/2,        d' = -2 (d - floor) + (hF+ - hF-)/2,        D' = D+ - D        per step,
+    c' = -(hF+ + hF-)/2,        d' = -2 (d - floor) + (hF+ - hF-)/2,        D' = D+ - D        per step.
 
-d' and D' slowed to log(mu)/(mu-1) of that where a step makes d mu > 1 times as long, since a burst grows by
-mu in a step and not by exp(mu-1), and the first with all that `carrier` corrects for the step, c and S in the
-place of theta and memory. d' = d+ - d vanishes exactly where the optimizer's own linearised step has the
-eigenvalue -1, its threshold of stability; below it d sinks to its floor, above it grows until the curvature
-that the branches see, or what they average, has brought the optimizer back. Directions of no curvature are
-damped at the rate 2 and left to c. d is a vector: any number of directions may alternate.
+d' and D' are multiplied by log(mu)/(mu-1) where a step makes d mu > 1 times as long, since a burst grows by
+mu in a step and not by exp(mu-1). The first equation has all the corrections of `carrier` for the step, with
+c and S in place of theta and memory. d' vanishes exactly where the optimizer's own linearised step has the
+eigenvalue -1, its threshold of stability. Below it d sinks to its floor; above it d grows until the
+curvature that the branches see, or what they average, has brought the optimizer back. Directions without
+curvature are damped at the rate 2 and left to c. d is a vector: any number of directions may alternate.
 
-The floor stands for what keeps an optimizer from ever standing still across its path, in float arithmetic
-its rounding: without it d underflows before the edge is reached, and late is the first burst. Two branches
-as one mean and one difference are the idea of rod flow (arXiv:2602.01480, 2605.06821); memories as states,
-branches read through any readout and the neutral alternation of memories are this library's.
+The floor stands for what keeps an optimizer from being exactly at rest across its path, which in floating
+point is rounding: without it d underflows before the edge is reached, and the first burst comes late.
+Describing two branches by a mean and a difference is the idea of rod flow (arXiv:2602.01480, 2605.06821).
+Memories as states, branches with any readout, and the neutral alternation of memories are this library's.
 """
 
 from collections.abc import Callable
@@ -39,18 +39,18 @@ from implicit_adam.fields.carried.carrier import (
 )
 from implicit_adam.types import Scalar, StepNumber, Vector
 
-# (S, d, D): the mean memory, the half-difference of the branches, that of their memories.
+# (S, d, D): the mean memory, the half-difference of the branches, the half-difference of their memories.
 Branched = tuple[Memory, Vector, Memory]
 
 
-# Of x_n, .., x_(n+4): their alternating part, in which polynomials up to the third degree vanish.
+# Weights of x_n, .., x_(n+4) in their alternating part; polynomials up to degree three have none.
 STENCIL = tuple(x / 16 for x in (1, -4, 6, -4, 1))
 
 
 def two_branches(
     carrier: Carrier, n: StepNumber, theta: Vector, memory: Memory, floor: Scalar
 ) -> tuple[Vector, Branched]:
-    """The branches of an optimizer before step n: what alternates in the steps that it would take next."""
+    """The branches before step n, from the alternation of the steps that the optimizer would take next."""
     states = [(theta, memory)]
     for k in range(len(STENCIL) - 1):
         states.append(carrier.step(n + k, *states[-1]))
@@ -61,7 +61,7 @@ def two_branches(
 def two_branch_velocity(
     carrier: Carrier, order: int, floor: Scalar
 ) -> Callable[[Scalar, Vector, Branched], tuple[Vector, Branched]]:
-    """The right side of the equation, per step."""
+    """The right side of the equation per step: (c, (S, d, D)) -> their derivatives in tau."""
 
     def velocity(tau: Scalar, c: Vector, memory: Branched) -> tuple[Vector, Branched]:
         S, d, D = memory
@@ -69,7 +69,7 @@ def two_branch_velocity(
         centre = branches.centre()
         psi, change, hF = features_and_change(centre, tau, c, S, order)
         c_dot = centred(centre, tau, c, S, psi, change, hF, order)
-        # In a burst a square grows tenfold in a step, and what it was two steps ago is not known that way.
+        # In a burst a square grows tenfold in a step, too fast for a linear extrapolation to two steps ago.
         c_dot = jnp.clip(c_dot + hF, -jnp.abs(hF), jnp.abs(hF)) - hF
         plus, minus = branches.updates(tau, c, S, psi, change, jnp.zeros_like(tau))
         d_more = (plus - minus) / 2 - 2 * (d - floored(c, floor))
@@ -82,7 +82,7 @@ def two_branch_velocity(
 
 
 def growing(d: Vector, more: Vector) -> Scalar:
-    """log(mu)/(mu - 1), where a step makes d mu > 1 times as long: a rate that grows it by mu in one step."""
+    """log(mu)/(mu - 1) where a step makes d mu > 1 times as long, so that the rate grows it by mu; else 1."""
     square = jnp.sum(d**2)
     growth = jnp.sum(more * d) / jnp.where(square > 0, square, jnp.ones_like(square))
     grows = growth > 0
@@ -106,7 +106,7 @@ class Branches:
         self.carrier, self.d, self.D = carrier, d, D
 
     def centre(self) -> Carrier:
-        """The optimizer's mean over the branches, as one that has no branches."""
+        """The mean over the branches as a carrier of its own."""
         return self.carrier._replace(
             gradients=lambda c: (self.carrier.gradients(c + self.d), self.carrier.gradients(c - self.d)),
             features=self.features,
@@ -132,14 +132,14 @@ class Branches:
         return there, change
 
     def next_memory(self, psi: Features) -> Memory:
-        """D+, from half the difference of the features."""
+        """D+, from half the difference of the branches' features."""
         still = jax.tree.map(jnp.zeros_like, psi)
         return _minus(self.carrier.ahead(self.D, psi, still, jnp.ones_like(self.d[0])))
 
     def updates(
         self, tau: Scalar, c: Vector, S: Memory, psi: Features, change: Features, v: Scalar
     ) -> tuple[Vector, Vector]:
-        """h F of each branch at tau + v; the alternation stays as it is."""
+        """h F of each branch at tau + v, with d and D held fixed."""
         carrier, (p, q), dp = self.carrier, psi, change[0]
         w = v - 1 / 2
         now, before = on_the_line(p, dp, w), carrier.ahead(S, p, dp, w)

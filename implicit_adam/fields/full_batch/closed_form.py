@@ -1,8 +1,8 @@
 """The modified field of full-batch training in closed form: Remark 3.2 for every rule, and n to infinity.
 
 With one loss, and kernels of the same mass at every step, the update frozen at theta is the same F at every
-step, so the lagged displacements are v_k = (n-k+c) F, c = 1/2 for the flow, and one Hessian-vector product
-D = Hess E . F carries the whole history; the sums over k are the scalars
+step. Then the lagged displacements are v_k = (n-k+c) F, c = 1/2 for the flow, and one Hessian-vector product
+D = Hess E . F is enough for the whole history; the sums over k are the scalars
 
     mass_i = sum_k w_i(n, k),       lag_i = sum_k w_i(n, k) (n-k)
 
@@ -31,7 +31,7 @@ from implicit_adam.types import StepNumber, Vector
 
 
 def check_has_limit(rule: Any) -> None:
-    """The limit n to infinity exists for rules of features, kernels and readout that forget."""
+    """Raise `ValueError` if there is no limit n to infinity: it needs a rule whose memory fades."""
     if isinstance(as_optimizer(rule), Optax):
         msg = (
             "the limit n to infinity is computed from the features and kernels of a rule such as ia.Adam; "
@@ -42,7 +42,7 @@ def check_has_limit(rule: Any) -> None:
     if not has_limit(rule):
         msg = (
             f"{type(rule).__name__} has no limit for n to infinity: its memory never fades, or its update "
-            "goes on changing with n, as on a schedule; use vector_field at a step n"
+            "keeps changing with n, as on a schedule; use vector_field at a step n"
         )
         raise ValueError(msg)
 
@@ -65,7 +65,7 @@ def closed_form_terms(
     flow: bool,
     moments: Callable[[AbstractRule, StepNumber], LagMoments] = lag_moments,
 ) -> Terms:
-    """One loss, up to order 2: at n where a rule has a closed form, at `jnp.inf` the limit of every rule."""
+    """The terms for one loss, up to order 2: at n if there is a closed form, at `jnp.inf` for any limit."""
     if order == 2:
         return second_order_terms(rule, objective, flow=flow, moments=moments)
     c = 1 / 2 if flow else 0.0

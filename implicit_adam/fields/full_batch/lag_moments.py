@@ -1,9 +1,9 @@
-"""What order 2 needs of a memory in full batch: moments of the lag j = n - k under the kernels.
+"""Moments of the lag j = n - k under the kernels, which order 2 needs in full batch.
 
     mass_i = E_i[1],    first_i = E_i[j],    second_i = E_i[j^2],        E_i[.] = sum_k w_i(n, k) (.)
     cross_ii' = E_i[ sum_{l=n-j}^{n-1} first_i'(l) ] = sum_{t=1}^{n} E_i[j >= t] first_i'(n-t)
 
-All depend on n alone, so a flow computes them once an interval.
+All depend on n alone, so a flow computes them once per interval.
 """
 
 from typing import NamedTuple
@@ -27,12 +27,12 @@ from implicit_adam.rules.kernels import (
 )
 from implicit_adam.types import StepNumber
 
-# Lags whose scalars are computed at once.
+# How many lags are computed at once.
 CHUNK = 512
 
 
 class LagMoments(NamedTuple):
-    """Of the r kernels at one step."""
+    """The moments of the r kernels at one step."""
 
     mass: Float[Array, " r"]
     first: Float[Array, " r"]
@@ -41,7 +41,7 @@ class LagMoments(NamedTuple):
 
 
 def lag_moments(rule: AbstractRule, n: StepNumber) -> LagMoments:
-    """For kernels of known mass at any n > -1, whole or not; for all that forget at `jnp.inf`."""
+    """The moments at any n > -1, integer or not, for kernels of known mass; at `jnp.inf` if they forget."""
     kernels = rule.kernels(n)
     moments = (mass, lag_moment, squared_lag_moment)
     ones, first, second = (jnp.stack([moment(kernel, n) for kernel in kernels]) for moment in moments)
@@ -51,7 +51,7 @@ def lag_moments(rule: AbstractRule, n: StepNumber) -> LagMoments:
 
 
 def smooth_lag_moments(rule: AbstractRule, n: StepNumber) -> LagMoments:
-    """With n continuous: mean lags whose average over n - 1/2 .. n + 1/2 is the mean lag of step n."""
+    """The moments for continuous n, where mean lags averaged over n - 1/2 .. n + 1/2 are those of step n."""
     moments = lag_moments(rule, n)
 
     def first(n: StepNumber) -> Float[Array, " r"]:
@@ -62,7 +62,7 @@ def smooth_lag_moments(rule: AbstractRule, n: StepNumber) -> LagMoments:
 
 
 def _cross(rule: AbstractRule, n: StepNumber) -> Float[Array, "r r"]:
-    """Summed over the lags t that the memory holds, those of l = n - t > 0: the lag of step 0 is 0."""
+    """The sum over the lags t that the memory holds with l = n - t > 0, since the lag of step 0 is 0."""
     kernels = rule.kernels(n)
     decay = jnp.concatenate([kernel.decay for kernel in kernels])
     masses = term_masses(kernels, n)

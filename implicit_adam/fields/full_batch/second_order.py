@@ -6,7 +6,7 @@ theta is the same F, and the history seen from the point y(h) = theta + h c F + 
     theta_{n-j} = y + h j F + h^2 [ (j(j+1)/2 + c j) B + sum_i A_i sum_{l=n-j}^{n-1} first_i(l) ] + ..
     A_i = dphi/ds_i psi_i'(g) D,    D = Hess E F,    B = F'F = sum_i mass_i A_i + dphi/dtheta F
 
-so that the sums over j are the moments of the lag (`moments`), and with T the third derivative of E
+so that the sums over j are moments of the lag (`lag_moments`), and with T the third derivative of E
 
     s_i = sum_k w_i(n, k) psi_i(grad E(theta_k))
         = mass_i psi_i + h (first_i + c mass_i) psi_i' D + h^2 s_{i,2} + ..
@@ -14,14 +14,14 @@ so that the sums over j are the moments of the lag (`moments`), and with T the t
     e_i = second_i + 2 c first_i + c^2 mass_i
     V_i = mass_i y_2 + ((second_i + first_i)/2 + c first_i) B + sum_i' cross_ii' A_i'
 
-A map looks from theta itself: c = 0, y_2 = 0. A flow looks from half a step back (`orbit`): c = 1/2,
+For the map y is theta itself: c = 0, y_2 = 0. For the flow y is half a step back (`map_to_flow`): c = 1/2,
 y_2 = 3/8 B + 1/2 sum_i first_i A_i, and with x the flow of order 0
 
     -f = F^(n)(history seen from y) - h^2/24 (F o x)''
 
-Products are linear, so that the last term costs none of its own: V_i loses mass_i B/24, y_2 loses B/24 and
-e_i loses mass_i/12. One gradient, D, T[F,F] and r products Hess E V_i: with a gradient = 1, a product = 2 and
-T[F,F], the second coefficient of a jet of the gradient, = 7/3, that is 16/3 + 2r.
+Products are linear, so the last term needs none of its own: V_i loses mass_i B/24, y_2 loses B/24 and e_i
+loses mass_i/12. An evaluation costs 16/3 + 2r gradients: one gradient (1), D (2), T[F,F], the second
+coefficient of a jet of the gradient (7/3), and r products Hess E V_i (2 each).
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def second_order_terms(
     flow: bool,
     moments: Callable[[AbstractRule, StepNumber], LagMoments] = lag_moments,
 ) -> Terms:
-    """One loss; n as in `lag_moments`."""
+    """The terms to order 2 for one loss; n as in `lag_moments`."""
     c = 1 / 2 if flow else 0.0
 
     def at(n: StepNumber) -> Callable[[Vector], Series]:
@@ -67,7 +67,7 @@ def second_order_terms(
             return objective.by_leaves(series, g, D, T, HV, y_2, F, theta)
 
         def displaced(g: Vector, D: Vector, F: Vector, theta: Vector) -> tuple[Vector, tuple[Vector, ...]]:
-            """y_2, and V_i of every kernel."""
+            """y_2, and V_i for every kernel."""
             psi, psi_1 = compose(rule.features, (g, D))
             s = _weighed(mass, psi)
 

@@ -9,9 +9,9 @@ v_k = sum_{l=k}^{n-1} F^(l) + c F^(n), c = 1/2 for the flow, are
     u_i(n, l, b) = sum_{k<=l, k in b} w_i(n, k)
     DF[v] = sum_i dphi/ds_i sum_b psi_i'(g_b) (Hess E_b a_{i,b}) + c dphi/dtheta F^(n)
 
-m gradients and r m Hessian-vector products, however large n is. The sum over l takes every step that the
-memory still holds (`past`), or, under the cyclic schedule where full-batch updates would be the same at every
-step, a few rows (`periodic`).
+An evaluation costs m gradients and r m Hessian-vector products, however large n is. The sum over l takes
+every step that the memory still holds (`history_sum`); under the cyclic schedule, and if full-batch updates
+would be the same at every step, a few rows replace it (`cyclic_schedule`).
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from implicit_adam.types import StepNumber, Vector
 
 
 def mini_batch_terms(rule: AbstractRule, objective: Objective, order: int, *, flow: bool) -> Terms:
-    """Any number of losses, any schedule, up to order 1."""
+    """The terms for any number of losses and any schedule, up to order 1."""
     memory = memory_of(rule, objective)
     periodic = objective.schedule is None and has_closed_form(rule)
     c = 1 / 2 if flow else 0.0
@@ -39,7 +39,7 @@ def mini_batch_terms(rule: AbstractRule, objective: Objective, order: int, *, fl
         w = memory.weights(n)
 
         def frozen(psi: Features, theta: Vector) -> tuple[tuple[Vector, ...], Vector]:
-            """What is remembered, and F^(n)."""
+            """The memories s, and F^(n)."""
             s = tuple(matmul(w_i, psi_i) for w_i, psi_i in zip(w, psi, strict=True))
             return s, rule.readout(s, theta, n)
 
@@ -52,7 +52,7 @@ def mini_batch_terms(rule: AbstractRule, objective: Objective, order: int, *, fl
             s, F = frozen(psi, theta)
             a = add_past(psi, theta, c * w[..., None] * F[None, None])
             every_batch = jnp.ones(objective.m, G.dtype)
-            # One feature after the other, and sums over the batches as products: both far faster on a CPU.
+            # One feature at a time, and sums over the batches as matrix products: much faster on a CPU.
             s_dot = tuple(
                 matmul(every_batch, jax.jvp(rule.features, (G,), (hessian_products(a_i),))[1][i])
                 for i, a_i in enumerate(a)

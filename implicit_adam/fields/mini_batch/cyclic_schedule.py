@@ -1,21 +1,20 @@
-"""The past under the cyclic schedule: a few rows in place of n, so that the cost does not grow with n.
+"""Sums over the past under the cyclic schedule, by a few rows instead of n: the cost does not grow with n.
 
-With m mini-batches in turn, step l gives mini-batch b in an exponential of unit mass the weight
+With m mini-batches in turn, mini-batch b has at step l, in an exponential of unit mass, the weight
 
     w(l, b) = d^j gs(N+m-1-b-j) / (gs(N) gs(m)) = d^j (1 + z(l) gs(m-1-b-j)) / gs(m),    z(l) = d^N / gs(N)
     gs(N) = 1 + d + .. + d^(N-1) = (1 - d^N)/(1 - d),    j = (l-b) mod m,    N = l + 1
 
-which, for one phase c = l mod m, is affine in z(l). So F^(l) is one smooth function of z_1(l), .., z_r(l) for
-each phase. After the first epochs these fill only a small box [0, Z_i] far from where F could be singular (a
-mini-batch losing all its weight, N = +-(m-1)), and there F is a polynomial of low total degree for all
-practical purposes: the error falls like (4 epochs - 2)^-(degree+1). With the Lagrange polynomials of a few
-nodes z_k of the box,
+For a fixed phase c = l mod m it is affine in z(l), so that F^(l) is a smooth function of z_1(l), .., z_r(l).
+After the first epochs these fill only a small box [0, Z_i], far from where F could be singular (a mini-batch
+losing all its weight, N = +-(m-1)). There F is well approximated by a polynomial of low total degree, with an
+error that falls like (4 epochs - 2)^-(degree+1). With the Lagrange polynomials of a few nodes z_k of the box,
 
     sum_{L<=l<n} u(n, l) F^(l) = sum_c sum_k U_{c,k} F_c(z_k),           L = m epochs
     U_{c,k} = sum_{L<=l<n, l in c} u(n, l) lagrange_k(z(l))
 
-only scalars are summed over l. Measured: 1e-9 of the sum in float64 and 1e-6 in float32, and the field feels
-h times that.
+so only scalars are summed over l. The measured error is 1e-9 of the sum in float64 and 1e-6 in float32; in
+the field it is multiplied by h.
 """
 
 import itertools
@@ -42,7 +41,7 @@ from implicit_adam.types import StepNumber, Vector
 
 Decays = Float[Array, " r"]
 
-# Steps whose scalars are computed at once.
+# How many steps are computed at once.
 CHUNK = 512
 
 
@@ -54,16 +53,16 @@ class Resolution(NamedTuple):
 
 
 def resolution(dtype: DTypeLike) -> Resolution:
-    """Enough for the dtype."""
+    """A resolution that is fine enough for the dtype."""
     return Resolution(8, 4) if jnp.finfo(dtype).bits >= 64 else Resolution(4, 3)
 
 
 def few_rows(memory: Memory, n: StepNumber, m: int) -> AddPast:
-    """All steps before n, for kernels whose masses are the same at every step and the cyclic schedule."""
+    """The sum over all steps before n: cyclic schedule, kernels with the same masses at every step."""
     dtype = memory.rule.h.dtype
     L = m * resolution(dtype).epochs
 
-    # For a static n the number of early steps is static too, which keeps the sum reversible.
+    # For a static n the number of early steps is static too, which allows reverse mode.
     if isinstance(n, int):
         early, rows = min(n, L), late_rows(memory, n, m, dtype) if n > L else None
     else:
@@ -110,7 +109,7 @@ def _share(decay: Decays, N: StepNumber) -> Decays:
 
 
 def _phases(decay: Decays, m: int) -> tuple[Float[Array, "m r m"], Float[Array, "m r m"]]:
-    """Mini-batch b weighs settled + z slope in phase c: d^j / gs(m) and d^j gs(m-1-b-j) / gs(m)."""
+    """Mini-batch b weighs settled + z slope in phase c, with d^j / gs(m) and d^j gs(m-1-b-j) / gs(m)."""
 
     def phase(c: Int[Array, ""], b: Int[Array, ""]) -> tuple[Decays, Decays]:
         j = (c - b) % m
@@ -127,7 +126,7 @@ def _phases(decay: Decays, m: int) -> tuple[Float[Array, "m r m"], Float[Array, 
 def _moments(
     n: StepNumber, remembered: StepNumber, m: int, L: int, decay: Decays, interpolation: "Interpolation"
 ) -> tuple[Float[Array, "m nodes r"], Float[Array, "m nodes r"]]:
-    """sum_{L<=l<n, l in c} lagrange_k(l) d^(n-l) times gs(N) and times d^N, N = l + 1; epochs at a time."""
+    """sum_{L<=l<n, l in c} lagrange_k(l) d^(n-l) times gs(N) and times d^N, N = l + 1; chunks of epochs."""
 
     def moments(l: StepNumber) -> Float[Array, "2 nodes r"]:
         N = jnp.minimum(l, n) + 1
@@ -150,7 +149,7 @@ def _moments(
 
 
 class Interpolation(NamedTuple):
-    """Polynomials in r variables: exponents, as many nodes of [0, 1]^r, powers -> Lagrange."""
+    """Polynomials in r variables: exponents, as many nodes in [0, 1]^r, the map from powers to Lagrange."""
 
     exponents: np.ndarray
     nodes: np.ndarray
@@ -171,7 +170,7 @@ def _interpolation(r: int, degree: int) -> Interpolation:
 
 
 def _leja(degree: int) -> np.ndarray:
-    """Chebyshev points of [0, 1] in an order whose every beginning is a good set of nodes too."""
+    """Chebyshev points of [0, 1] in Leja order: each leading part is a good set of nodes, too."""
     left = list((1 - np.cos(np.pi * np.arange(degree + 1) / degree)) / 2)
     chosen = [left.pop(0)]
     while left:

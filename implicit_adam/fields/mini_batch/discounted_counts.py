@@ -1,10 +1,10 @@
-"""How a fading memory counts the visits to each mini-batch.
+"""Discounted counts of the visits to each mini-batch.
 
     A_b(l) = sum_{k <= l, schedule[k] = b} decay^(l-k)
 
-is everything that a sum of exponential kernels needs of the schedule: the weight of mini-batch b at step l
-is w_b(l) = sum_e scale_e(l) A_{e,b}(l), and the part of it known at an earlier step is a power of the decay
-times an earlier A. It depends on neither theta nor h, so a flow computes it once.
+is all that a sum of exponential kernels needs to know about the schedule. The weight of mini-batch b at step
+l is w_b(l) = sum_e scale_e(l) A_{e,b}(l), and the part of it from visits up to an earlier step is a power of
+the decay times the A of that step. A depends on neither theta nor h, so a flow computes it once.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Visits = Float[Array, "terms m"]
 
 
 def discounted_visits(schedule: Schedule | None, m: int, decay: Decays) -> Callable[[StepNumber], Visits]:
-    """l -> A(l), by a table for a given schedule and in closed form for the cyclic one."""
+    """l -> A(l), from a table for a given schedule and in closed form for the cyclic one."""
     if schedule is None:
         return lambda step: _cyclic(step, m, decay)
     table = _table(schedule, m, decay)

@@ -1,9 +1,9 @@
-"""What the past contributes to the lagged displacements: sum_{l<n} u(n, l) F^(l), row by row.
+"""The contribution of the past to the lagged displacements: sum_{l<n} u(n, l) F^(l), row by row.
 
-A *row* is one update frozen at theta, F = phi(sum_b w(b) psi(g_b), theta), given by the weights w that its
-step gives to the mini-batches, together with the usage u that step n makes of it. Rows cost two matrix
-products with the elementwise readout between them, so they are taken many at a time on tiles of theta that
-stay in the cache; no (n, p) array exists.
+A *row* is one update frozen at theta, F = phi(sum_b w(b) psi(g_b), theta), given by the weights w of the
+mini-batches at its step, together with the weights u with which it enters the sum for step n. Rows cost two
+matrix products with the elementwise readout between them, so many are taken at a time, on tiles of theta
+that stay in the cache; no (n, p) array exists.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ TILE = 4096
 
 
 class Rows(NamedTuple):
-    """Weights, usages and step numbers of some rows."""
+    """The weights w, the weights u and the step numbers of some rows."""
 
     w: Float[Array, "rows r m"]
     u: Float[Array, "rows r m"]
@@ -39,25 +39,25 @@ class Rows(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What a rule's kernels hold of a schedule, given the discounted visits A_i(l) of each kernel."""
+    """The weights of mini-batches in a rule's memory, from the discounted visits A_i(l) of each kernel."""
 
     rule: AbstractRule
     visits: list[Callable[[StepNumber], Visits]]
 
     def weights(self, l: StepNumber) -> Weights:
-        """w_i(l, b)."""
+        """w_i(l, b): the weight of mini-batch b at step l."""
         kernels = self.rule.kernels(l)
         return jnp.stack([matmul(kernel.scale, A(l)) for kernel, A in zip(kernels, self.visits, strict=True)])
 
     def partial_weights(self, n: StepNumber, l: StepNumber) -> Weights:
-        """u_i(n, l, b): what step n remembers of the visits up to step l."""
+        """u_i(n, l, b): the weight at step n of the visits to mini-batch b up to step l."""
         kernels = self.rule.kernels(n)
         return jnp.stack(
             [matmul(at_lag(kernel, n - l), A(l)) for kernel, A in zip(kernels, self.visits, strict=True)]
         )
 
     def rows(self, n: StepNumber, first: StepNumber, last: StepNumber) -> Rows:
-        """The `ROWS` steps from `first` on, those from `last` on without use."""
+        """The `ROWS` steps from `first` on; those from `last` on have u = 0."""
         l = first + jnp.arange(ROWS)
         u = jax.vmap(self.partial_weights, (None, 0))(n, jnp.minimum(l, n))
         u = jnp.where((l < last)[:, None, None], u, jnp.zeros_like(u))
@@ -65,13 +65,13 @@ class Memory(NamedTuple):
 
 
 def memory_of(rule: AbstractRule, objective: Objective) -> Memory:
-    """What the rule holds of the objective's schedule."""
+    """The memory of a rule under the objective's schedule."""
     visits = [discounted_visits(objective.schedule, objective.m, kernel.decay) for kernel in rule.kernels(0)]
     return Memory(rule, visits)
 
 
 def every_step(memory: Memory, n: StepNumber) -> AddPast:
-    """All steps before n, or those of the memory's window: exact for every rule and schedule."""
+    """The sum over all steps before n that the memory still holds: exact for every rule and schedule."""
     first = first_remembered(memory, n)
     return lambda psi, theta, a: add_steps(memory, n, first, n, psi, theta, a)
 
@@ -94,10 +94,10 @@ def add_steps(
 
 
 def first_remembered(memory: Memory, n: StepNumber, moment: int = 0) -> StepNumber:
-    """The step before which all has faded below rounding; 0 for a static n, to stay reversible.
+    """The step before which all has faded below rounding; 0 for a static n, to allow reverse mode.
 
-    Of every mini-batch it has faded against that batch's own weight, not against the present one's: a batch
-    seen long ago still matters if its gradients are large enough, and how large is not asked.
+    The fading of each mini-batch is measured against that batch's own weight, not against the current one's:
+    a batch seen long ago still matters if its gradients are large enough, and their size is not known here.
     """
     if isinstance(n, int):
         return 0
@@ -105,13 +105,13 @@ def first_remembered(memory: Memory, n: StepNumber, moment: int = 0) -> StepNumb
     shares = [_least_share(kernel, A(n)) for kernel, A in zip(kernels, memory.visits, strict=True)]
     lag = jnp.ceil(window(kernels, jnp.concatenate(shares), moment)).astype(float)
     n = jnp.asarray(n)
-    # Whole numbers are subtracted as such: a float32 n is no longer one beyond 2^24.
+    # Integers are subtracted as integers: beyond 2^24 a float32 does not hold n.
     held = jnp.where(lag < n.astype(float), lag, jnp.zeros_like(lag)).astype(n.dtype)
     return jnp.where(lag < n.astype(float), n - held, jnp.zeros_like(n))
 
 
 def _least_share(kernel: Kernel, visits: Visits) -> Float[Array, " terms"]:
-    """The smallest share of a mini-batch seen so far in each exponential."""
+    """The smallest share of any mini-batch seen so far, for each exponential."""
     share = visits * (1 - kernel.decay)[:, None]
     return jnp.min(jnp.where(visits > 0, share, jnp.ones_like(share)), axis=1)
 
@@ -142,7 +142,7 @@ def _sum_of_rows(rule: AbstractRule, rows: Rows, psi: Features, theta: Vector) -
 def window(
     kernels: tuple[Kernel, ...], share: Float[Array, " terms"] | None = None, moment: int = 0
 ) -> Scalar:
-    """The lag beyond which (lag/memory)^moment decay^lag < eps share, for all; eps is the dtype's."""
+    """The lag beyond which (lag/memory)^moment decay^lag < eps share for every term; eps is the dtype's."""
     decay = jnp.concatenate([kernel.decay for kernel in kernels])
     depth = -jnp.log(jnp.finfo(decay.dtype).eps * (jnp.ones_like(decay) if share is None else share))
     # One substitution into lag/memory = depth + moment log(lag/memory), from the safe side.
@@ -151,5 +151,5 @@ def window(
 
 
 def matmul(x: Array, y: Array) -> Array:
-    """x y in full precision: TF32 or bfloat16 would be coarser than the correction itself."""
+    """x y in full precision: errors of TF32 or bfloat16 would be larger than the correction itself."""
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)

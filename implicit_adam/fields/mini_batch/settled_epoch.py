@@ -1,25 +1,25 @@
-"""One field for a whole epoch: cyclic mini-batches once the memory has settled.
+"""One field for a whole epoch of cyclic mini-batches, once the memory has settled.
 
-Under the cyclic schedule the weights of late steps depend only on their phase c = n mod m, so that the field
-is m-periodic. The flows of the phases one after the other, exp(h f_{m-1}) .. exp(h f_0), are one flow over mh
-along (Baker, Campbell, Hausdorff)
+Under the cyclic schedule the weights of late steps depend only on their phase c = n mod m, so the field is
+m-periodic. The flows of the phases one after the other, exp(h f_{m-1}) .. exp(h f_0), are one flow over the
+time mh along (Baker, Campbell, Hausdorff)
 
     f = (1/m) [ sum_c f_c + (h/2) sum_{i<j} (f_j' f_i - f_i' f_j) ] + O(h^2)
 
-and with f_c = -F_c - h DF_c[v] the commutators are DF_c in one more direction, the same for every point of
-the history: seen from the middle of the epoch, step c has (S_{>c} - S_{<c})/2 further to go,
+With f_c = -F_c - h DF_c[v] the commutators are DF_c in one more direction, the same for every point of the
+history: seen from the middle of the epoch, step c is displaced by (S_{>c} - S_{<c})/2, in units of h,
 
     f = -(1/m) sum_c ( F_c + h DF_c[v'] ),    v'_k = sum_{l=k}^{n-1} F^(l) + F_c/2 + (S_{>c} - S_{<c})/2
     S_{<c} = sum_{i<c} F_i,    S_{>c} = sum_{i>c} F_i
 
-All sums over the history are geometric; with d the decay of each exponential and s the lag of the last c'
+All sums over the history are geometric. With d the decay of each exponential and s the lag of the last c'
 before c,
 
     w(c, b)     = scale d^((c-b) mod m) / (1-d^m)
     u(c, c', b) = scale d^((c'-b) mod m + s) / (1-d^m)^2,      s = (c-c'-1) mod m + 1
     a_b = sum_c' u(c, c', b) F_c' + w(c, b) (F_c/2 + (S_{>c} - S_{<c})/2)
 
-m gradients and r m^2 Hessian-vector products an evaluation, for steps of many epochs.
+An evaluation costs m gradients and r m^2 Hessian-vector products; solvers can take steps of many epochs.
 """
 
 import jax
@@ -34,7 +34,7 @@ from implicit_adam.types import Scalar, StepNumber, Vector, Velocity
 
 
 def epoch_velocity(rule: AbstractRule, objective: Objective, order: int) -> Velocity:
-    """theta -> f(theta), whose flow meets the settled flow at ends of epochs to O(h^(order+1))."""
+    """theta -> f(theta), whose flow agrees with the settled flow at the ends of epochs to O(h^(order+1))."""
     m = objective.m
     kernels = rule.kernels(jnp.inf)
     phases = jnp.arange(m)
@@ -78,7 +78,7 @@ def epoch_velocity(rule: AbstractRule, objective: Objective, order: int) -> Velo
 
 
 def settling_steps(rule: AbstractRule, m: int, tolerance: Scalar) -> StepNumber:
-    """The first end of an epoch at which every memory has forgotten its start but for the tolerance."""
+    """The first end of an epoch at which every memory has forgotten its start up to the tolerance."""
     decay = jnp.concatenate([kernel.decay for kernel in rule.kernels(jnp.inf)])
     slowest = jnp.maximum(jnp.max(decay), jnp.asarray(0.5, decay.dtype))
     return m * jnp.ceil(jnp.log(tolerance) / jnp.log(slowest) / m).astype(int)

@@ -1,1 +1,1 @@
-"""Any optax transformation as an optimizer, and what is found out about one by running it."""
+"""Any optax transformation as an optimizer; its properties are found by running it."""

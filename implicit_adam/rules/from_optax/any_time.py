@@ -1,10 +1,10 @@
-"""An optax transformation at any step number, its state reduced to what it remembers.
+"""An optax transformation at any step number, with its state reduced to its memories.
 
 A state holds memories (of gradients or points), counters, and constants. Counters and constants follow from
-the step number; here they are supplied, so that what is left is a list of memories, and so that `update` can
-be read at a step number that is no integer. There a counter is a floating number. That of a learning-rate
-schedule stays an integer, for which alone a schedule may be known: the update is interpolated between those
-nearest (`between_steps`).
+the step number and are filled in here. What is left is a list of memories, and `update` can be evaluated at
+a step number that is not an integer: counters become floating numbers. Only the counter of a learning-rate
+schedule stays an integer, since a schedule may be known for integers alone; the update is then interpolated
+between the nearest steps (`between_steps`).
 """
 
 from typing import Any, NamedTuple
@@ -21,13 +21,13 @@ from implicit_adam.rules.from_optax.state import initial_state
 from implicit_adam.rules.scheduled import between_steps
 from implicit_adam.types import Scalar, Vector
 
-# A list of the remembered leaves of a state.
+# The leaves of a state that are memories.
 Memories = list[Any]
 SCHEDULED = (optax.ScaleByScheduleState, optax.schedules.InjectStatefulHyperparamsState)
 
 
 class Counter(NamedTuple):
-    """A number that grows by `advance` a step; `scheduled`: a schedule reads it."""
+    """A number that grows by `advance` every step; `scheduled`: a schedule reads it."""
 
     first: Any
     advance: float
@@ -35,14 +35,14 @@ class Counter(NamedTuple):
 
 
 class Constant(NamedTuple):
-    """A leaf that stays as it is, but for the step 0."""
+    """A leaf that is constant from step 1 on; at step 0 its value may differ."""
 
     first: Any
     then: Any
 
 
 class AnyTime(NamedTuple):
-    """A transformation on flat vectors at any step number; `leaves` holds None for what is a memory."""
+    """A transformation on flat vectors at any step number; in `leaves` None stands for a memory."""
 
     tx: optax.GradientTransformation
     structure: Any
@@ -50,23 +50,23 @@ class AnyTime(NamedTuple):
     leaves: tuple[Counter | Constant | None, ...]
 
     def memories(self, state: Any) -> Memories:
-        """What a state remembers."""
+        """The memories in a state."""
         return [x for x, known in zip(jax.tree.leaves(state), self.leaves, strict=True) if known is None]
 
     @property
     def memory_names(self) -> list[str]:
-        """Where the memories are in the state."""
+        """The paths of the memories in the state."""
         return [name for name, known in zip(self.names, self.leaves, strict=True) if known is None]
 
     def state(self, n: Scalar, memories: Memories, whole: Any = None) -> Any:
-        """The state before step n, a schedule's counters those before the `whole` step number."""
+        """The state before step n; the counters of schedules are those before the integer step `whole`."""
         rest = iter(memories)
         return self.structure.unflatten(
             next(rest) if known is None else _at(known, n, whole) for known in self.leaves
         )
 
     def shown(self, memories: Memories) -> Any:
-        """A pytree like the state, with None where it remembers nothing."""
+        """A pytree like the state, with None for everything but memories."""
         rest = iter(memories)
         return self.structure.unflatten(next(rest) if known is None else None for known in self.leaves)
 
@@ -80,7 +80,7 @@ class AnyTime(NamedTuple):
 
         if not any(isinstance(known, Counter) and known.scheduled for known in self.leaves):
             return at(None)
-        # What does not depend on the schedule is the same each time, which the compiler computes once.
+        # What does not depend on the schedule is the same in each call, and the compiler computes it once.
         return between_steps(at, n)
 
 
@@ -95,7 +95,7 @@ def _at(known: Counter | Constant, n: Scalar, whole: Any) -> Any:
 
 
 def at_any_time(tx: optax.GradientTransformation, theta: Vector, found: Behaviour) -> AnyTime:
-    """`tx` on vectors like theta, with what was `found` of its counters, all of period 1."""
+    """`tx` at any time, on vectors like theta, with the counters `found` by the probe, all of period 1."""
     with jax.ensure_compile_time_eval():
         ones = jnp.ones(theta.shape, theta.dtype)
         first = initial_state(tx, ones)

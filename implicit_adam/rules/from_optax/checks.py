@@ -1,4 +1,4 @@
-"""What an optax transformation must be to have a modified equation, said in words where it is not."""
+"""Checks that an optax transformation has a modified equation, with the reason if it has none."""
 
 import math
 import warnings
@@ -15,12 +15,12 @@ from implicit_adam.rules.from_optax.rule import Optax
 from implicit_adam.rules.from_optax.trial import STEPS, updates_along
 from implicit_adam.types import Params
 
-# A window that leaves more than this of an old gradient cuts the memory itself, not its tail.
+# A window beyond which more than this share of an old gradient remains cuts more than the memory's tail.
 CUT = 0.1
 
 
 def check_runs(tx: optax.GradientTransformation, params: Params) -> None:
-    """It must run by `init(params)` and `update(gradient, state, params)` alone."""
+    """The transformation must run with `init(params)` and `update(gradient, state, params)` alone."""
 
     def once(params: Params) -> Any:
         return tx.update(params, tx.init(params), params)[0]
@@ -40,10 +40,10 @@ def check_runs(tx: optax.GradientTransformation, params: Params) -> None:
 
 
 def check_equation(rule: Optax, params: Params) -> None:
-    """It must have a modified equation, and with a window a memory that can be begun anew.
+    """The transformation must have a modified equation and, with a window, a memory that can be restarted.
 
-    Raises `ValueError`, or warns where there is a formal equation and no theorem. A transformation that holds
-    traced values cannot be looked at and is let through, but for a window.
+    Raises `ValueError` if not; warns if the equation is only formal, outside the theorem. A transformation
+    that holds traced values cannot be inspected; it passes, unless it has a window.
     """
     found = behaviour(rule.tx, params)
     wrong = None if found is None else refusal(found)
@@ -57,7 +57,7 @@ def check_equation(rule: Optax, params: Params) -> None:
 
 
 def check_rate(make: Callable[[float], optax.GradientTransformation], params: Params) -> None:
-    """The learning rate must be a factor of the updates, or h times those of learning rate 1 are others."""
+    """The learning rate must be a factor of the updates, so that h can scale those of learning rate 1."""
     rate = 0.1
     with jax.numpy_dtype_promotion("standard"):
         ones, others = (updates_along(make(x), params) for x in (1.0, rate))
@@ -72,7 +72,7 @@ def check_rate(make: Callable[[float], optax.GradientTransformation], params: Pa
 
 
 def refusal(found: Behaviour) -> str | None:
-    """Why there is no modified equation; None where there is one."""
+    """Why there is no modified equation; None if there is one."""
     if found.differences:
         return (
             "this transformation's update depends on differences between iterates: it keeps earlier points, "
@@ -109,7 +109,7 @@ def refusal(found: Behaviour) -> str | None:
 
 
 def reservation(found: Behaviour) -> str | None:
-    """Why the theorem does not cover the modified equation that there is; None where it does."""
+    """Why the theorem does not cover an existing modified equation; None if it does."""
     formal = (
         "Its modified equation is formal: the error of the flow need not shrink with h, at any order. "
         "ia.iterate runs it as it is and ia.convergence measures the error; averages of a fixed decay are "

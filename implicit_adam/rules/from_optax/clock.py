@@ -1,7 +1,7 @@
-"""What in a transformation's state follows the step number alone: counters, periods, flags.
+"""The parts of a transformation's state that depend on the step number alone: counters, periods, flags.
 
-Two runs with different gradients have these numbers in common. Each has a period P and an advance a,
-v(n + P) = v(n) + a; all of them together repeat after the least common multiple of their periods.
+They are the same in two runs with different gradients. Each has a period P and an advance a,
+v(n + P) = v(n) + a; together they repeat after the least common multiple of their periods.
 """
 
 import math
@@ -12,15 +12,15 @@ import numpy as np
 from implicit_adam.rules.from_optax.state import is_number
 from implicit_adam.rules.from_optax.trial import ALL, STEPS, Record, Trial
 
-# Periods up to a third of a run are seen.
+# Periods up to a third of a run are detected.
 LONGEST = STEPS // 3
 
 
 class Clock(NamedTuple):
-    """The numbers in a state that follow the step number alone: n + period steps in, each is `advance` more.
+    """The step counters of a state: each leaf grows by its `advance` every `period` steps.
 
-    `advance` is a list, one entry a leaf of the state (0 for those that do not count); `unpredictable` are
-    the names of leaves that change otherwise and matter, such as random keys.
+    `advance` has one entry for each leaf of the state (0 for those that do not count). `unpredictable` names
+    leaves that change in another way and matter, such as random keys.
     """
 
     period: int
@@ -29,7 +29,7 @@ class Clock(NamedTuple):
 
 
 def found_clock(trial: Trial, first: Record, second: Record) -> Clock:
-    """Each leaf's own period, and all of them together, from two runs with different gradients."""
+    """The clock, from two runs with different gradients: the period of each leaf, then of all together."""
     still = [i for i in range(len(trial.leaves)) if i not in trial.moving]
     scalars = [i for i in trial.moving if trial.leaves[i].ndim == 0]
     free = ~np.any(first.memory[:, ALL] > 0, axis=0)
@@ -44,7 +44,7 @@ def found_clock(trial: Trial, first: Record, second: Record) -> Clock:
     for i, pattern in found.items():
         if pattern is not None and period <= LONGEST:
             advance[i] = pattern[1] * (period // pattern[0])
-            # A whole array that counts cannot be set forward by its checksum.
+            # An array that counts cannot be set forward, since only its checksum is known.
             if pattern[1] == 0 or is_number(trial.leaves[i]):
                 continue
         if _matters(trial, i, first):
@@ -55,7 +55,7 @@ def found_clock(trial: Trial, first: Record, second: Record) -> Clock:
 
 
 def _matters(trial: Trial, i: int, first: Record) -> bool:
-    """Whether another value of a number changes any update; what cannot be nudged is taken to."""
+    """Whether changing a number changes any update; yes for leaves that cannot be changed by a number."""
     leaf = trial.leaves[i]
     if not is_number(leaf):
         return True
@@ -65,9 +65,9 @@ def _matters(trial: Trial, i: int, first: Record) -> bool:
 
 
 def _period(first: np.ndarray, second: np.ndarray) -> tuple[int, float] | None:
-    """(P, a) with v(n + P) = v(n) + a for all n, the same in both runs; None where there is no such P.
+    """(P, a) with v(n + P) = v(n) + a for all n, the same in both runs; None if there is no such P.
 
-    A flag that is something else at the very first step only is constant: a window may start with it.
+    A flag that differs only at the very first step counts as constant: a window may start with it.
     """
     if not np.array_equal(first, second):
         return None

@@ -1,8 +1,8 @@
-"""How a transformation forgets: what an old gradient still moves, early in a run and late.
+"""How a transformation forgets: the influence of old gradients, early in a run and late.
 
-The gradients of the first steps are moved, and the tangent of each state is followed over the last stretch of
-the run. A memory of a fixed decay loses the same share of it early and late; a sum keeps all of it; an
-average over all steps so far loses less and less.
+The gradients of the first steps are perturbed, and the tangent of each leaf of the state is followed over the
+last stretch of the run. A memory with a fixed decay loses the same share of it early and late in training; a
+sum keeps all of it; an average over all steps so far loses less and less.
 """
 
 import math
@@ -12,16 +12,16 @@ import numpy as np
 
 from implicit_adam.rules.from_optax.trial import EARLY_ONES, Record, Trial
 
-# Over this last stretch a memory that fades loses something.
+# The last steps of a run, over which a fading memory must lose something.
 STRETCH = 36
-# A decay closer to 1 than 3e-7 a step is none: that is what float32 can tell over the stretch.
+# A decay within 3e-7 of 1 counts as none: float32 cannot tell them apart over the stretch.
 UNCHANGED = 1e-5
-# So many states are tried alone, those whose tangents fade least.
+# How many leaves are tested alone: those whose tangents fade least.
 TRIED = 6
 
 
 class Forgetting(NamedTuple):
-    """State leaves from which an old gradient never fades, those whose memory grows with n; slowest decay."""
+    """Leaves that never forget an old gradient, leaves whose memory grows with n, and the slowest decay."""
 
     kept: tuple[str, ...]
     growing: tuple[str, ...]
@@ -29,9 +29,9 @@ class Forgetting(NamedTuple):
 
 
 def forgetting(trial: Trial, first: Record, jumps: list[Any], late: list[Record]) -> Forgetting:
-    """Each of the slowest states alone, since a fast memory behind a slow one follows its pace.
+    """How a transformation forgets. Slow leaves are tested alone: a fast memory fed by a slow one is slow.
 
-    `late` are the runs that begin with the state set forward by `jumps`, the sooner one first.
+    `late` are the runs that start with the state set forward by `jumps`, the smaller jump first.
     """
     kept, growing, decay = [], [], 0.0
     slowest = {i for run in (first, late[-1]) for i in _slowest(run)}
@@ -53,7 +53,7 @@ def forgetting(trial: Trial, first: Record, jumps: list[Any], late: list[Record]
 
 
 def _ratio(run: Record, i: int) -> float:
-    """What the last stretch leaves of the early gradients' influence on a state; 0 where there was none."""
+    """The share of the early gradients' influence on a leaf that the last stretch leaves; 0 without any."""
     before, after = run.memory[-1 - STRETCH, EARLY_ONES, i], run.memory[-1, EARLY_ONES, i]
     return float(after / before) if before > 0 and np.isfinite(before) else 0.0
 

@@ -1,8 +1,9 @@
-"""How an optax transformation behaves, found by running it: its state and its names say too little.
+"""How an optax transformation behaves, found by running it, since its state and its names say too little.
 
-Trial runs (`from_optax.trial`) tell whether the update responds to the gradient, whether it sees only
-differences between points, and whether it sets parameters; what follows the step number alone
-(`from_optax.clock`), and how old gradients are forgotten (`from_optax.memory`). What is found is kept.
+Trial runs (`from_optax.trial`) show whether the update responds to the gradient, whether it depends on
+differences between points alone, and whether it overwrites parameters; which parts of the state depend on the
+step number alone (`from_optax.clock`); and how old gradients are forgotten (`from_optax.memory`). Results
+are cached.
 """
 
 from typing import Any, NamedTuple
@@ -21,14 +22,15 @@ LATE = (10_000, 1_000_000)
 
 
 class Behaviour(NamedTuple):
-    """What the runs show.
+    """What the trial runs show.
 
-    - `finite`: whether all derivatives are; `responds`: whether any update has one but zero; `flat`: names
-      of parameters whose update changes with the gradients while its derivative is zero.
-    - `differences`: whether points count only by their differences; `projects`: whether it sets parameters.
+    - `finite`: whether all derivatives are finite; `responds`: whether any update has a nonzero one; `flat`:
+      names of parameters whose update changes with the gradients although its derivative is zero.
+    - `differences`: whether only differences between points matter; `projects`: whether parameters are
+      overwritten.
     - `narrow`: state leaves that remember gradients in a narrower dtype than the parameters'.
     - `kept`: state leaves from which an old gradient never fades; `growing`: whose memory grows with n.
-    - `decay`: the slowest decay a step.
+    - `decay`: the slowest decay per step.
     """
 
     finite: bool
@@ -48,7 +50,7 @@ _MOST = 256
 
 
 def behaviour(tx: optax.GradientTransformation, params: Any) -> Behaviour | None:
-    """How `tx` behaves on parameters of these shapes and dtypes; None where that depends on traced values."""
+    """How `tx` behaves on parameters of these shapes and dtypes; None if that depends on traced values."""
     leaves, structure = jax.tree.flatten(params)
     key = (tx, structure, tuple((x.shape, jnp.dtype(x.dtype)) for x in leaves))
     try:

@@ -1,8 +1,8 @@
-"""Is h a learning rate for a second time, beside the one that a transformation already holds?
+"""A warning for a learning rate that is given twice: as h, and inside the transformation.
 
-`ia.Optax(1e-3, optax.adam(1e-3))` takes steps of 1e-6. The learning rate is the constant that the updates
-are multiplied by last (`programs.last_factor`), read where nothing else makes updates small: gradients, an
-eps, a trust ratio and the distance travelled are data, which have no say.
+`ia.Optax(1e-3, optax.adam(1e-3))` takes steps of 1e-6. The learning rate is the last constant that multiplies
+the updates (`programs.last_factor`). It is read from the program, so that updates that are small for other
+reasons do not count: gradients, an eps, a trust ratio and the distance travelled are data.
 """
 
 import warnings
@@ -26,7 +26,7 @@ _MOST = 256
 
 
 def warn_of_a_rate_twice(rule: Optax, params: Params) -> None:
-    """Where h is a learning rate already and the updates never leave ten times that."""
+    """Warn if h looks like a learning rate and the constant factor of the updates is at most ten times h."""
     if is_traced(rule.h) or float(rule.h) > RATE:
         return
     h, rate = float(rule.h), learning_rate(rule.tx, params)
@@ -42,7 +42,7 @@ def warn_of_a_rate_twice(rule: Optax, params: Params) -> None:
 
 
 def learning_rate(tx: optax.GradientTransformation, params: Params) -> float | None:
-    """The largest constant at the end of any update, at early and late steps; None where it is not known."""
+    """The largest constant factor at the end of any update, at early and late steps; None if unknown."""
     leaves, structure = jax.tree.flatten(params)
     key = (tx, structure, tuple((x.shape, jnp.dtype(x.dtype)) for x in leaves))
     if key not in _KNOWN:
@@ -76,7 +76,7 @@ def _largest_factor(tx: optax.GradientTransformation, params: Params) -> float |
 
 
 def _at(n: int, x: Any) -> Any:
-    """What a state holds at step n: a counter counts, other numbers stay, arrays remember gradients."""
+    """A leaf of the state at step n: integers count steps, other numbers stay, arrays are data."""
     if not is_number(x):
         return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else Data(1.0)
     return np.asarray(n, x.dtype) if jnp.issubdtype(x.dtype, jnp.integer) else x

@@ -2,13 +2,14 @@
 
     y_(n+1) = d y_n + (1-d) psi_n,        psi_n = psi(g_n, theta_n, n, the other memories at step n)
 
-with one number d in [0, 1] a memory, the same whatever the state, gradient, point and step number are (for
-d = 1 a sum, whose weight 1-d is 1 instead). Memories are taken in levels: psi of one may depend on memories
-of lower levels, as the momentum of preconditioned gradients does, or the variance about a mean.
+Each memory has one number d in [0, 1], the same for every state, gradient, point and step number (d = 1 is a
+sum, whose weight is 1 instead of 1-d). Memories are ordered in levels: psi of one may depend on memories of
+lower levels, such as the momentum of preconditioned gradients, or the variance about a mean.
 
-Tried at states that a run with random gradients has reached, late step numbers included, with derivatives of
-the new state along the old and, since a switch has none, with finite differences. Refused in words is what
-is no such recursion: a maximum, a decay that changes, what works in other ways at some steps than at others.
+The recursion is checked at states that a run with random gradients has reached, also at late step numbers:
+by derivatives of the new state with respect to the old and, since a switch has no derivative, by finite
+differences. All else is refused with a reason: a maximum, a decay that changes, a transformation that works
+differently at some steps than at others.
 """
 
 from collections.abc import Callable
@@ -29,16 +30,16 @@ from implicit_adam.rules.from_optax.rule import raveled_transformation
 from implicit_adam.rules.from_optax.state import initial_state
 from implicit_adam.types import Scalar, Vector
 
-# Where runs are stopped to look at the state, and the size and sign of their mean gradient.
+# After how many steps the state of a run is examined, and the size and sign of its mean gradient.
 REACHED = ((7, 1.0), (40, -1e-3))
 LATE = (10_000.0, 1_000_000.0)
-# Over these steps, all else being equal, an update may change by a third of its size a few times at most.
+# Over these steps, all else being equal, an update may jump by JUMP of its size at most FEW times.
 SWITCHING, JUMP, FEW = np.arange(1000.0, 1064.0), 0.3, 2
 ROUNDING = 1e3
 
 
 class Kind(NamedTuple):
-    """Of a memory: d; its level, from 0 on; whether psi has no sign; whether psi depends on the gradient."""
+    """The kind of a memory: decay d, level (from 0), whether psi >= 0, whether psi reads the gradient."""
 
     decay: float
     level: int
@@ -48,7 +49,7 @@ class Kind(NamedTuple):
 
 
 class Recursions(NamedTuple):
-    """A transformation `at` any time; and, one entry a memory, its kind and its shape."""
+    """A transformation `at` any time, with the kind and the shape of each memory."""
 
     at: AnyTime
     kinds: tuple[Kind, ...]
@@ -56,10 +57,11 @@ class Recursions(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """Of one step from one state, a row a memory: d, and sizes of what should vanish, relative to it all.
+    """One step from one state, an entry for each memory: d, and relative sizes of what should vanish.
 
     - `spread`: how far d is from one number; `bent`: y_(n+1) - d y_n - (1-d) psi by differences.
-    - `off`: of the step at a floating step number from the transformation's own.
+    - `least`: the smallest (1-d) psi; `finite`: whether all numbers are.
+    - `off`: how far a step at a floating step number is from the transformation's own.
     """
 
     decay: Any
@@ -70,13 +72,13 @@ class _Seen(NamedTuple):
     finite: Any
 
 
-# No memories: what has no equation, in words.
+# A string says why there is no equation.
 _KNOWN: dict[Any, Recursions | str] = {}
 _MOST = 256
 
 
 def recursions(tx: optax.GradientTransformation, params: Any) -> Recursions:
-    """Of `tx` on parameters of these shapes and dtypes; `ValueError` where its memories are no recursions."""
+    """The recursions of `tx` on parameters of these shapes and dtypes; `ValueError` if there are none."""
     leaves, structure = jax.tree.flatten(params)
     key = (tx, structure, tuple((x.shape, jnp.dtype(x.dtype)) for x in leaves))
     if key not in _KNOWN:
@@ -145,7 +147,7 @@ def _checked(at: AnyTime, theta: Vector) -> Recursions | str:
 
 
 def _wrong(seen: Any, jumps: np.ndarray, names: list[str], rounding: float) -> str | None:
-    """What keeps the memories from being linear recursions."""
+    """Why the memories are not linear recursions; None if they are."""
     if not np.all(seen.finite):
         return "this transformation gives numbers that are not finite, tried with random gradients"
     if np.max(seen.off) > rounding or np.sum(jumps > JUMP) > FEW:
@@ -169,12 +171,12 @@ def _wrong(seen: Any, jumps: np.ndarray, names: list[str], rounding: float) -> s
 
 
 def without(level: tuple[int, ...] | list[int], this: int, memories: Memories) -> Memories:
-    """With zeros in place of the memories of one level, whose next values are then (1-d) psi."""
+    """The memories with zeros at one level, so that its next values are (1-d) psi."""
     return [jnp.zeros_like(y) if l == this else y for l, y in zip(level, memories, strict=True)]
 
 
 def _program(at: AnyTime, level: list[int]) -> Callable[[Any, Vector], tuple[_Seen, Any]]:
-    """key, zeros -> what is seen at every state, and the relative jumps of updates from step to step."""
+    """(key, zeros) -> what is seen at every state, and relative jumps of the updates from step to step."""
 
     def program(key: Any, zeros: Vector) -> tuple[_Seen, Any]:
         def random(*number: Any) -> Vector:
@@ -249,12 +251,12 @@ def _sight(
 
 
 def _uneven(y: Any) -> Any:
-    """Numbers from 1 to 2, neighbours different."""
+    """Numbers from 1 to 2, different from their neighbours."""
     return 1 + (jnp.arange(y.size).reshape(y.shape) % 7 / 7).astype(y.dtype)
 
 
 def _far(found: Any, own: Any) -> Scalar:
-    """The largest difference of two pytrees, over the size of each leaf."""
+    """The largest difference between two pytrees, relative to the size of each leaf."""
     far = []
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(own), strict=True):
         size = jnp.max(jnp.abs(y))

@@ -17,21 +17,23 @@ from implicit_adam.types import Params, Scalar, Vector
 
 @final
 class Optax(AbstractOptimizer):
-    """theta^(n+1) = theta^(n) + h u^(n), u^(n) the updates of any optax transformation: F^(n) = -u^(n).
+    """Any optax transformation: theta^(n+1) = theta^(n) + h u^(n), u^(n) its updates, so that F^(n) = -u^(n).
 
-    - `h`: the step size, for a `tx` of learning rate 1, which must be a factor of its updates: then these are
-      the iterates of the same optimizer with learning rate h. A bare transformation given where an optimizer
-      is expected counts as h = 1: its own learning rate is the step size, and time is counted in steps. Runs
-      and fields warn of a `tx` that still holds a small learning rate beside a small h (`from_optax.rate`).
-    - `tx`: e.g. `optax.adabelief(1.0)` or a chain. Make it once: each new transformation is a new function to
-      JAX and compiles anew, while `h` is traced.
-    - `window`: how many past steps the vector field looks back; None, all of them. A window starts the memory
-      empty at step n - window, or up to one period of the state earlier, with what counts steps set as if
-      it had run, so that a memory of decay b is cut with a relative error of about b^window.
+    - `h`: the step size, for a `tx` made with learning rate 1. The learning rate must be a factor of the
+      updates of `tx`; then these are the iterates of the same optimizer with learning rate h. A bare
+      transformation in place of an optimizer counts as h = 1: its own learning rate is the step size, and
+      time is counted in steps. Runs and fields warn if `tx` still has a small learning rate beside a small h
+      (`from_optax.rate`).
+    - `tx`: e.g. `optax.adabelief(1.0)` or a chain. Make it once: JAX takes each new transformation for a new
+      function and compiles again, while `h` is traced.
+    - `window`: how many past steps the vector field looks back; None for all. The memory then starts empty at
+      step n - window, or up to one period of the state earlier, with step counters set as if it had run. A
+      memory of decay b is cut with a relative error of about b^window.
 
-    `iterate` runs every transformation. Whether one has a modified equation is found by running it once on
-    random gradients (`from_optax.probe`); fields and flows refuse with a `ValueError` one that has none, and
-    warn of a memory that does not fade (`from_optax.checks`). `implicit-adam optax` makes a table of all.
+    `iterate` runs every transformation. Whether there is a modified equation is found by running it once on
+    random gradients (`from_optax.probe`). Fields and flows raise `ValueError` for a transformation without
+    one, and warn if its memory does not fade (`from_optax.checks`). `implicit-adam optax` prints a table of
+    all.
     """
 
     h: Scalar = eqx.field(converter=scalar, metadata=POSITIVE)
@@ -48,7 +50,7 @@ class Optax(AbstractOptimizer):
 
 
 def as_optimizer(rule: Any) -> Any:
-    """A bare optax transformation counts as h = 1: its learning rate is the step size. Others stay."""
+    """A bare optax transformation becomes `Optax` with h = 1: its learning rate is the step size."""
     is_transformation = isinstance(rule, optax.GradientTransformation)
     return Optax(1.0, rule) if is_transformation else rule
 
@@ -56,7 +58,7 @@ def as_optimizer(rule: Any) -> Any:
 def raveled_transformation(
     tx: optax.GradientTransformation, unravel: Callable[[Vector], Params]
 ) -> optax.GradientTransformation:
-    """`tx` on flat vectors; it still sees the pytree, for what depends on layers and shapes."""
+    """`tx` on flat vectors; inside it still sees the pytree, since it may depend on layers and shapes."""
 
     def init(params: Any) -> Any:
         return tx.init(unravel(params))

@@ -1,9 +1,9 @@
-"""The state of an optax transformation where it is differentiated: away from zero, and set forward in time.
+"""The state of an optax transformation for differentiation: without zeros, and set forward in time.
 
-A square root has no derivative at zero. There Adam with eps outside the root has one for a coordinate without
-a gradient only as a limit, sqrt(nu) -> 0+, and a second moment that begins at zero gives 0 * inf even where
-the result is not used. So zeros become numbers too small to be seen: t in gradients, t^2 in memories, with
-t = 1e-129 in float64 and 2e-16 in float32, which an eps of 1e-8 turns into an update of 1e-121 and 2e-8.
+A square root has no derivative at zero. For a coordinate without a gradient, Adam with eps outside the root
+has a derivative only as a limit, sqrt(nu) -> 0+, and a second moment that starts at zero gives 0 * inf even
+where the result is not used. So zeros are replaced by negligible numbers: t in gradients, t^2 in memories,
+with t = 1e-129 in float64 and 2e-16 in float32. With eps = 1e-8 they cause updates of 1e-121 and 2e-8.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from implicit_adam.types import Params, StepNumber, Vector
 
 
 def away_from_zero(g: Vector) -> Vector:
-    """A gradient with t in place of zeros; its derivative is the gradient's."""
+    """A gradient with t in place of zeros; its derivative is unchanged."""
     return g + jnp.where(g == 0, _tiny(g), 0).astype(g.dtype)
 
 
@@ -39,9 +39,9 @@ def without_zeros(state: Any) -> Any:
 
 
 def set_forward(state: Any, advance: Any, periods: StepNumber) -> Any:
-    """The state so many periods later: each of its numbers (no flags, no keys) by its `advance` a period.
+    """The state `periods` periods later: each number in it (no flags, no keys) grows by `advance` a period.
 
-    In the dtype of each: a float32 does not hold every step number.
+    Computed in the dtype of each number, since float32 does not hold every step number.
     """
     leaves, structure = jax.tree.flatten(state)
 
@@ -53,7 +53,7 @@ def set_forward(state: Any, advance: Any, periods: StepNumber) -> Any:
 
 
 def is_number(x: Any) -> bool:
-    """One number that may count steps."""
+    """Whether a leaf is a single number, which may count steps."""
     return x.ndim == 0 and (jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.inexact))
 
 

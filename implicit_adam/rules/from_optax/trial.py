@@ -1,14 +1,14 @@
-"""Trial runs of an optax transformation: random gradients at random points, with tangents that travel along.
+"""Trial runs of an optax transformation: random gradients at random points, with forward tangents.
 
-The gradients are random about a mean, large at first and small later (what is clipped responds only then, and
-a maximum is no longer renewed). Four tangents travel along a run of `STEPS` steps:
+The gradients are random about a mean, large at first and small later (only then do clipped updates respond,
+and a maximum is no longer renewed). Four tangents are propagated through a run of `STEPS` steps:
 
-    all       every gradient moves
-    early     those of the first `EARLY` steps move
-    together  every point moves by one and the same w
-    apart     every point moves by a w of its own
+    all       every gradient is perturbed
+    early     the gradients of the first `EARLY` steps are perturbed
+    together  all points are shifted by the same w
+    apart     each point is shifted by a w of its own
 
-A run is one compiled program. It may begin with a state set forward, as that of a late step.
+A run is one compiled program. It may start from a state that is set forward to a late step.
 """
 
 from collections.abc import Callable
@@ -30,17 +30,17 @@ ALL, EARLY_ONES, TOGETHER, APART = range(4)
 
 
 class TracedError(Exception):
-    """The transformation holds values that are traced at this point."""
+    """The transformation holds traced values."""
 
 
 class Record(NamedTuple):
-    """One row a step. Sizes are sums of absolute values.
+    """One row for each step. Sizes are sums of absolute values.
 
-    - `counts`, `floats`: before the step, whole numbers (a checksum a leaf) and scalar floats of the state.
-    - `update`: one projection a parameter leaf, `size`: of the update; `response`: (lanes, parameter leaves)
-      of its tangents.
+    - `counts`, `floats`: the state before the step: integer leaves (one checksum each) and scalar floats.
+    - `update`: one projection for each parameter leaf; `size`: that of the update; `response`: those of its
+      tangents, (lanes, parameter leaves).
     - `memory`: (lanes, float leaves of the state) sizes of the tangents after the step.
-    - `held`: how many parameters the update sets, whatever they were.
+    - `held`: how many parameters the update overwrites, whatever they were.
     """
 
     counts: Any
@@ -55,7 +55,7 @@ class Record(NamedTuple):
 class Trial:
     """A transformation, ready to run on parameters of these shapes and dtypes.
 
-    `names` and `leaves` are those of its state, `moving` the indices of the floating ones among them.
+    `names` and `leaves` are those of its state; `moving` are the indices of the floating leaves.
     """
 
     def __init__(self, tx: optax.GradientTransformation, params: Any) -> None:
@@ -72,7 +72,7 @@ class Trial:
         )
 
     def run(self, seed: int = 0, jump: Any = None, kept: Any = None) -> Record:
-        """A run with the gradients of a seed, a state set forward by `jump`, and only `kept` tangents."""
+        """A run with gradients from a seed, a state set forward by `jump`, and only `kept` early tangents."""
         jump = np.zeros(len(self.leaves)) if jump is None else np.asarray(jump, float)
         kept = np.ones(len(self.moving)) if kept is None else kept
         rng, points = np.random.default_rng(seed + 1), np.random.default_rng(0)
@@ -111,7 +111,7 @@ def _stacked(numbers: list[Any], dtype: Any = float) -> Any:
 
 
 def compiled_run(tx: optax.GradientTransformation, like: Any) -> Callable[..., Record]:
-    """(two vectors, coefficients of the gradients, of the rest, jump, kept) -> the record of a run."""
+    """(two vectors, coefficients of the gradients, others, jump, kept) -> the record of a run."""
 
     def run(vectors: Any, gradients: Any, others: Any, jump: Any, kept: Any) -> Record:
         def mixed(c: Any) -> Params:
@@ -183,7 +183,7 @@ def compiled_run(tx: optax.GradientTransformation, like: Any) -> Callable[..., R
 
 
 def updates_along(tx: optax.GradientTransformation, params: Any, steps: int = 12) -> Any:
-    """The updates of some steps at random points with random gradients about a mean, always the same ones."""
+    """The updates of some steps, at fixed random points with fixed random gradients about a mean."""
     rng = np.random.default_rng(0)
 
     def random(mean: float) -> Any:
