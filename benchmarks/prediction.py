@@ -1,4 +1,4 @@
-"""Predicting the end of a long run: the optax loop itself against the smooth flow, both under one jit."""
+"""Predicting the end of a long run: the optax loop itself, compared with the smooth flow, both under jit."""
 
 import diffrax
 import jax
@@ -12,7 +12,7 @@ from implicit_adam.objective import ravel
 
 
 def _end(run, problem: Problem, steps: int, **kwargs):
-    """h -> the last point of a run of `steps` steps, compiled."""
+    """A compiled function from h to the last point of a run of `steps` steps."""
 
     def end(h, params, batches):
         rule = ia.Adam(h, 0.9, 0.999, 1e-6, eps_in_sqrt=True)
@@ -28,7 +28,7 @@ def _distance(x, y) -> float:
 
 
 def million_steps() -> Measure:
-    """Bilinear, beta .9, rho .999, eps 1e-6, h 1e-6, T 1."""
+    """A million steps on the bilinear model: beta .9, rho .999, eps 1e-6, h 1e-6, T 1."""
     problem, steps, h = bilinear(), 10**6, jnp.asarray(1e-6)
     loop = _end(ia.iterate, problem, steps)
     smooth = _end(ia.smooth_flow, problem, steps)
@@ -44,10 +44,10 @@ def million_steps() -> Measure:
 
 
 def digits_steps() -> Measure:
-    """The digits network in full batch, h 1e-5, T 1; order three suits it.
+    """The digits network in full batch, h 1e-5, T 1, with a solver of order three.
 
-    With these hyperparameters h times memory is not small against the sign layers of width sqrt(eps): the
-    facts show how far both flows end from Adam.
+    With these hyperparameters h times memory is not small compared with the sign layers of width sqrt(eps);
+    the facts show how far both flows end from Adam.
     """
     problem, steps, h = digits(batches=1), 10**5, jnp.asarray(1e-5)
     loop = _end(ia.iterate, problem, steps)
@@ -70,7 +70,7 @@ def digits_steps() -> Measure:
 
 
 def _python_loop(steps: int):
-    """What a training script does: one jitted step, called from Python."""
+    """A training script's loop: one jitted step, called from Python."""
     problem = bilinear()
     optimizer = ia.Adam(1e-6, 0.9, 0.999, 1e-6, eps_in_sqrt=True).transformation()
 
@@ -89,7 +89,7 @@ def _python_loop(steps: int):
 
 
 def python_loop() -> Measure:
-    """The same steps called one by one, as in a training script."""
+    """The smooth flow compared with steps called one by one, as in a training script."""
     steps = 10**5
     h = jnp.asarray(1e-6)
     smooth = _end(ia.smooth_flow, bilinear(), steps)
@@ -104,7 +104,7 @@ def python_loop() -> Measure:
 
 
 def carried() -> Measure:
-    """The digits network in full batch at usual settings, 2000 steps of h 1e-3."""
+    """The carried flow for the digits network in full batch at usual settings, 2000 steps of h 1e-3."""
     problem, steps, h = digits(batches=1), 2000, 1e-3
     loss, rule = problem.mean_loss, ia.Adam(h)
 
