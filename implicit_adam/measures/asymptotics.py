@@ -117,8 +117,8 @@ def _outside(setting: Setting, error: np.ndarray, law: PowerLaw, order: int) -> 
     falls = _slope(setting.h[law.tail], validity)
     if falls < FALLS and validity[-1] > FLOOR_MARGIN * noise[-1]:
         return (
-            f"what memory and step change of the update falls like h^{falls:.2f} only: the memory grows with "
-            "the run, or components of the update change sign"
+            f"the change of the update by memory and step falls only like h^{falls:.2f}: the memory grows "
+            "with the run, or components of the update change sign"
         )
     return ""
 
@@ -129,8 +129,8 @@ def _rough(setting: Setting, where: slice, order: int) -> str:
     if _slope(setting.h[where], roughness) >= min(order, 2) - MARGIN:
         return ""
     return (
-        f"the loss is not smooth: {roughness[-1]:.2g} of the gradient's change along the run is in no "
-        "Hessian-vector product (kinks as of ReLU or abs, or a loss computed in a narrower dtype?)"
+        f"the loss is not smooth: Hessian-vector products do not explain {roughness[-1]:.2g} of the "
+        "gradient's change along the run (kinks as of ReLU or abs, or a loss computed in a narrower dtype?)"
     )
 
 

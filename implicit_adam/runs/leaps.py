@@ -65,7 +65,7 @@ class Leaps(diffrax.AbstractSolver):
         new_moving = -carrier.update(tau + k, new, new_memory, new_psi, new_change, jnp.zeros_like(k))
 
         # How the update changes with the slope that psi turned out to have, half a step later: in a leap of
-        # one step the slope does not matter, and an error of zero would ask for a longer leap, which fails.
+        # one step it does not matter, and an error of zero would ask for a longer leap, which is rejected.
         later = (k + 1) / 2
         looking_back = -k * carrier.update(tau, between, memory, psi, new_change, later)
         looking_ahead = -k * carrier.update(tau, between, memory, psi, change, later)
