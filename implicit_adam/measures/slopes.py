@@ -6,7 +6,7 @@ import numpy as np
 
 # Errors this far above the rounding floor, itself an upper estimate, are bent by a few percent at most.
 FLOOR_MARGIN = 10.0
-# How far the local slopes of the tail may differ from each other and from their limit.
+# How far the local slopes of the tail may differ from the last one, and the last one from the limit.
 SETTLED = 0.1
 # Step sizes closer together than this factor do not determine a power.
 SPAN = 3.0
