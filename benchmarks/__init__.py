@@ -1,1 +1,1 @@
-"""Ratios measured side by side in one run: `python -m benchmarks`."""
+"""Benchmarks: ratios of times measured side by side in one run, `python -m benchmarks`."""

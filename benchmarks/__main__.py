@@ -33,7 +33,7 @@ MEASURES: Measures = {
 
 
 def run(name: str) -> Measure | Missing:
-    """One measurement, or why this machine cannot make it."""
+    """Run one measurement; `Missing` says why this machine cannot."""
     measure = MEASURES[name]()
     if isinstance(measure, Missing):
         print(f"{name}: skipped, needs {measure.what}", flush=True)
@@ -64,7 +64,7 @@ def main() -> None:
         print("\n".join(MEASURES))
         return
     jax.config.update("jax_enable_x64", val=True)
-    # Sweeps take a device a core; everything else runs on the first, whose kernels use all cores.
+    # Sweeps use one device per core; everything else runs on the first device, whose kernels use all cores.
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     results = {name: run(name) for name in arguments.names or MEASURES}
     if not arguments.names:

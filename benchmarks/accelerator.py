@@ -1,4 +1,4 @@
-"""The field on an accelerator, where JAX finds one; skipped elsewhere."""
+"""The cost of the field on an accelerator, skipped where JAX finds none."""
 
 from functools import partial
 

@@ -1,6 +1,6 @@
-"""A convolutional network in a loop, where XLA on a CPU keeps a slow layout of gradients of convolutions.
+"""A convolutional network in a loop, in which XLA's gradients of convolutions are slow on a CPU.
 
-https://github.com/jax-ml/jax/issues/12868
+See https://github.com/jax-ml/jax/issues/12868
 """
 
 import jax
@@ -14,7 +14,7 @@ STEPS = 5
 
 
 def in_a_loop() -> Measure:
-    """Gradient steps of the small network of `networks` inside one scan, against gradients outside."""
+    """Gradient steps of the library's small CNN inside one scan, compared with gradients outside."""
     net = network(choices("cnn", width=16), 10)
     params = net.init(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (128, 16, 16, 3))

@@ -1,4 +1,4 @@
-"""One evaluation of the field against the gradients that it cannot do without."""
+"""The cost of one evaluation of the field, compared with the gradients that it needs at least."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from implicit_adam.types import Params
 
 
 def gradients(params: Params, batches):
-    """All batch gradients."""
+    """The gradients of all mini-batches."""
     return jax.vmap(jax.grad(dense_loss), (None, 0))(params, batches)
 
 
@@ -24,7 +24,7 @@ def field(n, params: Params, batches, **kwargs) -> Params:
 
 
 def by_hand(n, params: Params, batch) -> Params:
-    """Remark 3.2 with the same hyperparameters, as one writes it down: a jvp of the gradient, on pytrees."""
+    """Remark 3.2 with the same hyperparameters, written by hand: a jvp of the gradient, on pytrees."""
     h, beta, rho, eps = 1e-3, 0.9, 0.999, 1e-8
 
     def gradient(params: Params) -> Params:
@@ -44,7 +44,7 @@ def by_hand(n, params: Params, batch) -> Params:
 
 
 def operations(function, *arguments) -> float:
-    """XLA's count of floating-point operations, the body of a loop once."""
+    """XLA's count of floating-point operations, which counts the body of a loop once."""
     return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
 
 
@@ -63,13 +63,13 @@ def _against_gradients(what: str, m: int, samples: int, n: int, target: float, *
 
 
 def full_batch(dtype, *, shifted: bool = False) -> Measure:
-    """2048 samples."""
+    """The field in full batch, with 2048 samples, in units of a gradient."""
     what, target = ("shifted full-batch field", 2.0) if shifted else ("full-batch field", 3.0)
     return _against_gradients(what, 1, 2048, 100, target, dtype=dtype, shifted=shifted)
 
 
 def large(widths, samples: int, dtype) -> Measure:
-    """Many parameters, for whose sake the gradient is never one vector on the way."""
+    """The field for many parameters, where the gradient is never made one flat vector."""
     params, batches = dense_params(widths, dtype), dense_batches(1, samples, widths, dtype)
     batch, step = jax.tree.map(lambda x: x[0], batches), jnp.asarray(100)
     evaluate, written, compiled = jax.jit(field), jax.jit(by_hand), jax.jit(jax.grad(dense_loss))
@@ -85,7 +85,7 @@ def large(widths, samples: int, dtype) -> Measure:
 
 
 def mini_batch_by_map(m: int, samples: int) -> Measure:
-    """Against the cheapest way to all gradients on a CPU, one batch after the other."""
+    """The field in mini-batches, compared with all gradients one after the other, the cheapest on a CPU."""
     params, batches = dense_params(), dense_batches(m, samples)
     step, evaluate = jnp.asarray(100), jax.jit(field)
 
@@ -105,13 +105,13 @@ def mini_batch_by_map(m: int, samples: int) -> Measure:
 
 
 def mini_batch(dtype, samples: int, n: int, *, shifted: bool = False) -> Measure:
-    """m = 8 batches of so many samples, cyclic."""
+    """The field at step n with m = 8 cyclic mini-batches of `samples` samples, in units of all gradients."""
     what, target = ("shifted mini-batch field", 3.0) if shifted else ("mini-batch field", 5.0)
     return _against_gradients(what, 8, samples, n, target, dtype=dtype, shifted=shifted)
 
 
 def growth() -> Measure:
-    """What 10^4 steps of history cost more than 10."""
+    """The cost of the field after 10^4 steps, compared with that after 10 steps."""
     params, batches = dense_params(), dense_batches(8, 2048)
     evaluate = jax.jit(field)
     steps = {f"n = {n}": jnp.asarray(n) for n in (10, 10**4)}

@@ -1,4 +1,4 @@
-"""One measurement: a ratio of two things done side by side in one run, and what it should be."""
+"""`Measure`: the ratio of two costs measured side by side in one run, with its target."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from benchmarks.timing import Timing
 
 
 class Measure(NamedTuple):
-    """A ratio with its target: at least (`>=`) or at most (`<=`) so much; `facts` are what else was found."""
+    """A ratio with its target, a least (`>=`) or largest (`<=`) value; `facts` are further numbers."""
 
     what: str
     ratio: float
@@ -23,7 +23,7 @@ class Measure(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """What this machine lacks for a measurement."""
+    """A measurement that this machine cannot make, and what it lacks."""
 
     what: str
 
@@ -37,7 +37,7 @@ def ratio(
     target: float,
     facts: dict[str, float] | None = None,
 ) -> Measure:
-    """The time of `above` in units of the time of `below`."""
+    """The time of `above` over the time of `below`, as a `Measure`."""
     value = timings[above].median / timings[below].median
     return Measure(f"{what}: {above} / {below}", value, relation, target, timings, facts or {})
 

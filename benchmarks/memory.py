@@ -1,4 +1,4 @@
-"""Peak memory of one field, from XLA's own plan: arguments, results and temporaries, in vectors of size p."""
+"""Peak memory of one field by XLA's own plan: arguments, results and temporaries, in vectors of size p."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def _vectors(function, params, *arguments) -> float:
 
 
 def full_batch() -> Measure:
-    """p = 10^7, 32 samples, float32."""
+    """The peak memory in full batch: p = 10^7, 32 samples, float32."""
     params, batches = dense_params(WIDTHS), dense_batches(1, 32, WIDTHS)
     step = jnp.asarray(100)
     evaluate = jax.jit(field)
@@ -32,7 +32,7 @@ def full_batch() -> Measure:
 
 
 def micro_batches() -> Measure:
-    """16 times the data in micro-batches, against one micro-batch's worth."""
+    """The peak memory for 16 micro-batches, compared with that for the data of one."""
     params = dense_params()
 
     def plan(m: int) -> float:

@@ -1,4 +1,4 @@
-"""Predicting the end of a long run: the optax loop itself against the smooth flow, both under one jit."""
+"""Predicting the end of a long run: the optax loop itself, compared with the smooth flow, both under jit."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ from implicit_adam.objective import ravel
 
 
 def _end(run, problem: Problem, steps: int, **kwargs):
-    """h -> the last point of a run of `steps` steps, compiled."""
+    """A compiled function from h to the last point of a run of `steps` steps."""
 
     def end(h, params, batches):
         rule = ia.Adam(h, 0.9, 0.999, 1e-6, eps_in_sqrt=True)
@@ -30,7 +30,7 @@ def _distance(x, y) -> float:
 
 
 def million_steps() -> Measure:
-    """Bilinear, beta .9, rho .999, eps 1e-6, h 1e-6, T 1."""
+    """A million steps on the bilinear model: beta .9, rho .999, eps 1e-6, h 1e-6, T 1."""
     problem, steps, h = bilinear(), 10**6, jnp.asarray(1e-6)
     loop = _end(ia.iterate, problem, steps)
     smooth = _end(ia.smooth_flow, problem, steps)
@@ -46,10 +46,10 @@ def million_steps() -> Measure:
 
 
 def digits_steps() -> Measure:
-    """The digits network in full batch, h 1e-5, T 1; order three suits it.
+    """The digits network in full batch, h 1e-5, T 1, with a solver of order three.
 
-    With these hyperparameters h times memory is not small against the sign layers of width sqrt(eps): the
-    facts show how far both flows end from Adam.
+    With these hyperparameters h times memory is not small compared with the sign layers of width sqrt(eps);
+    the facts show how far both flows end from Adam.
     """
     problem, steps, h = digits(batches=1), 10**5, jnp.asarray(1e-5)
     loop = _end(ia.iterate, problem, steps)
@@ -72,7 +72,7 @@ def digits_steps() -> Measure:
 
 
 def _python_loop(steps: int):
-    """What a training script does: one jitted step, called from Python."""
+    """A training script's loop: one jitted step, called from Python."""
     problem = bilinear()
     optimizer = ia.Adam(1e-6, 0.9, 0.999, 1e-6, eps_in_sqrt=True).transformation()
 
@@ -91,7 +91,7 @@ def _python_loop(steps: int):
 
 
 def python_loop() -> Measure:
-    """The same steps called one by one, as in a training script."""
+    """The smooth flow compared with steps called one by one, as in a training script."""
     steps = 10**5
     h = jnp.asarray(1e-6)
     smooth = _end(ia.smooth_flow, bilinear(), steps)
@@ -106,8 +106,9 @@ def python_loop() -> Measure:
 
 
 def carried(finer: int, target: float, repeats: int) -> Measure:
-    """The digits network in full batch, T 2, at usual settings (`finer` 1: h 1e-3, beta .9, rho .999), or in
-    so many times finer steps with memories as long in time: the same h/(1 - beta) and h/(1 - rho).
+    """The carried flow for the digits network in full batch, T 2, at usual settings (`finer` 1: h 1e-3,
+    beta .9, rho .999), or with steps `finer` times as fine and the same memories in time, h/(1 - beta) and
+    h/(1 - rho).
     """
     problem, steps, h = digits(batches=1), 2000 * finer, 1e-3 / finer
     loss, rule = problem.mean_loss, ia.Adam(h, 1 - 0.1 / finer, 1 - 0.001 / finer)

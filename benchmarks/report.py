@@ -1,4 +1,4 @@
-"""What a run of the benchmarks leaves behind: results.json, scaling.png and the table of README.md."""
+"""Writes the results of a run of the benchmarks: results.json, scaling.png and the table in README.md."""
 
 import json
 import os
@@ -54,14 +54,14 @@ features; shifted gradients 2 and 1 + r.
 
 
 def machine() -> dict[str, Any]:
-    """Cores, devices and library versions; nothing that names a machine."""
+    """Cores, devices and library versions, without the machine's name."""
     versions = {"python": platform.python_version(), **installed(PACKAGES)}
     devices = sorted({device.device_kind for device in jax.devices()})
     return {"cores": len(os.sched_getaffinity(0)), "devices": devices, "versions": versions}
 
 
 def write(folder: Path, results: dict[str, Measure | Missing], curves: dict[str, Curve]) -> None:
-    """All three files."""
+    """Write all three files."""
     measured = {name: result for name, result in results.items() if isinstance(result, Measure)}
     content = {
         "machine": machine(),

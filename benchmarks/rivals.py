@@ -1,4 +1,4 @@
-"""What a user would write instead: the literal (10), scipy on our field, PyTorch with torchdiffeq."""
+"""Alternatives that a user might write: eq. (10) literally, scipy on our field, PyTorch with torchdiffeq."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ from benchmarks.timing import alternate
 from implicit_adam.losses.problems import bilinear, digits
 from implicit_adam.objective import ravel, unravel_like
 
-# Sign layers of width sqrt(EPS) that one step of size H resolves, so that all solvers are as accurate.
+# One step of size H resolves the sign layers of width sqrt(EPS), so all solvers are equally accurate.
 H, BETA, RHO, EPS = 1e-3, 0.9, 0.95, 1e-2
 
 
@@ -44,7 +44,7 @@ def literal_equation_10(loss, theta, batches, schedule):
 
 
 def literal() -> Measure:
-    """p about 1000, m = 4, n = 100."""
+    """Our field compared with eq. (10) as printed, for p about 1000, m = 4, n = 100."""
     widths, n = (16, 20, 20, 10), 100
     params, batches = dense_params(widths, jnp.float64), dense_batches(4, 64, widths, jnp.float64)
     theta, unravel = ravel(params), unravel_like(params)
@@ -73,7 +73,7 @@ def _problem(name: str):
 
 
 def _ours(params, loss, steps: int):
-    """One step of Tsit5 an interval, as accurate as theirs; the default, Heun, takes a third of the time."""
+    """Our flow with one step of Tsit5 per interval, as accurate as theirs; Heun, the default, is faster."""
     run = jax.jit(
         lambda params: ia.flow(
             ia.Adam(H, BETA, RHO, EPS, eps_in_sqrt=True),
@@ -88,7 +88,7 @@ def _ours(params, loss, steps: int):
 
 
 def solve_ivp(name: str, steps: int) -> Measure | Missing:
-    """scipy on our compiled field, restarted at every interval, at the tolerance that gives our accuracy."""
+    """Our flow compared with scipy on our compiled field, restarted every interval, at the same accuracy."""
     try:
         from scipy.integrate import solve_ivp as solve
     except ImportError:
@@ -115,7 +115,7 @@ def solve_ivp(name: str, steps: int) -> Measure | Missing:
 
 
 def torchdiffeq(name: str, steps: int) -> Measure | Missing:
-    """A PyTorch version with torch.func and torchdiffeq, one Runge-Kutta step an interval."""
+    """Our flow compared with torch.func and torchdiffeq in PyTorch, one Runge-Kutta step per interval."""
     try:
         from benchmarks.rivals_torch import torch_flow
     except ImportError:

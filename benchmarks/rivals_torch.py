@@ -1,4 +1,4 @@
-"""Adam's piecewise flow as a PyTorch user would write it: torch.func for products, torchdiffeq to solve."""
+"""Adam's piecewise flow as a PyTorch user would write it, with torch.func and torchdiffeq."""
 
 import jax
 import numpy as np
@@ -32,7 +32,7 @@ def _digits():
 
 
 def torch_flow(name: str, params, steps: int, hyperparameters):
-    """A call that integrates the flow and returns its end point."""
+    """A function without arguments that integrates the flow and returns its end point."""
     h, beta, rho, eps = hyperparameters
     loss = {"bilinear": lambda: _bilinear, "digits": _digits}[name]()
     gradient = grad(loss)

@@ -1,4 +1,4 @@
-"""Curves: what a field costs as n, p and m grow, and a prediction as h shrinks."""
+"""Scaling curves: the cost of a field as n, p and m grow, and of a prediction as h shrinks."""
 
 from functools import partial
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from implicit_adam.losses.problems import bilinear
 
 
 class Curve(NamedTuple):
-    """Medians in seconds of several things against x."""
+    """Median times in seconds of several functions against x."""
 
     title: str
     x_label: str
@@ -40,14 +40,14 @@ def _field_and_gradients(params, batches, n: int) -> dict[str, float]:
 
 
 def in_n() -> Curve:
-    """m = 8, 10^5 parameters."""
+    """The field against the step number n, with m = 8 and 10^5 parameters."""
     params, batches = dense_params(), dense_batches(8, 256)
     points = {n: _field_and_gradients(params, batches, n) for n in (1, 10, 100, 1000, 10_000, 100_000)}
     return _collect("mini-batch field, m = 8", "step number $n$", points)
 
 
 def in_p() -> Curve:
-    """Full batch, 512 samples."""
+    """The field against the number of parameters p, in full batch with 512 samples."""
     points = {}
     for width in (16, 48, 128, 384, 1024):
         widths = (64, width, width, 10)
@@ -57,14 +57,14 @@ def in_p() -> Curve:
 
 
 def in_m() -> Curve:
-    """2048 samples in m batches."""
+    """The field against the number m of mini-batches, for 2048 samples."""
     params = dense_params()
     points = {m: _field_and_gradients(params, dense_batches(m, 2048 // m), 50) for m in (1, 2, 4, 8, 16)}
     return _collect("2048 samples in $m$ mini-batches", "mini-batches $m$", points)
 
 
 def in_h() -> Curve:
-    """Bilinear, T = 1."""
+    """Predictions against h, on the bilinear model up to T = 1."""
     points = {}
     for steps in (10**3, 10**4, 10**5, 10**6):
         runs = {
@@ -83,7 +83,7 @@ def in_h() -> Curve:
 
 
 def _end(run, steps: int, **kwargs):
-    """h -> the end point, compiled."""
+    """A compiled function from h to the end point."""
     problem = bilinear()
 
     def end(h, params):
@@ -101,7 +101,7 @@ CURVES = {"n": in_n, "p": in_p, "m": in_m, "h": in_h}
 
 
 def picture(curves: dict[str, Curve]):
-    """A panel a curve, log-log."""
+    """A log-log panel for each curve."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 7), layout="constrained")

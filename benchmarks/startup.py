@@ -1,4 +1,4 @@
-"""What importing us costs more than importing what we stand on."""
+"""The cost of importing the library and of first calls, compared with its dependencies."""
 
 import statistics
 import subprocess
@@ -18,7 +18,7 @@ def _seconds(program: str) -> float:
 
 
 def imports() -> Measure:
-    """Whole processes in pairs; the median difference."""
+    """The import time beyond that of the dependencies: the median difference over pairs of processes."""
     programs = {BASE: BASE, "with implicit_adam": f"{BASE}, implicit_adam"}
     for program in programs.values():
         _seconds(program)
@@ -81,7 +81,7 @@ CALLS = {
 
 
 def first_calls() -> Measure:
-    """Each in a process of its own, which compiles all that it needs."""
+    """The time of first calls, each in a new process that compiles everything it needs."""
     seconds, facts = {}, {}
     for name, call in CALLS.items():
         command = [sys.executable, "-c", FIRST.format(call=call)]

@@ -1,4 +1,4 @@
-"""Sweeps against a Python loop over the same compiled run; what checkpoints and more lanes cost."""
+"""Sweeps, compared with a Python loop over the same compiled run; the costs of checkpoints and of lanes."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ GRID = {"beta": np.linspace(0, 0.9, 64), "rho": np.linspace(0, 0.95, 64)}
 
 
 def study(beta, rho, steps: int = 100):
-    """The errors of both flows against Adam over T = .1."""
+    """The distances of both flows from Adam up to T = .1."""
     problem = bilinear()
     inputs = checked_inputs(
         ia.Adam(0.1 / steps, beta, rho, 1e-3, eps_in_sqrt=True), problem.loss, problem.params
@@ -33,14 +33,14 @@ def _loop():
     points = [(beta, rho) for beta in GRID["beta"] for rho in GRID["rho"]]
 
     def run():
-        # One after the other and every result wanted, as in a script.
+        # One after the other, with every result fetched, as in a script.
         return [jax.device_get(single(beta, rho)) for beta, rho in points]
 
     return run
 
 
 def lanes() -> Measure:
-    """4096 convergence-type runs of the bilinear model, a CPU device a core."""
+    """4096 convergence studies of the bilinear model, with one CPU device per core."""
     timings = alternate({"loop over the jitted run": _loop(), "sweep": lambda: _swept(study)}, repeats=3)
     return ratio("4096 runs", timings, "loop over the jitted run", "sweep", ">=", 50)
 
@@ -50,7 +50,7 @@ def _swept(fn, **kwargs):
 
 
 def checkpoints() -> Measure:
-    """16 chunks with and without a folder, runs of 4000 steps."""
+    """The cost of checkpoints: 16 chunks of runs of 4000 steps, with and without a folder."""
     long = partial(study, steps=4000)
 
     def with_folder():
@@ -76,7 +76,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 def memory() -> Measure:
-    """Peak memory of whole processes at a chunk of 4096 lanes."""
+    """The peak memory of whole processes, with chunks of 4096 lanes."""
 
     def megabytes(lanes: int) -> float:
         command = [sys.executable, "-c", PROGRAM.format(lanes=lanes)]
@@ -89,7 +89,7 @@ def memory() -> Measure:
 
 
 def waste() -> Measure:
-    """Lanes of 10 .. 10^4 steps in any order, in chunks of 64, with and without costs."""
+    """Runs of 10 .. 10^4 steps in random order, in chunks of 64 lanes, with and without `cost`."""
     steps = np.unique(np.geomspace(10, 10_000, 1024).astype(int))
     steps = np.random.default_rng(0).permutation(steps)
     points = [{"n": int(n)} for n in steps]
@@ -116,7 +116,7 @@ def waste() -> Measure:
 
 
 def accelerator_lanes() -> Measure | Missing:
-    """Lanes a second as their number grows."""
+    """Lanes per second on an accelerator as their number grows."""
     if jax.default_backend() == "cpu":
         return Missing("an accelerator")
     facts = {}

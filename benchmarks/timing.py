@@ -1,4 +1,4 @@
-"""Timing on equal terms: compiled first, blocked on the result, medians, and ratios from one run."""
+"""Fair timing: functions are compiled first, results awaited, and medians taken in one run."""
 
 import statistics
 import time
@@ -9,23 +9,23 @@ import jax
 
 
 class Timing(NamedTuple):
-    """Seconds: the first call with its compilation, and the median of the later ones."""
+    """Times in seconds: of the first call with its compilation, and the median of the later calls."""
 
     first: float
     median: float
 
     @property
     def compilation(self) -> float:
-        """What the first call took more, tracing included."""
+        """The time that the first call took more, for tracing and compilation."""
         return max(self.first - self.median, 0.0)
 
 
 def alternate(
     calls: dict[str, Callable[[], Any]], *, repeats: int = 7, inner: dict[str, int] | None = None
 ) -> dict[str, Timing]:
-    """Several calls in turn, so that a slow moment of the machine meets them all.
+    """Time several functions in turn, so that a slow moment of the machine affects all of them.
 
-    `inner` runs a short call so many times in each turn and counts the mean.
+    `inner` says how many times a short function is called in each turn; the mean is counted.
     """
     inner = inner or {}
     first = {name: _seconds(call, 1) for name, call in calls.items()}

@@ -21,7 +21,7 @@ STEPS, EVERY, SAMPLES = 1000, 50, 400
 H = 1e-3
 COARSER = (2, 5, 10, 25, 50)
 TOLERANCES = (1e-2, TOLERANCE, 1e-4, 1e-5)
-# Gradients that a step of each solver takes, accepted or not; of the plain flow one gradient a stage.
+# Gradients per solver step, accepted or not; the plain flow takes one gradient per stage.
 LEAP, BOSH, TSIT, PLAIN = 1, 3 * 2, 6 * 2, 2
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -35,12 +35,12 @@ class Point(NamedTuple):
 
 
 def adam(k: int = 1) -> ia.Adam:
-    """The usual one, or one of k times the step with memories as long in time."""
+    """Adam at usual settings, or with k times the step size and memories equally long in time."""
     return ia.Adam(k * H, 0.9**k, 0.999**k)
 
 
 def curves() -> dict[str, list[Point]]:
-    """Every way to predict the run."""
+    """The predictions by every method, by name."""
     problem = ia.problems.digits(batches=1, samples=SAMPLES)
     loss, params, rule = problem.mean_loss, problem.params, adam()
     real = _flat(ia.iterate(rule, loss, params, STEPS, save_every=EVERY))
@@ -98,7 +98,7 @@ LINES = ("-", "--", ":", "-.", "")
 
 
 def picture(found: dict[str, list[Point]]) -> Any:
-    """Error against gradients, log-log."""
+    """A log-log plot of the error against gradients."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -125,7 +125,7 @@ def picture(found: dict[str, list[Point]]) -> Any:
 
 
 def page(found: dict[str, list[Point]]) -> str:
-    """The page of the documentation."""
+    """The page of the documentation, in Markdown."""
     rows = [
         f"| {name} | {p.setting} | {p.gradients} | {_percent(p.error)} |"
         for name, points in found.items()
@@ -170,7 +170,7 @@ All this is far from the edge of stability. Close to it, leaps are as short as s
 
 
 def main() -> None:
-    """Everything, written into docs/."""
+    """Run everything and write the results into docs/."""
     jax.config.update("jax_enable_x64", val=True)
     found = curves()
     picture(found).savefig(DOCS / "work-precision.png", dpi=130)

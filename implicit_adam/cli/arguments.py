@@ -1,4 +1,4 @@
-"""Reading values off the command line, with errors that say what is allowed."""
+"""Parsers of command-line values, whose errors say what is allowed."""
 
 import argparse
 import importlib.util
@@ -14,7 +14,10 @@ from implicit_adam.rules import rule_named
 def names(
     known: Collection[str], *, accepts: Callable[[str], bool] = lambda part: False
 ) -> Callable[[str], tuple[str, ...]]:
-    """A comma-separated list of known names, or of others that `accepts` takes (or refuses: `ValueError`)."""
+    """A parser for comma-separated names, each one of `known` or accepted by `accepts`.
+
+    `accepts` returns False for an unknown name, or raises `ValueError` with the reason.
+    """
 
     def parse(text: str) -> tuple[str, ...]:
         # Commas inside parentheses belong to a name's own arguments.
@@ -36,13 +39,13 @@ def _accepted(part: str, accepts: Callable[[str], bool]) -> bool:
 
 
 def rule_name(text: str) -> str:
-    """The name of a rule of the library, or `module:Class`."""
+    """Parse the name of a rule: one of the library's, or `module:Class`."""
     _accepted(text, lambda text: rule_named(text) is not None)
     return text
 
 
 def folder(text: str) -> Path:
-    """A folder's name."""
+    """Parse the name of a folder, which must not be empty."""
     if not text.strip():
         msg = "'' is no folder; . is the current one"
         raise argparse.ArgumentTypeError(msg)
@@ -50,7 +53,7 @@ def folder(text: str) -> Path:
 
 
 def integers(text: str) -> tuple[int, ...]:
-    """A comma-separated list of integers."""
+    """Parse a comma-separated list of integers."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -59,7 +62,7 @@ def integers(text: str) -> tuple[int, ...]:
 
 
 def axis(text: str) -> np.ndarray:
-    """Values of one hyperparameter: START:STOP:COUNT, log:START:STOP:COUNT, a list, or one value."""
+    """Parse values of one hyperparameter: START:STOP:COUNT, log:START:STOP:COUNT, a list, or one value."""
     try:
         values = _values(text)
     except ValueError:
@@ -81,7 +84,7 @@ def _values(text: str) -> np.ndarray:
 
 
 def setting(text: str) -> tuple[str, np.ndarray]:
-    """NAME=VALUES."""
+    """Parse NAME=VALUES."""
     name, equals, values = text.partition("=")
     if not equals:
         msg = f"{text!r} is not of the form NAME=VALUES, for example weight_decay=0,0.1,1"
@@ -93,14 +96,14 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def add_format(command: argparse.ArgumentParser) -> None:
-    """`--format`: what pictures are written as."""
+    """Add the option `--format`, the file format of pictures."""
     command.add_argument(
-        "--format", choices=FORMATS, default=FORMATS[0], help="of pictures; svg and pdf scale (default: png)"
+        "--format", choices=FORMATS, default=FORMATS[0], help="file format of pictures (default: png)"
     )
 
 
 def require(*modules: str, extra: str = "cli") -> None:
-    """Packages that only some commands need, missed before anything runs."""
+    """Raise `ImportError`, before anything runs, if packages are missing that only some commands need."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         msg = (

@@ -22,10 +22,10 @@ from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.optimizer_run import advanced
 
 DESCRIPTION = """\
-Run an optimizer on a problem and say, after some numbers of steps, what it is doing there: which equation
-predicts its next steps (measured), what its memories contribute, whether they work for the one-norm of the
-gradient or against it, and how far the edge of stability is. A minute for each optimizer on two cores, most
-of it compilation."""
+Run an optimizer on a problem and say, after given numbers of steps, what it is doing there: which equation
+predicts its next steps (measured), what its memories contribute, whether they increase or reduce the one-norm
+of the gradient, and how close the edge of stability is. Takes a minute per optimizer on two cores, most of
+it compilation."""
 
 EXAMPLES = """\
 examples:
@@ -34,30 +34,32 @@ examples:
   implicit-adam diagnose --optimizer 'optax:adamw(weight_decay=0.1)' --h 3e-3
   implicit-adam diagnose --problem mymodule:problem --optimizer rmsprop --rho 0.99
 
-A problem of your own is a function in a module that Python finds or that lies right here; it returns
-(loss, params) or (loss, params, batches)."""
+A problem of your own is a function that returns (loss, params) or (loss, params, batches), in a module that
+Python can import or that is in the current folder."""
 
 
 def add_diagnose(commands: Any) -> None:
     command = commands.add_parser(
         "diagnose",
-        help="say what an optimizer is doing along a run, and which equation to believe",
+        help="say what an optimizer is doing along a run, and which equation predicts it",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(run=_run)
     add = command.add_argument
-    add("--problem", default="digits", metavar="NAME", help=f"{', '.join(PROBLEMS)}, or module:function")
+    problems = f"{', '.join(PROBLEMS)}, or your own as module:function (default: digits)"
+    add("--problem", default="digits", metavar="NAME", help=problems)
     optimizers = f"{', '.join(RULES)}, {PREFIX}NAME(argument=value), or a rule of your own as module:Class"
     add("--optimizer", default="adam", metavar="NAME", help=f"{optimizers} (default: adam)")
     add("--h", type=float, default=1e-3, help="the step size (default: 1e-3)")
     for name in ("beta", "rho", "eps"):
-        add(f"--{name}", type=float, help="of the rule (default: its own, those of optax)")
-    add("--full-batch", action="store_true", help="the mean over the mini-batches as one loss")
-    add("--steps", type=integers, default=(20, 200), metavar="N,N", help="when to look (default: 20,200)")
-    add("--horizon", type=int, default=20, help="how many steps to predict (default: 20)")
-    add("--out", type=Path, metavar="FILE", help="append every number to it, a JSON object a line")
+        add(f"--{name}", type=float, help=f"{name} of the optimizer (default: as in optax)")
+    add("--full-batch", action="store_true", help="train on the mean over the mini-batches as one loss")
+    steps = "numbers of steps after which to diagnose (default: 20,200)"
+    add("--steps", type=integers, default=(20, 200), metavar="N,N", help=steps)
+    add("--horizon", type=int, default=20, metavar="N", help="how many steps to predict (default: 20)")
+    add("--out", type=Path, metavar="FILE", help="append all numbers to FILE, one JSON object per line")
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`implicit-adam COMMAND`: parse, run, and turn what went wrong into words and an exit status."""
+"""`implicit-adam COMMAND`: parses the arguments, runs the command, and reports errors with an exit status."""
 
 import argparse
 import sys
@@ -16,8 +16,8 @@ from implicit_adam.cli.verify import add_verify
 BAD_USAGE, INTERRUPTED = 2, 130
 
 DESCRIPTION = """\
-What does an optimizer implicitly do? Its iterates follow a modified differential equation, known by
-Theorem 3.1 of "On the Implicit Bias of Adam" to O(h^2). This program checks such claims by running them."""
+What does an optimizer implicitly do? Its iterates follow a modified differential equation up to O(h^2)
+(Theorem 3.1 of "On the Implicit Bias of Adam"). This program checks such claims by running them."""
 
 
 EPILOG = """\
@@ -27,7 +27,7 @@ examples:
   implicit-adam reproduce --quick
   implicit-adam sweep --beta 0:0.98:32 --rho 0:0.98:32 --eps 1e-6
 
-`implicit-adam COMMAND --help` says more."""
+`implicit-adam COMMAND --help` describes each command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.given = given
     except SystemExit as stop:
         return int(stop.code or 0)
-    # The program's own choice; the library never touches precision.
+    # This is the program's choice; the library never sets the precision.
     jax.config.update("jax_enable_x64", val=True)
     try:
         return options.run(options)

@@ -1,4 +1,4 @@
-"""Optax optimizers by name on the command line: `optax:adabelief(b1=0.5)`."""
+"""Parses optax optimizers on the command line, such as `optax:adabelief(b1=0.5)`."""
 
 import ast
 import inspect
@@ -15,7 +15,10 @@ PREFIX = "optax:"
 
 
 def parse_optax(text: str) -> optax.GradientTransformation:
-    """`optax:NAME(argument=value, ..)` as a transformation of learning rate 1; values are literals."""
+    """Parse `optax:NAME(argument=value, ..)` into a transformation with learning rate 1.
+
+    Values are Python literals.
+    """
     name, arguments = _name_and_arguments(text)
     factory = _find(name)
     has_rate = "learning_rate" in inspect.signature(factory).parameters
@@ -27,7 +30,7 @@ def parse_optax(text: str) -> optax.GradientTransformation:
     if not isinstance(tx, optax.GradientTransformation):
         msg = f"{text} makes no optax transformation"
         raise ValueError(msg)  # noqa: TRY004
-    # A scale_by_.. transformation takes gradients and gives directions of ascent.
+    # A scale_by_.. transformation maps gradients to directions of ascent.
     tx = tx if has_rate else optax.chain(tx, optax.scale(-1.0))
     check_runs(tx, jnp.ones(3))
     if has_rate:

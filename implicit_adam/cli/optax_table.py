@@ -1,4 +1,4 @@
-"""`implicit-adam optax`: all of optax's optimizers, with the order of the equation or why there is none."""
+"""`implicit-adam optax`: the order of each optax optimizer's modified equation, or why there is none."""
 
 import argparse
 import math
@@ -25,9 +25,9 @@ from implicit_adam.studies.optax_table import (
 )
 
 HELP = """\
-Look at every optimizer and wrapper of the installed optax as ia.Optax does, and measure the flows of
-those that have a modified equation against the optimizer itself. Writes optax.md; two to three minutes on
-two cores."""
+Find out which optimizers and wrappers of the installed optax have a modified equation, as ia.Optax does, and
+compare the flows of those with the optimizer itself. Writes optax.md; takes two to three minutes on two
+cores."""
 
 FILE = "optax.md"
 COARSE, FINE = STEP_COUNTS[-2:]
@@ -63,8 +63,9 @@ OPENINGS = (
 
 
 def add_optax(commands: Any) -> None:
-    """The command and its options."""
-    command = commands.add_parser("optax", help="make a table of optax's optimizers", description=HELP)
+    """Add the command and its options."""
+    words = "make a table of which optax optimizers have a modified equation"
+    command = commands.add_parser("optax", help=words, description=HELP)
     command.set_defaults(run=_optax)
     command.add_argument(
         "--out", type=folder, default=Path("optax"), metavar="DIR", help=f"folder for {FILE} (default: optax)"
@@ -72,16 +73,16 @@ def add_optax(commands: Any) -> None:
 
 
 def line(row: Row) -> str:
-    """A row in Markdown; of the reason its first sentence, up to a bracket."""
+    """A row in Markdown, with the first sentence of the reason, up to a bracket."""
     numbers = [f"{x:.2f}" if math.isfinite(x) else "" for x in row.slope]
     error = f"{row.error:.0e}" if math.isfinite(row.error) else ""
     cells = [row.name, row.arguments, f"**{row.verdict}**", *numbers, error, _short(row.reason)]
-    # In Markdown a bracket after a bracket is a link.
+    # In Markdown, two pairs of brackets in a row make a link.
     return f"| {' | '.join(cell.replace('|', '/').replace('][', ']&#91;') for cell in cells)} |"
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The page."""
+    """The whole page `optax.md` in Markdown."""
     return HEAD + TABLE + "\n".join(line(row) for row in rows) + "\n"
 
 
@@ -94,7 +95,7 @@ def _short(reason: str) -> str:
         reason = reason.removeprefix(start)
     for end in (" (as ", " (a ", " (sam", ". ", "; "):
         reason = reason.split(end)[0]
-    # Markdown would take it for a tag.
+    # Markdown would read it as a tag.
     return reason.replace("<locals>.", "")
 
 

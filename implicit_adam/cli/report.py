@@ -1,4 +1,4 @@
-"""The report of `implicit-adam reproduce`: every number in it comes from the run that writes it."""
+"""Writes the report of `implicit-adam reproduce`; every number in it comes from the run that writes it."""
 
 import dataclasses
 import os
@@ -24,7 +24,7 @@ PACKAGES = (
     "matplotlib",
 )
 
-# What the paper says that no experiment measures, and why.
+# Claims of the paper that no experiment measures, and why.
 UNMEASURED = (
     "That the bias may explain sharper minima and poorer generalization of adaptive methods (section 2): the "
     "paper itself calls the link speculative. The accuracies of Figures 4 and 5 are all that bears on it."
@@ -37,7 +37,7 @@ QUICK = "**Small settings (`--quick`): everything runs, and no more. Verdicts on
 
 
 class Done(NamedTuple):
-    """One experiment after its run."""
+    """A finished experiment: its claims with verdicts, running time, picture format and tables."""
 
     experiment: Experiment
     config: Any
@@ -50,8 +50,9 @@ class Done(NamedTuple):
 def report(
     done: Mapping[str, Done], command: str, *, quick: bool = False, missing: Sequence[str] = ()
 ) -> str:
-    """Markdown: a table of all claims, then each experiment with its picture, criteria, measurements and
-    settings; `missing` are experiments that have not run yet.
+    """The report in Markdown: a table of all claims, then a section for each experiment.
+
+    `missing` are the experiments that have not run yet.
     """
     of_paper = not set(BY_NAME_ONLY).issuperset(done)
     verdicts = [claim.verdict for one in done.values() for claim in one.claims]
@@ -83,23 +84,23 @@ def report(
 
 
 def written_by(command: str) -> str:
-    """By which a report is known as this command's."""
+    """The words by which a report is recognised as written by this command."""
     return f"Written by `{command}`"
 
 
 def made_by(command: str, seconds: float) -> str:
-    """By which command, for how long, where and with what."""
+    """A sentence with the command, its running time, the machine and the versions."""
     return f"{written_by(command)} in {_minutes(seconds)} on {_machine()}; with {_versions()}."
 
 
 def counted(verdicts: Sequence[str]) -> str:
-    """How many claims have which verdict."""
+    """A sentence with the number of claims for each verdict."""
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
     return f"{len(verdicts)} claims: {counts}."
 
 
 def rows(name: str, one: Done) -> list[str]:
-    """Of the table of claims."""
+    """The rows of one experiment in the table of claims."""
     return [
         f"| {claim.source} | {_cell(claim.statement)} | {one.experiment.subject} | **{claim.verdict}** | "
         f"[{name}](#{name}) |"
@@ -108,13 +109,13 @@ def rows(name: str, one: Done) -> list[str]:
 
 
 def section(name: str, one: Done) -> Iterator[str]:
-    """An experiment with its picture, criteria, measurements and settings, after its anchor."""
-    # An anchor of its own: what a heading is called in a link depends on who renders it.
+    """The section of an experiment: an anchor, its picture, criteria, measurements and settings."""
+    # An explicit anchor, since the anchors of headings depend on the renderer.
     yield f'<a id="{name}"></a>'
     yield ""
     yield f"## {one.experiment.title}"
     yield ""
-    # Pages show no pdf in their text.
+    # A pdf cannot be shown in a page, so it is linked.
     yield f"{'' if one.picture == 'pdf' else '!'}[{one.experiment.title}]({name}.{one.picture})"
     yield ""
     criterion = ""
@@ -142,7 +143,7 @@ def _listed(table: Table) -> Iterator[str]:
 
 
 def _settings(config: Any) -> Iterator[tuple[str, str]]:
-    """Every field by its name, with where it stands in a nested config only if it differs between them."""
+    """The fields of a config by name; one that differs between nested configs gets the config's name, too."""
     fields: dict[str, list[tuple[str, str]]] = {}
     for place, name, value in _leaves(config):
         fields.setdefault(name, []).append((place, _shown(value)))
@@ -178,12 +179,12 @@ def _shown(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """Inside a table a bar would end the cell."""
+    """Escape the bars in a table cell, which would end it."""
     return text.replace("|", r"\|")
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

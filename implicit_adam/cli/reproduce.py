@@ -26,12 +26,13 @@ from implicit_adam.paper.training.cifar_runs import CifarConfig
 from implicit_adam.paper.training.network_runs import NetworkConfig
 
 REPRODUCE = """\
-Run the figures, the table and the claims of "On the Implicit Bias of Adam" again and say of each claim
+Run the figures, the table and the claims of "On the Implicit Bias of Adam" again, and say of each claim
 whether it held, did not hold, or is not decided here, by a stated criterion. Writes report.md and, for each
-experiment, NAME.npz (its arrays) and NAME.png, its picture. Without names, all of the paper's: within an
-hour on two cores, --quick three minutes, enough to see that everything runs, too little for the networks to
-show what they do. Of the report of another command only the experiments that are named are written
-again, each with its own command, time and versions; small runs and CIFAR are never mixed into others."""
+experiment, NAME.npz (its arrays) and NAME.png (its picture). Without names it runs all experiments of the
+paper, which takes up to an hour on two cores. With --quick it takes three minutes, enough to see that
+everything runs, but too little for verdicts on networks. If the folder already has the report of another
+command, only the parts of the named experiments are replaced, each with its own command, time and versions;
+runs with --quick or on CIFAR are never mixed with others."""
 
 REPRODUCE_EXAMPLES = """\
 examples:
@@ -39,49 +40,55 @@ examples:
   implicit-adam reproduce --quick --out quick
   implicit-adam reproduce figure2 figure3 theorem
   implicit-adam reproduce figure4 --out reproduce    (brings its part of that report up to date)
-  implicit-adam reproduce practical-settings    (beyond the paper; a quarter of an hour)
+  implicit-adam reproduce practical-settings    (beyond the paper; 15 minutes)
   implicit-adam reproduce edge                  (through the edge of stability; 15 minutes)
-  implicit-adam reproduce spread                (how far mini-batch runs are apart; 5 minutes)
-  implicit-adam reproduce leaderboard           (which equation for which settings; eight minutes)
+  implicit-adam reproduce spread                (the spread of mini-batch runs; 5 minutes)
+  implicit-adam reproduce leaderboard           (which equation for which settings; 8 minutes)
   implicit-adam reproduce figure4 --dataset cifar10 --data-dir cifar-10-batches-bin --seeds 0,1,2
 
 the paper's own setting, on a GPU:
   With --dataset, Figures 4 to 6 train a network on CIFAR in full batches, accumulated over micro-batches,
-  from the official binary files. Each run is kept under OUT/runs and the same command goes on where it was
-  stopped. A trend takes two seeds or more. Normalisation is a choice: ghost (statistics of each
-  micro-batch, as the paper's code), exact (of the whole batch, in one piece), frozen (measured at the start)
-  or group.
+  from the official binary files. Each run is kept under OUT/runs, and the same command continues where it
+  was stopped. A trend needs at least two seeds. Choices of normalisation: ghost (statistics of each
+  micro-batch, as in the paper's code), exact (of the whole batch, in one piece), frozen (measured at the
+  start), group or layer.
 
 experiments:
 {experiments}
 
-The exit status is 0 once the report is written, whatever the verdicts; 2 after bad usage or
-where a file cannot be written, 130 when interrupted: the experiments that were finished are in the report."""
+exit status:
+  0    the report is written, whatever the verdicts
+  2    bad usage, or a file cannot be written
+  130  interrupted; the report has the experiments that were finished"""
 
 
 OUT = "reproduce"
 _TRAINING = CifarConfig.training
 CIFAR_OPTIONS: dict[str, dict[str, Any]] = {
     "dataset": {"choices": tuple(CIFAR), "help": "train on CIFAR instead of the digits"},
-    "data_dir": {"metavar": "DIR", "help": "where its official binary files are"},
-    "model": {"choices": tuple(MODELS), "help": "default: the figure's in the paper, resnet50 or resnet101"},
+    "data_dir": {"metavar": "DIR", "help": "folder of the official binary files"},
+    "model": {"choices": tuple(MODELS), "help": "default: as in the paper, resnet50 or resnet101"},
     "normalisation": {"choices": tuple(NORMALISATIONS), "help": "default: the model's, ghost for ResNets"},
     "activation": {"choices": tuple(ACTIVATIONS), "help": "default: the model's, relu for ResNets"},
-    "dtype": {"choices": DTYPES, "help": f"of the forward pass (default: {_TRAINING.dtype})"},
+    "dtype": {"choices": DTYPES, "help": f"dtype of the forward pass (default: {_TRAINING.dtype})"},
     "width": {"type": int, "help": "channels of the first layer (default: the model's)"},
     "micro_batch": {
         "type": int,
         "metavar": "N",
-        "help": f"images at a time (default: {_TRAINING.micro_batch})",
+        "help": f"images per micro-batch (default: {_TRAINING.micro_batch})",
     },
-    "epochs": {"type": int, "metavar": "N", "help": f"steps of each run (default: {_TRAINING.epochs})"},
+    "epochs": {
+        "type": int,
+        "metavar": "N",
+        "help": f"full-batch steps per run (default: {_TRAINING.epochs})",
+    },
     "test_every": {
         "type": int,
         "metavar": "N",
         "help": f"test after every N epochs (default: {_TRAINING.test_every})",
     },
-    "h": {"type": float, "help": "step size (default: the figure's in the paper, 7.5e-5 or 1e-4)"},
-    "seeds": {"type": integers, "metavar": "N,N", "help": "a run each (default: 0,1)"},
+    "h": {"type": float, "help": "step size (default: as in the paper, 7.5e-5 or 1e-4)"},
+    "seeds": {"type": integers, "metavar": "N,N", "help": "seeds, one run for each (default: 0,1)"},
     "allow_partial": {
         "action": "store_const",
         "const": True,
@@ -91,7 +98,7 @@ CIFAR_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def add_reproduce(commands: Any) -> None:
-    experiments = "\n".join(f"  {name:<16} {experiment.title}" for name, experiment in EXPERIMENTS.items())
+    experiments = "\n".join(f"  {name:<18} {experiment.title}" for name, experiment in EXPERIMENTS.items())
     command = commands.add_parser(
         "reproduce",
         help="re-check every figure, table and claim of the paper",
@@ -105,9 +112,9 @@ def add_reproduce(commands: Any) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"which experiments (default: all but {', '.join(BY_NAME_ONLY)})",
+        help=f"the experiments to run (default: all but {', '.join(BY_NAME_ONLY)})",
     )
-    add("--quick", action="store_true", help="small settings, for a look in three minutes")
+    add("--quick", action="store_true", help="small settings, to see in three minutes that everything runs")
     cifar = command.add_argument_group("CIFAR (only with --dataset)")
     for name, given in CIFAR_OPTIONS.items():
         cifar.add_argument(f"--{name.replace('_', '-')}", **given)
@@ -138,7 +145,7 @@ def _reproduce(options: argparse.Namespace) -> int:
                 out,
                 options.format,
             )
-            # After every experiment, so that an interrupted run leaves what it found.
+            # Written after every experiment, so that an interrupted run leaves its results.
             missing = [name for name in experiments if name not in done]
             if before is None:
                 text = report(done, command, quick=options.quick, missing=missing)
@@ -156,9 +163,10 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _report_to_update(path: Path, command: str, options: argparse.Namespace) -> str | None:
-    """The report of another command, of which the named parts are to be brought up to date.
+    """The text of another command's report in which the named parts are to be replaced, or None.
 
-    No report is written over otherwise: it may have taken days. Small runs and CIFAR are not mixed in.
+    Raises `ValueError` if another report would be overwritten, which may have taken days, or mixed with runs
+    of small settings or on CIFAR.
     """
     if not path.exists():
         return None
@@ -172,7 +180,7 @@ def _report_to_update(path: Path, command: str, options: argparse.Namespace) -> 
 
 
 def _experiments(options: argparse.Namespace, out: Path) -> dict[str, Experiment]:
-    """What to run; everything that can be wrong with the options is said here."""
+    """The experiments to run by name; raises `ValueError` for anything wrong with the options."""
     known = tuple(PAPER_SETTINGS) if options.dataset else tuple(EXPERIMENTS)
     unknown = [name for name in options.names if name not in known]
     if unknown:
@@ -252,6 +260,6 @@ _BAR = "{l_bar}{bar}| {elapsed} < {remaining}"
 
 
 def _use_all_cores() -> None:
-    """One device a core for the sweeps; refused once devices exist, and without effect on accelerators."""
+    """Make one JAX device per CPU core for sweeps; does nothing once devices exist, or on accelerators."""
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", cores())

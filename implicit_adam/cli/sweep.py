@@ -1,4 +1,4 @@
-"""`implicit-adam sweep`: one observable over a grid of hyperparameters, as arrays and a picture."""
+"""`implicit-adam sweep`: observables over a grid of hyperparameters, as arrays and a picture."""
 
 import argparse
 import contextlib
@@ -33,10 +33,10 @@ CHUNKS = 16
 ORDERS = (0, 1)
 
 SWEEP = """\
-Evaluate something over a grid of hyperparameters, as one compiled program over all devices: the sign and
-size of the implicit bias (`bias`), the order of the plain and the corrected flow (`order`), or observables of
-a run to time T (loss, norms of the gradient, distance to the flow, sharpness). Writes sweep.npz (load it with
-ia.SweepResult.load), sweep.json and a picture, sweep.png: a heat map over two axes, curves over one."""
+Evaluate over a grid of hyperparameters, as one compiled program over all devices: the sign and size of the
+implicit bias (`bias`), the order of the plain and the corrected flow (`order`), or observables of a run to
+time T (loss, norms of the gradient, distance to the flow, sharpness). Writes sweep.npz (load it with
+ia.SweepResult.load), sweep.json and a picture, sweep.png: curves over one axis, a heat map over two."""
 
 SWEEP_EXAMPLES = """\
 examples:
@@ -47,19 +47,19 @@ examples:
 
 values:
   0.5:0.99:16      16 values from 0.5 to 0.99        0.9,0.99,0.999   these three
-  log:1e-4:1e-2:8  8 values with equal ratios        0.9              fixed, no axis
+  log:1e-4:1e-2:8  8 values with equal ratios        0.9              one value, not swept
 
 observables:
 {observables}
 
-A run that is interrupted (Ctrl-C, kill) keeps its finished chunks in OUT/chunks: give --resume to go on."""
+An interrupted run (Ctrl-C, kill) keeps its finished chunks in OUT/chunks; --resume continues from there."""
 
 
 def add_sweep(commands: Any) -> None:
     observables = "\n".join(f"  {name:<19}{one.words}" for name, one in OBSERVABLES.items())
     command = commands.add_parser(
         "sweep",
-        help="an observable over a grid of hyperparameters",
+        help="evaluate observables over a grid of hyperparameters",
         description=SWEEP,
         epilog=SWEEP_EXAMPLES.format(observables=observables),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -80,11 +80,11 @@ def add_sweep(commands: Any) -> None:
         type=names(studies),
         default=("bias",),
         metavar="NAME[,NAME]",
-        help=f"{', '.join(studies)}; bias and order stand alone (default: bias)",
+        help=f"{', '.join(studies)}; bias and order only alone (default: bias)",
     )
     for name in HYPERPARAMETERS:
         add(f"--{name}", type=axis, metavar="VALUES", help=f"values of {name} (default: the optimizer's)")
-    add("--seed", type=axis, metavar="VALUES", help="integers that draw the start, where a problem draws it")
+    add("--seed", type=axis, metavar="VALUES", help="integer seeds for problems with a random start")
     add(
         "--set",
         type=setting,
@@ -112,11 +112,11 @@ def add_sweep(commands: Any) -> None:
         metavar="N,N",
         help=f"orders of the flows for `order`, 0 to {HIGHEST_ORDER} (default: 0,1)",
     )
-    add("--every", type=int, default=1, metavar="K", help="watch every K-th step only (default: 1)")
-    add("--chunk", type=int, metavar="N", help="lanes at a time (default: a sixteenth of all)")
-    add("--devices", type=int, metavar="N", help="use N devices; on a CPU as many are made (default: all)")
-    add("--resume", action="store_true", help="go on from the chunks that an earlier run left in OUT")
-    add("--netcdf", action="store_true", help="write sweep.nc, too (needs xarray)")
+    add("--every", type=int, default=1, metavar="K", help="observe every K-th step only (default: 1)")
+    add("--chunk", type=int, metavar="N", help="grid points to run at a time (default: a sixteenth of all)")
+    add("--devices", type=int, metavar="N", help="use N devices; a CPU is split into N (default: all)")
+    add("--resume", action="store_true", help="continue from the chunks that an earlier run left in OUT")
+    add("--netcdf", action="store_true", help="also write sweep.nc (needs xarray)")
     add("--out", type=folder, default=Path("sweep"), metavar="DIR", help="output folder (default: sweep)")
     add_format(command)
 
@@ -181,7 +181,7 @@ def _write(
 
 
 def _shown(options: argparse.Namespace) -> tuple[str, ...]:
-    """What to draw of all that is saved."""
+    """The names of the saved variables that are drawn in the picture."""
     if options.observable == ("bias",):
         return ("factor",)
     if options.observable == ("order",):
@@ -190,7 +190,7 @@ def _shown(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _split(options: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Axes to sweep, and what is fixed, by the names of the rule's hyperparameters."""
+    """The axes to sweep and the fixed values, by the names of the rule's hyperparameters."""
     given = {name: getattr(options, name) for name in HYPERPARAMETERS if getattr(options, name) is not None}
     for name, values in options.set:
         if name in given:
@@ -220,7 +220,7 @@ def _split(options: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str
 def _study(
     options: argparse.Namespace, axes: dict[str, np.ndarray], fixed: dict[str, float]
 ) -> tuple[Callable[..., Any], Callable[..., float] | None]:
-    """fn for `sweep`, and the cost of its lanes; everything that can be wrong is said here."""
+    """fn for `sweep`, and the cost of its lanes; raises `ValueError` for anything wrong with the options."""
     placement: dict[str, Any] = {}
     if options.eps_placement is not None:
         if "eps_in_sqrt" not in [field.name for field in fields(rule_named(options.optimizer))]:
@@ -279,7 +279,7 @@ def _mesh(count: int | None) -> Mesh | None:
     if count is None:
         return None
     check_count("--devices", count)
-    # Refused once devices exist: then they are taken from.
+    # JAX refuses once devices exist; then the existing ones are used.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
     if len(jax.devices()) < count:
@@ -289,5 +289,5 @@ def _mesh(count: int | None) -> Mesh | None:
 
 
 def _arguments(options: argparse.Namespace) -> Sequence[str]:
-    """The command line as given, without --resume."""
+    """The command-line arguments as given, without --resume."""
     return [argument for argument in options.given if argument != "--resume"]

@@ -1,4 +1,4 @@
-"""A report of which some experiments were run again: their parts are new and say so, the others stay."""
+"""Updates a report after some experiments were run again: their parts are replaced, and say so."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ def can_be_updated(text: str) -> bool:
 
 
 def updated(text: str, done: Mapping[str, Done], command: str, order: Sequence[str]) -> str:
-    """The report with what is `done` in place of what it had of these experiments, in the order of all."""
+    """The report with the parts of the experiments in `done` replaced or added, sorted by `order`."""
     head, *parts = ANCHOR.split(text)
     sections = dict(zip(parts[::2], (part.strip("\n") for part in parts[1::2]), strict=True))
     above, table, below = _around_the_table(head)
@@ -40,7 +40,7 @@ def updated(text: str, done: Mapping[str, Done], command: str, order: Sequence[s
 
 
 def _around_the_table(head: str) -> tuple[str, list[str], str]:
-    """What stands above the rows of claims, these, and what stands below."""
+    """The text above the rows of the table of claims, the rows, and the text below."""
     lines = head.split("\n")
     at = [i for i, line in enumerate(lines) if ROW.match(line)]
     return "\n".join(lines[: at[0]]), lines[at[0] : at[-1] + 1], "\n".join(lines[at[-1] + 1 :])

@@ -1,4 +1,4 @@
-"""`implicit-adam verify`: Theorem 3.1, checked, as a table, a JSON file and a picture."""
+"""`implicit-adam verify`: checks Theorem 3.1, with a table, a JSON file and a picture."""
 
 import argparse
 import dataclasses
@@ -27,9 +27,9 @@ from implicit_adam.studies import verify
 from implicit_adam.studies.verify import Case, Outcome, VerifyConfig
 
 HOLDS, CONTRADICTED, UNDECIDED = 0, 1, 3
-# What everybody uses, at which the expanded flows say nothing.
+# The usual hyperparameters, at which the expanded flows are outside their range.
 PRACTICAL = {"beta": 0.9, "rho": 0.999, "eps": 1e-8}
-# With bias correction, or the first steps of so long a memory are too large for any equation.
+# Only with bias correction: without it, the first steps with a long memory are too large for any equation.
 CARRIED_OPTIMIZERS = ("adam", "nadam")
 
 SOLVERS: dict[str, Callable[[], diffrax.AbstractSolver]] = {
@@ -41,10 +41,10 @@ SOLVERS: dict[str, Callable[[], diffrax.AbstractSolver]] = {
 }
 
 VERIFY = """\
-Run the optimizer and its flows from the same start, for several step sizes h and a fixed time T, and read
-off the order of their distance: about 1 for the plain (sign-type) flow, about 2 for the corrected one, and
-one more for every further term of the modified equation (--orders).
-With no arguments: Adam and RMSProp, eps inside and outside the square root, on the paper's bilinear model
+Run the optimizer and its flows from the same start, for several step sizes h and a fixed time T, and measure
+with which power of h their distance shrinks: about 1 for the plain (sign-type) flow, about 2 for the
+corrected flow, and one more for every further term of the modified equation (--orders).
+Without arguments: Adam and RMSProp, eps inside and outside the square root, on the paper's bilinear model
 and on a small network trained on real digits in mini-batches; about a minute on two cores."""
 
 VERIFY_EXAMPLES = """\
@@ -58,9 +58,10 @@ examples:
 
 reading the result:
   A slope counts once its local values have settled where h is small. If a case is "not yet asymptotic", the
-  reason is beside it, in brackets. As a rule take smaller h (more --steps, a shorter --horizon) or a shorter
-  memory: h / (1 - beta) and h / (1 - rho) must be small against T. An error that falls faster than the
-  theorem asks holds, too. "contradicted" takes a settled power of h below it that nothing else explains.
+  reason follows in brackets. Usually the remedy is a smaller h (more --steps, a shorter --horizon) or a
+  shorter memory: h / (1 - beta) and h / (1 - rho) must be small compared with T. An error that shrinks faster
+  than the theorem says also "holds". "contradicted" means that the slope has settled at a smaller power of h,
+  and that nothing else explains it.
 
 exit status:
   0  every slope is what the theorem says      1  a settled slope contradicts it
@@ -97,7 +98,7 @@ def add_verify(commands: Any) -> None:
         choices=("inside", "outside", "both"),
         help="sqrt(s + eps) or sqrt(s) + eps (default: both)",
     )
-    add("--window", type=int, metavar="N", help="past steps an optax: field looks back (default: all)")
+    add("--window", type=int, metavar="N", help="past steps that an optax: field uses (default: all)")
     add("--beta", type=float, help=f"decay of the average of gradients (default: {default.beta})")
     add("--rho", type=float, help=f"decay of the average of squared gradients (default: {default.rho})")
     add("--eps", type=float, help="stability constant (default: 1e-3 inside the root, 1e-3**0.5 outside)")
@@ -107,16 +108,16 @@ def add_verify(commands: Any) -> None:
         type=integers,
         default=default.orders,
         metavar="Q,Q",
-        help=f"which flows, of 0 (plain), 1 (the paper's), 2, .. {HIGHEST_ORDER} (default: 0,1); "
-        f"beyond 1 on {verify.HIGH_ORDER_SAMPLES} samples and for a shorter time, as every evaluation in "
-        "mini-batches runs over the remembered steps: two minutes for 0,1,2",
+        help=f"orders of the flows: 0 (plain), 1 (the paper's), 2, .. {HIGHEST_ORDER} (default: 0,1); "
+        f"beyond 1 on {verify.HIGH_ORDER_SAMPLES} samples and for a shorter time, since every evaluation in "
+        "mini-batches runs over all remembered steps: two minutes for 0,1,2",
     )
     add(
         "--carried",
         action="store_true",
-        help="the equation with carried memory in place of the flows, in full batch; beta 0.9, rho 0.999 and "
-        "eps 1e-8, unless told, are those of the largest h, and memories last as long in time at every other "
-        f"(default optimizers: {listed(CARRIED_OPTIMIZERS)})",
+        help="check the equation with carried memory in place of the flows, in full batch; beta and rho "
+        "(default 0.9, 0.999; eps 1e-8) are those at the largest h, and at smaller h memories last equally "
+        f"long in time (default optimizers: {listed(CARRIED_OPTIMIZERS)})",
     )
     counts = listed(map(str, default.counts)), listed(map(str, verify.HIGH_ORDER_STEP_COUNTS))
     add(
@@ -129,19 +130,20 @@ def add_verify(commands: Any) -> None:
         "--solver",
         choices=sorted(SOLVERS),
         default="tsit5",
-        help="diffrax solver, one step an interval; kvaerno5 is implicit and adapts in it (default: tsit5)",
+        help="diffrax solver, one step per interval; kvaerno5 is implicit and adapts its steps "
+        "(default: tsit5)",
     )
     add(
         "--schedule",
         choices=verify.SCHEDULES,
-        help="the mini-batches in turn, or in a new order every epoch (default: cyclic)",
+        help="the same order of mini-batches in every epoch, or a new one (default: cyclic)",
     )
-    add("--seed", type=int, help="draws the start and the data, where a problem draws them (default: 0)")
+    add("--seed", type=int, help="for problems with a random start or random data (default: 0)")
     add(
         "--dtype",
         choices=("float64", "float32"),
         default=default.dtype,
-        help="float32 is refused with the reason: its rounding fakes success (default: float64)",
+        help="float32 is refused: the flow and the optimizer would round alike (default: float64)",
     )
     add(
         "--out",
@@ -187,7 +189,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _verify_config(options: argparse.Namespace) -> VerifyConfig:
-    """Everything that can be wrong with the options is said here, before anything runs."""
+    """The `VerifyConfig` of the options; raises `ValueError` for anything wrong with them."""
     if options.optimizer is None:
         options.optimizer = CARRIED_OPTIMIZERS if options.carried else VerifyConfig().optimizers
     rules = [rule_named(name) for name in options.optimizer if not name.startswith(PREFIX)]

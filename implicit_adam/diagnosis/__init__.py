@@ -1,1 +1,1 @@
-"""What a run is doing at one of its points, and which equation predicts it from there."""
+"""`diagnose`, `Probe` and `advise`: what a run is doing at a point, and which equation predicts it."""

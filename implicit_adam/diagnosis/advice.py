@@ -1,4 +1,4 @@
-"""Advice, in numbers and in words."""
+"""`Advice`: the result of `advise`, in numbers and in words."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ WORDS = {STEP_SIZE: "h", BATCH_SIZE: "the batch size"}
 
 
 class Effect(NamedTuple):
-    """On the full-batch loss, and on the one-norm of its gradient, after the steps: relative changes.
+    """Relative changes of the full-batch loss and of the one-norm of its gradient, after the steps.
 
     -0.03 is three per cent less than without the change.
     """
@@ -23,13 +23,13 @@ class Effect(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What turning one lever would do.
+    """The predicted effect of changing one hyperparameter or the batch size.
 
-    - `value`: the hyperparameter now; of the batch size 1, the batches given.
-    - `slope`: the derivative, per octave: a tenth of an octave (7 %) has about a tenth of it.
-    - `halved`, `doubled`: with h or the batch size halved and doubled; of a decay d how many steps are
-      remembered, 1/(1-d). NaN where that does not exist (half the memory of a decay below 1/2) or the
-      equation comes to no end.
+    - `value`: its value now; for the batch size 1, the size of the batches given.
+    - `slope`: the derivative, per factor of two: a change of 7 % (a tenth of an octave) has about a tenth.
+    - `halved`, `doubled`: the effect of halving and doubling h, the batch size or, for a decay d, the number
+      of steps remembered, 1/(1-d). NaN where there is no such value (half the memory of a decay below 1/2),
+      or the equation cannot be solved.
     """
 
     value: float
@@ -39,14 +39,14 @@ class Change(NamedTuple):
 
 
 class Advice(NamedTuple):
-    """What `advise` found; `print` it, or read `verdict`. `numbers()` are its scalars by name, for a log.
+    """The result of `advise`. Print it, or read `verdict`; `numbers()` are its scalars by name, for a log.
 
-    - `step`: how many steps the run has taken; `steps`: over how many more it was foreseen.
-    - `loss`, `one_norm`: the full-batch loss and the one-norm of its gradient after these, nothing changed,
-      as foreseen by the equation with carried memory; in mini-batches, at the mean run.
-    - `changes`: by lever ("h", the rule's decays, "batch_size"), what turning it would do.
-    - `error`: how far the unchanged run was foreseen wrongly: the largest relative error, at four moments of
-      the way, against the optimizer itself (in mini-batches, the mean of its runs).
+    - `step`: how many steps the run has taken; `steps`: how many more were predicted.
+    - `loss`, `one_norm`: the full-batch loss and the one-norm of its gradient after these without any change,
+      predicted by the equation with carried memory; in mini-batches, at the mean run.
+    - `changes`: the effect of each change, by name ("h", the rule's decays, "batch_size").
+    - `error`: the largest relative error of the prediction without any change, at four moments of the way,
+      compared with the optimizer itself (in mini-batches, with the mean of its runs).
     - `sampling_error`: the standard error of that mean, relative to it.
     """
 
@@ -59,18 +59,18 @@ class Advice(NamedTuple):
     sampling_error: Effect
 
     def error_bar(self, effect: Effect) -> Effect:
-        """How far an effect may be off if both runs that it compares are foreseen as badly as the unchanged:
+        """The error bar of an effect,
 
             2 |1 + effect| (error + sampling_error)
 
-        which is an assumption: of the changed run nothing was measured.
+        It assumes that the changed run is predicted no worse than the unchanged one, which is not measured.
         """
         rows = zip(effect, self.error, self.sampling_error, strict=True)
         return Effect(*(2 * jnp.abs(1 + x) * (error + sampling) for x, error, sampling in rows))
 
     @property
     def verdict(self) -> str:
-        """What it says, in words."""
+        """The advice in words."""
         return " ".join(sentences(self))
 
     def numbers(self) -> dict[str, float]:
@@ -92,7 +92,7 @@ class Advice(NamedTuple):
 
 
 def sentences(found: Advice) -> list[str]:
-    """What the numbers of an advice say."""
+    """The advice in sentences: the predicted loss, then the effect of each change."""
     said = [
         f"After {found.steps} more steps as they are the loss is foreseen at {float(found.loss):.4g} (the "
         f"optimizer itself, run on, was within {100 * float(found.error.loss):.2g} % of it on the way)."

@@ -1,4 +1,4 @@
-"""What another step size, memory or batch size would change over the next steps of a run, in numbers."""
+"""`advise`: predicts what another step size, memory or batch size would change over the next steps."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.optimizer_run import on_from
 from implicit_adam.types import Batches, Loss, Params, Vector
 
-# At how many moments of the way it is seen how well the unchanged run is foreseen.
+# At this many moments of the way, the prediction without any change is compared with the optimizer.
 LOOKS = 4
 Looks = Int[Array, " looks"]
 
@@ -36,29 +36,30 @@ def advise(
     runs: int = 8,
     seed: int = 0,
 ) -> Advice:
-    """What another h, memory or batch size would do to the loss `steps` steps from this point of a run.
+    """Predict what another h, memory or batch size would do to the loss `steps` steps from this point.
 
-    The equation with carried memory is solved from the point and the optimizer's own state: as it is, with
-    its derivative by every lever, and with each lever halved and doubled. Then the optimizer itself is run,
-    with nothing changed, to see how well that was foreseen.
+    The equation with carried memory is solved from the point and the optimizer's own state: without any
+    change, with its derivative by each hyperparameter, and with each one halved and doubled. Then the
+    optimizer itself is run without any change, to measure how good the prediction was.
 
-    - `rule`, `loss`, `params`, `opt_state`, `step`: as in `diagnose`. The levers of a rule are `h` and its
-      decays; of an optax transformation, which hides its decays, `h` alone, the factor of its updates.
-    - `batches`: a pytree of arrays with leading axis m. The batch size is a lever then; they are taken to be
-      all the data there is, gone through in epochs, so that m times the size is full batch.
-    - `steps`: how many steps, **the same for every h**: over a doubled h the run goes on for twice the time.
-    - `runs`: over how many random orders of the mini-batches the optimizer is run; `seed`: of these. What the
-      spread of these runs adds to their mean loss goes with the variance, and so with the batch size; what
-      other levers do to the spread is left out.
+    - `rule`, `loss`, `params`, `opt_state`, `step`: as in `diagnose`. For a rule, `h` and its decays are
+      varied; for an optax transformation, which hides its decays, only `h`, the factor of its updates.
+    - `batches`: a pytree of arrays with leading axis m. The batch size is then varied, too. The batches are
+      taken to be all the data, used in epochs, so that m times their size is full batch.
+    - `steps`: how many steps, **the same for every h**: with h doubled, the run covers twice the time.
+    - `runs`: how many random orders of the mini-batches the optimizer is run with; `seed`: of these. The
+      spread of these runs changes their mean loss in proportion to the variance, and so with the batch size;
+      the effect of h and the decays on the spread is left out.
 
-    A lever is turned in the middle of a run as one would turn it there: the state stays as it is and so does
-    the count of steps. HeavyBall's memory adds gradients up, so that a longer one is a longer step, too.
+    Changes are made in the middle of the run: the state and the step count stay as they are. HeavyBall's
+    memory is a sum of gradients, so that a longer memory also means a longer step.
 
-    A change that takes the run past the edge of stability is not foreseen (`diagnose` tells how far that is).
+    A change that takes the run past the edge of stability is not predicted (`diagnose` tells how close it
+    is).
 
-    Costs, with L levers, up to 5 L times `steps` full-batch gradients (less where the equation can leap) and
-    the run itself: `steps` of them, or `runs` `steps` mini-batch gradients. Compiles once for all values (and
-    in full batch, for all `steps`).
+    Costs, for L varied quantities, up to 5 L `steps` full-batch gradients (fewer where the equation can
+    leap), and for the run itself `steps` full-batch gradients, or `runs` `steps` mini-batch gradients.
+    Compiles once for all values (and in full batch, for all `steps`).
 
     Raises `ValueError` as `diagnose` does. Call it outside of `jax.jit`.
     """
@@ -93,9 +94,9 @@ def _change(now: Moment, name: str, slope: Vector, turned: Float[Array, "2 2"]) 
 
 @eqx.filter_jit
 def _ran(now: Moment, looks: Looks, orders: Any) -> tuple[Float[Array, "runs looks 2"], Float[Array, " 2"]]:
-    """What the optimizer itself comes to, in each of these orders, and what is in that for their spread.
+    """Loss and one-norm along the optimizer itself for each order of batches, and the part due to spread.
 
-    E[loss(theta)] - loss(E theta), of as many runs as there are: their mean is off by a part of the spread.
+    That part is E[loss(theta)] - loss(E theta) at the end, corrected for the finite number of runs.
     """
 
     def of(order: Any) -> tuple[Float[Array, "looks 2"], Vector]:
@@ -122,7 +123,10 @@ def _ran(now: Moment, looks: Looks, orders: Any) -> tuple[Float[Array, "runs loo
 def _foreseen(
     now: Moment, looks: Looks, spread: Float[Array, " 2"]
 ) -> tuple[Float[Array, "looks 2"], Float[Array, "levers 2"], Float[Array, "turns levers 2"]]:
-    """What is foreseen as things are; relative changes, by octaves; with each lever doubled and halved."""
+    """The prediction without any change, its relative derivatives per octave, and the relative changes.
+
+    The changes are those with each lever doubled, then halved.
+    """
 
     def way(octaves: Float[Array, " levers"]) -> Float[Array, "looks 2"]:
         inputs = levers.turned(now.inputs, octaves)

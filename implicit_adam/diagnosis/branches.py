@@ -1,7 +1,7 @@
-"""Past the edge of stability: the centre of iterates that alternate, by the closure with two branches.
+"""Past the edge of stability: how well the two-branch closure predicts the centre of alternating iterates.
 
-Of theta_n = c + (-1)^n d the mean (theta_(n-1) + 2 theta_n + theta_(n+1)) / 4 is c, up to second differences
-of c and d. What the closure says of c is compared with that.
+For theta_n = c + (-1)^n d, the mean (theta_(n-1) + 2 theta_n + theta_(n+1)) / 4 is c, up to second
+differences of c and d. The c of the closure is compared with this mean.
 """
 
 import equinox as eqx
@@ -17,13 +17,13 @@ from implicit_adam.types import Scalar
 
 
 def has_branches(now: Moment) -> bool:
-    """In full batch, of an optimizer whose memories are smooth where its gradients alternate."""
+    """Whether the closure applies: in full batch, to a memory without the gradient of the step before."""
     return now.inputs.batches is None and not delays_of(now.inputs)
 
 
 @eqx.filter_jit
 def two_branch_error(now: Moment, k: int) -> Scalar:
-    """||centre foreseen - the optimizer's|| after k - 1 steps, over how far the optimizer's moves."""
+    """||centre of the closure - the optimizer's|| after k - 1 steps, over the distance the latter moves."""
     inputs, carrier = now.inputs, carrier_of(now.inputs)
     h, floor = inputs.rule.h, usual_floor(inputs.theta)
     path = full_batch_path(now, k)

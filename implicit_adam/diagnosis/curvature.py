@@ -1,10 +1,10 @@
-"""The curvature that the optimizer feels at this moment, against the threshold of its stability.
+"""The curvature that the optimizer feels at this moment, compared with its stability threshold.
 
-A rule's denominator and threshold are those of `preconditioned_sharpness` and `stability_threshold`. Of a
-transformation both are read from its update by differentiation, memories that have no sign (squares) held: a
-gradient changed for good by dg moves the update by dg / R, and the share of each memory, of decay d, in that
-response is a term of V(z) in `measures.stability`. That holds where the response is elementwise and memories
-are fed by the gradient alone; elsewhere both are NaN.
+A rule's denominator R and threshold are those of `preconditioned_sharpness` and `stability_threshold`. For a
+transformation both are found by differentiating its update, with memories that have no sign (squares) held
+fixed. A lasting change dg of the gradient changes the update by dg / R, and the share of each memory, with
+decay d, in that response is a term of V(z) in `measures.stability`. This holds where the response is
+elementwise and memories are fed by the gradient alone; elsewhere both are NaN.
 """
 
 from typing import Any, NamedTuple
@@ -25,15 +25,15 @@ from implicit_adam.rules.linear import LinearPart, denominator, linear_part, rem
 from implicit_adam.rules.scheduled import unscheduled
 from implicit_adam.types import Scalar, Vector
 
-# How far, of its largest entry, a response may be from one that treats every coordinate by itself.
+# A response counts as elementwise if it differs from one by less than this part of its largest entry.
 ELEMENTWISE = 1e-3
 
 
 class Curvature(NamedTuple):
-    """Of R^-1/2 Hess E R^-1/2 its k largest eigenvalues, their residuals, and its value in two directions.
+    """The k largest eigenvalues of R^-1/2 Hess E R^-1/2 with residuals, and curvatures in two directions.
 
-    `along_update` is that in the direction of R^1/2 u, u the velocity; `in_batch` the mean over mini-batches
-    of the value that each one's own Hessian has along its own gradient. All in 1/time, as the threshold.
+    `along_update` is u^T Hess E u / (u^T R u) for the velocity u. `in_batch` is the mean over mini-batches of
+    the same for each one's own Hessian and u = g_b / R. All have the unit 1/time, as the `threshold`.
     """
 
     top: Float[Array, " k"]
@@ -44,7 +44,10 @@ class Curvature(NamedTuple):
 
 
 def curvature(now: Moment, velocity: Vector, k: int, iterations: int) -> Curvature:
-    """With the optimizer's own memory of squared gradients, E the mean over the mini-batches."""
+    """The `Curvature` at a moment of a run, with R from the optimizer's own memory of squared gradients.
+
+    E is the mean over the mini-batches.
+    """
     inputs = now.inputs
     R, part, h = _of_rule(now) if isinstance(inputs.rule, AbstractRule) else _of_transformation(now)
     threshold = first_crossing(part, h)
@@ -67,9 +70,10 @@ def _along(now: Moment, u: Vector, R: Vector) -> Scalar:
 
 
 def _in_batch(now: Moment, R: Vector) -> Scalar:
-    """Mean over b of u^T Hess E_b u / (u^T R u), u = g_b / R: for R = 1 the batch sharpness of Andreyev and
+    """The mean over b of u^T Hess E_b u / (u^T R u), with u = g_b / R; NaN in full batch.
 
-    Beneventano (2024, arXiv:2412.20553), which SGD holds near its threshold 2/h.
+    For R = 1 it is the batch sharpness of Andreyev and Beneventano (2024, arXiv:2412.20553), which SGD keeps
+    near its threshold 2/h.
     """
     inputs = now.inputs
     if inputs.batches is None:
@@ -95,7 +99,11 @@ def _of_rule(now: Moment) -> tuple[Vector, LinearPart, Scalar]:
 
 
 def _of_transformation(now: Moment) -> tuple[Vector, LinearPart, Scalar]:
-    """The gradient alone moves the update by delta + sum_i (1-d_i) c_i, all of memory i by c_i."""
+    """R, the linear part of the update, and h, found by differentiating a transformation's update.
+
+    A change of the present gradient alone changes the update by delta + sum_i (1-d_i) c_i, where c_i is the
+    effect of the same change of all of memory i.
+    """
     inputs, theta = now.inputs, now.inputs.theta
     packed = packed_memories(inputs.rule, inputs.objective, theta)
     kinds, decays = packed.kinds, packed.decays
@@ -110,7 +118,7 @@ def _of_transformation(now: Moment) -> tuple[Vector, LinearPart, Scalar]:
         return -packed.update(now.n, g, memory, theta)[0]
 
     def response(dg: Vector) -> tuple[Vector, list[Vector]]:
-        """delta and c_i, of memories that have a sign."""
+        """Delta, and c_i for the memories that have a sign."""
         moved = jax.jvp(psi, (g,), (dg,))[1]
         none = [jnp.zeros_like(y) for y in now.memory]
 
@@ -122,7 +130,7 @@ def _of_transformation(now: Moment) -> tuple[Vector, LinearPart, Scalar]:
             only = [moved[i] if j == i else y for j, y in enumerate(none)]
             return along(jnp.zeros_like(dg), only) / decays[i]
 
-        # What a square would gain from the gradient is taken from what it was.
+        # Squares are held fixed: what the gradient adds to one is subtracted from its old value.
         held = [y if s else -weight(d) / d * x
                 for s, y, d, x in zip(signed, none, decays, moved, strict=True)]  # fmt: skip
         c = [through(i) for i in range(len(kinds)) if signed[i]]

@@ -1,4 +1,4 @@
-"""One call for a moment of a run: what the optimizer is doing, and which equation predicts it from there."""
+"""`diagnose`: what the optimizer is doing at a point of a run, and which equation predicts its next steps."""
 
 from typing import Any, NamedTuple
 
@@ -45,35 +45,39 @@ SCALARS = (
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` found; `print` it, or read `verdict`. `numbers()` are its scalars by name, for a log.
+    """The result of `diagnose`. Print it, or read `verdict`; `numbers()` are its scalars by name, for a log.
 
-    - `equation`: the simplest equation that predicts the next steps to 2 % (beside the sampling error):
+    - `equation`: the simplest equation that predicts the next steps to within 2 % plus the sampling error:
       "plain", "corrected" or "carried"; or "past the edge", "noise-dominated", "none".
     - `verdict`: that and the rest in plain English.
-    - `step`: how many steps the run has taken; `horizon`: over how many it was predicted.
-    - `error`: by equation, its error after these steps over the distance travelled; NaN where there is none.
-      "two-branch" is measured past the edge alone, in full batch: of the centre of alternating points.
-    - `leaps`: in how many leaps the equation with carried memory was solved. As many as steps are the
-      optimizer itself, and then its small error says nothing; the verdict says so.
-    - `sampling_error`, `spread`: of the mean over runs in mini-batches, and of single runs, likewise.
-    - `largest_h`: up to which h "corrected" (its correction below a tenth of the flow) and "carried" (the
+    - `step`: how many steps the run has taken; `horizon`: how many were predicted.
+    - `error`: by equation, its error after these steps over the distance travelled; NaN where not available.
+      "two-branch" is the error of the centre of alternating points, measured only past the edge, in full
+      batch.
+    - `leaps`: in how many leaps the equation with carried memory was solved. If there are as many leaps as
+      steps, the leaps are the optimizer's own steps, and a small error says nothing; the verdict says so.
+    - `sampling_error`, `spread`: in mini-batches, the standard error of the mean over runs, and the distance
+      of single runs from it, both over the distance travelled.
+    - `largest_h`: the h up to which "corrected" (its correction below a tenth of the flow) and "carried" (the
       edge of stability) would hold here, if nothing else changed: extrapolated, not measured.
     - `velocity`: d params/dt, and its parts `instant`, `minibatch`, `memory` (with a leading axis of
       memories), `decay` and `step_correction`, pytrees like params that sum to it.
     - `speed`: ||velocity|| / ||instant||.
-    - `norms`: for each norm of the gradient its `value`, and the rates at which the `velocity` and, in it,
-      the `bias` (memory and step) change it: a negative one penalises, a positive hinders the decrease.
+    - `norms`: for each norm of the gradient its `value`, and the rates at which the `velocity`, and the
+      `bias` (memory and step) in it, change the norm. A negative bias penalises the norm, a positive one
+      hinders its decrease.
     - `layers`: for each array of params, the norm of memory and step over that of the instant, and the
       cosine between the two.
-    - `preconditioned_sharpness`: (k,) top eigenvalues of R^-1/2 Hess E R^-1/2, R the optimizer's own
-      denominator; `residual`; `threshold`; `edge`: the first over the threshold. NaN where unknown.
-    - `update_sharpness`: u^T Hess E u / (u^T R u) along the velocity u, at most the first of these: near it
-      where the update is the unstable direction.
-    - `batch_sharpness`: the mean over mini-batches of their own curvature along their own gradient, u^T Hess
-      E_b u / (u^T R u) with u = g_b / R; for R = 1 that of Andreyev and Beneventano (2024), which SGD holds
-      at the threshold where `preconditioned_sharpness` stays below it. NaN in full batch.
-    - `alternation`, `swing`: of the coming full-batch updates, the cosine between successive changes, and
-      their size over that of the updates.
+    - `preconditioned_sharpness`: (k,) top eigenvalues of R^-1/2 Hess E R^-1/2, with R the optimizer's own
+      denominator; `residual`: their residuals; `threshold`: above it the optimizer is unstable; `edge`: the
+      first eigenvalue over the threshold. NaN where unknown.
+    - `update_sharpness`: u^T Hess E u / (u^T R u) along the velocity u, at most the first of these, and near
+      it if the update is in the unstable direction.
+    - `batch_sharpness`: the mean over mini-batches of u^T Hess E_b u / (u^T R u) with u = g_b / R, their own
+      curvature along their own gradient. For R = 1 it is that of Andreyev and Beneventano (2024), which SGD
+      keeps at the threshold while `preconditioned_sharpness` stays below it. NaN in full batch.
+    - `alternation`, `swing`: for the coming full-batch updates, the cosine between successive changes, and
+      the size of these changes over that of the updates.
     - `noise`: variance of a mini-batch gradient (its trace) over the squared norm of the mean; NaN in full
       batch.
     - `gradients`: how many full-batch gradients all this took.
@@ -109,7 +113,7 @@ class Diagnosis(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """What it says, in words."""
+        """The diagnosis in words."""
         return " ".join(words.sentences(self))
 
     def numbers(self) -> dict[str, float]:
@@ -156,10 +160,10 @@ def diagnose(
     iterations: int = 20,
     seed: int = 0,
 ) -> Diagnosis:
-    """What the optimizer is doing at this point of a run, and which equation predicts its next steps.
+    """Tell what the optimizer is doing at this point of a run, and which equation predicts its next steps.
 
-    From the point and the optimizer's own state, the optimizer itself and the equations are run `horizon`
-    steps on; the present velocity is split into its causes; the curvature is measured with the optimizer's
+    The optimizer itself and the equations are run for `horizon` steps from the point and the optimizer's own
+    state. The present velocity is split into its causes, and the curvature is measured with the optimizer's
     own denominator.
 
     - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation with a carried memory (see
@@ -168,20 +172,20 @@ def diagnose(
     - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
     - `params`, `opt_state`: the point and the state of the run there, as `tx.update` returned it. Without a
       state the run is taken to begin at params: the optimizer takes its first ten steps, and the diagnosis is
-      about the point where these lead.
+      of the point where they lead.
     - `batches`: a pytree of arrays with leading axis m. The equations are then those of the mean over random
       orders, compared with the mean of `runs` runs.
-    - `step`: how many steps the run has taken; by default what the state counts, or late where it does not.
+    - `step`: how many steps the run has taken; by default the state's own count, or late if it has none.
     - `horizon`: how many steps to predict, at least 3.
     - `runs`: how many random orders of the mini-batches; `seed`: of these.
     - `k`: how many eigenvalues; `iterations`: Hessian-vector products for each.
 
-    Costs, in full-batch gradients, about 11 `horizon` + 2 k `iterations` + 18 (278 by default), with
-    mini-batches `runs` `horizon` / m + 4 more, and past the edge 12 `horizon` or more; memory for k
+    Costs about 11 `horizon` + 2 k `iterations` + 18 full-batch gradients (278 by default), with mini-batches
+    `runs` `horizon` / m + 4 more, and past the edge another 12 `horizon` or more; and memory for k
     `iterations` vectors like params. Compiles once for all values, and once more past the edge.
 
-    Raises `ValueError` for bad arguments, a state of another optimizer, and an optimizer whose memory cannot
-    be carried (a maximum, a decay that changes). Not to be traced: call it outside of `jax.jit`.
+    Raises `ValueError` for bad arguments, for the state of another optimizer, and for an optimizer whose
+    memory cannot be carried (a maximum, a decay that changes). Call it outside of `jax.jit`.
     """
     horizon, runs = check_count("horizon", horizon, least=3), check_count("runs", runs)
     check_known("diagnose", params, opt_state)
@@ -225,7 +229,7 @@ def diagnose(
     )  # fmt: skip
     result = result._replace(equation=words.which(result))
     if result.equation == words.PAST_EDGE and has_branches(now):
-        # Another program, compiled where it is needed alone.
+        # This is a separate program, compiled only where it is needed.
         result = result._replace(error=result.error | {TWO_BRANCH: two_branch_error(now, horizon)})
     return result
 
@@ -256,7 +260,7 @@ def _layers(inputs: Inputs, parts: Parts) -> dict[str, tuple[Scalar, Scalar]]:
 
 
 def _noise(inputs: Inputs) -> Scalar:
-    """Tr Cov of the mini-batch gradients over ||mean||^2, the m mini-batches being all there are."""
+    """Tr Cov of the m mini-batch gradients over ||mean||^2; NaN in full batch."""
     if inputs.batches is None:
         return jnp.full_like(inputs.rule.h, jnp.nan)
 

@@ -28,13 +28,14 @@ PLAIN, CORRECTED, CARRIED, TWO_BRANCH = "plain", "corrected", "carried", "two-br
 
 
 class Forecasts(NamedTuple):
-    """After k steps, from the present point.
+    """Predictions of the next k steps from the present point, compared with the optimizer.
 
-    - `error`: by equation, ||its point - the optimizer's|| / ||the optimizer's - the present one||, the
-      optimizer's the mean over runs in mini-batches.
-    - `leaps`: in how many the solver went with carried memory; one of one step is the optimizer's own step.
-    - `sampling_error`: what that mean is uncertain by, likewise; `spread`: how far single runs are from it.
-    - `alternation`: mean cosine between a change of the update and the next, of a full-batch run: -1 where
+    - `error`: by equation, ||its point - the optimizer's|| over the distance that the optimizer travels; in
+      mini-batches, the optimizer's point is the mean over runs.
+    - `leaps`: how many leaps the solver took with carried memory; a leap of one step is the optimizer's own.
+    - `sampling_error`: the standard error of that mean, and `spread`: the distance of single runs from it,
+      both over the distance travelled.
+    - `alternation`: the mean cosine between successive changes of the update in a full-batch run, -1 if
       updates alternate. `swing`: the size of these changes over that of the updates.
     """
 
@@ -47,13 +48,16 @@ class Forecasts(NamedTuple):
 
 
 def random_orders(m: int, runs: int, steps: int, seed: int) -> Int[Array, "runs steps"]:
-    """Mini-batches epoch by epoch, each in another order."""
+    """Indices of mini-batches, epoch by epoch, each epoch in a new random order."""
     epochs = np.tile(np.arange(m), (runs, -(-steps // m), 1))
     return jnp.asarray(np.random.default_rng(seed).permuted(epochs, axis=2).reshape(runs, -1)[:, :steps])
 
 
 def forecasts(now: Moment, k: int, orders: Any) -> Forecasts:
-    """`orders`: (runs, k) mini-batch indices; one row of anything in full batch."""
+    """The `Forecasts` of the next k steps.
+
+    `orders` are (runs, k) mini-batch indices; in full batch a single row, whose values are not used.
+    """
     theta = now.inputs.theta
     whole = full_batch_path(now, k)
     if now.inputs.batches is None:
@@ -77,12 +81,12 @@ def forecasts(now: Moment, k: int, orders: Any) -> Forecasts:
 
 
 def full_batch_path(now: Moment, k: int) -> Float[Array, "points p"]:
-    """The optimizer's own points over the mean of the mini-batches, the present one first."""
+    """The optimizer's next k points on the mean of the mini-batch losses, after the present one."""
     return _path(now, now.inputs._replace(schedule=None), jnp.zeros(k, int))
 
 
 def _path(now: Moment, inputs: Inputs, order: Any) -> Float[Array, "points p"]:
-    """The optimizer's own points, the present one first."""
+    """The optimizer's next k points in this order of mini-batches, after the present one."""
     objective = inputs.objective
     tx = raveled_transformation(inputs.rule.transformation(), objective.unravel)
     batched = inputs.batches is not None and inputs is now.inputs
@@ -104,7 +108,7 @@ def _path(now: Moment, inputs: Inputs, order: Any) -> Float[Array, "points p"]:
 
 
 def _plain(now: Moment, k: int) -> Vector:
-    """theta' = -F with the gradient remembered as if it had always been the present one."""
+    """The end of theta' = -F, where F has a memory in which every gradient is the present one."""
     carrier, h = full_batch_carrier(now), now.inputs.rule.h
     return _interval_by_interval(
         lambda n: lambda theta: instant_velocity(carrier, now.n + n + 1 / 2, theta) / h, now.inputs, h, k
@@ -112,11 +116,11 @@ def _plain(now: Moment, k: int) -> Vector:
 
 
 def _corrected(now: Moment, k: int) -> Vector:
-    """By the paper's equation, in full batch; NaN for a transformation and a rule that never forgets."""
+    """The end of the paper's corrected flow, in full batch; NaN for a transformation or fadeless memory."""
     rule, objective = now.inputs.rule, now.inputs.objective.full_batch()
     if not isinstance(rule, AbstractRule):
         return jnp.full_like(now.inputs.theta, jnp.nan)
-    # Over a few steps a schedule stays as it is.
+    # A schedule is held fixed over these few steps.
     rule = unscheduled(rule, now.n)
     if has_closed_form(rule):
         field = raveled_field(rule, objective, 1)
@@ -136,9 +140,9 @@ def _interval_by_interval(field: Field, inputs: Inputs, h: Scalar, k: int) -> Ve
 def carried_points(
     now: Moment, steps: Int[Array, " saves"]
 ) -> tuple[Float[Array, "saves p"], Int[Array, ""]]:
-    """Where the equation with carried memory is after so many steps, increasing, and in how many leaps.
+    """The points of the equation with carried memory after increasing numbers of steps, and its leaps.
 
-    Time is counted from the present moment on, whose step number may be large.
+    Time is counted from the present moment, since its step number may be large.
     """
     h, carrier, state = now.inputs.rule.h, carrier_of(now.inputs), (now.inputs.theta, now.memory)
     velocity = carried_velocity(carrier, 1)

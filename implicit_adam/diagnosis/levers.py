@@ -1,11 +1,11 @@
-"""What a user may turn at an optimizer, all in one unit: one octave doubles it, minus one halves it.
+"""The levers: the quantities that `advise` varies, all in octaves u: one octave doubles, minus one halves.
 
-    h            h 2^u                                    the number of steps stays, so that time goes with h
-    a decay d    1 - (1-d) 2^-u                           1/(1-d), how many steps are remembered, times 2^u
+    h            h 2^u                                    the number of steps stays, so time changes with h
+    a decay d    1 - (1-d) 2^-u                           the steps remembered, 1/(1-d), times 2^u
     batch size   noise (m - r) / (r (m - 1)), r = 2^u     the variance of a batch r times as large, drawn from
-                                                          the m given, which are all the data there is
+                                                          the m given, which are all the data
 
-Decays stop at 0, where nothing is remembered, and the batch at full batch.
+Decays stop at 0, where nothing is remembered, and the batch size at full batch.
 """
 
 from dataclasses import fields
@@ -26,24 +26,24 @@ DECAYS = (DECAY[ALLOWED], POSITIVE_DECAY[ALLOWED])
 
 
 def names(inputs: Inputs) -> list[str]:
-    """The step size, the decays of a rule, and the batch size where there are mini-batches."""
+    """The names of the levers: h, the decays of a rule, and the batch size if there are mini-batches."""
     return [STEP_SIZE, *_decays(inputs.rule), *[BATCH_SIZE] * (inputs.objective.m > 1)]
 
 
 def value(inputs: Inputs, name: str) -> float:
-    """What the lever stands at; the batch size counts the batches given."""
+    """The present value of a lever; for the batch size 1, the size of the batches given."""
     if name == BATCH_SIZE:
         return 1.0
     return float(inputs.rule.h if name == STEP_SIZE else getattr(_unwrapped(inputs.rule), name))
 
 
 def has_half(inputs: Inputs, name: str) -> bool:
-    """Half the memory of a decay below 1/2 is less than the present gradient."""
+    """Whether a lever can be halved: a decay below 1/2 cannot remember half as many steps."""
     return name in (STEP_SIZE, BATCH_SIZE) or value(inputs, name) >= 1 / 2
 
 
 def turned(inputs: Inputs, octaves: Float[Array, " levers"]) -> Inputs:
-    """The same run with every lever turned by so many octaves, in the order of `names`."""
+    """The inputs of the run with every lever changed by its number of octaves, in the order of `names`."""
     rule, m = inputs.rule, inputs.objective.m
     factors = jnp.exp2(octaves)
     rule = rule.with_step_size(factors[0] * rule.h)
@@ -58,7 +58,7 @@ def turned(inputs: Inputs, octaves: Float[Array, " levers"]) -> Inputs:
 
 
 def _remembering(d: Scalar, factor: Scalar) -> Scalar:
-    """The decay that remembers so many times as many steps as d."""
+    """The decay that remembers `factor` times as many steps as d."""
     new = 1 - (1 - d) / factor
     return jnp.where(new >= 0, new, jnp.zeros_like(new))
 
@@ -71,7 +71,7 @@ def _decays(rule: Any) -> list[str]:
 
 
 def _unwrapped(rule: Any) -> Any:
-    """The rule below any schedules."""
+    """The rule inside any schedules."""
     while isinstance(rule, Scheduled):
         rule = rule.rule
     return rule

@@ -1,4 +1,4 @@
-"""A moment of a run: the point, the optimizer's own state, and the same state as a memory that is carried."""
+"""`Moment`: the point of a run, the optimizer's own state there, and the same state as carried memories."""
 
 from typing import Any, NamedTuple, cast
 
@@ -21,14 +21,17 @@ from implicit_adam.rules.scheduled import Scheduled
 from implicit_adam.runs.optimizer_run import on_from
 from implicit_adam.types import Batches, Loss, Params, Scalar
 
-# The steps that a run takes at first, with a memory as short as a step.
+# The steps that the optimizer takes before the diagnosis of a new run.
 FIRST = 10
-# A step number for an optimizer that counts none: its update is the same at each.
+# The step number for an optimizer that does not count steps: its update is the same at each.
 LATE = 1e6
 
 
 class Moment(NamedTuple):
-    """After `n` steps, at `inputs.params`: the state of `inputs.rule.transformation()`, and the memory."""
+    """A run after `n` steps, at `inputs.params`: the optax state and the carried memories there.
+
+    `opt_state` is a state of `inputs.rule.transformation()`.
+    """
 
     inputs: Inputs
     n: Scalar
@@ -37,7 +40,7 @@ class Moment(NamedTuple):
 
 
 def moment(rule: Any, loss: Loss, params: Params, opt_state: Any, batches: Batches, step: Any) -> Moment:
-    """The moment of a run with this state; without one, after the optimizer's first ten steps from params."""
+    """The moment of a run with this state; without a state, after ten steps of the optimizer from params."""
     inputs = carried_inputs(rule, loss, params, batches, None)
     if opt_state is None:
         params, opt_state = on_from(inputs, None, jnp.asarray(0), jnp.asarray(FIRST))
@@ -48,15 +51,17 @@ def moment(rule: Any, loss: Loss, params: Params, opt_state: Any, batches: Batch
 
 
 def check_known(owner: str, *trees: Any) -> None:
-    """Words go by values."""
+    """Raise `ValueError` for traced values, since the words of the result depend on them."""
     if any(is_traced(x) for x in jax.tree.leaves(trees)):
         msg = f"{owner} chooses words by values: call it outside of jax.jit and jax.vmap"
         raise ValueError(msg)
 
 
 def _of_transformation(inputs: Inputs, opt_state: Any) -> Any:
-    """The state of `rule.transformation()`; that of `ia.Optax`'s `tx` alone is one without the step size, and
-    that of optax.adam(schedule) has the numbers of a scheduled rule's in other brackets.
+    """The state as one of `rule.transformation()`; raises `ValueError` if it is of another optimizer.
+
+    A state of `ia.Optax`'s `tx` alone lacks the state of the step size, and one of optax.adam(schedule) has
+    the same numbers as that of a scheduled rule in a different nesting.
     """
     rule, params = inputs.rule, inputs.params
     if isinstance(rule, Optax) and _alike(opt_state, jax.eval_shape(rule.tx.init, params)):
@@ -93,7 +98,7 @@ def _steps_taken(opt_state: Any, step: Any) -> Any:
 
 
 def memory_of(inputs: Inputs, opt_state: Any) -> Memory:
-    """What the optimizer remembers in this state, in the units of its carried memory."""
+    """The memories in this optax state, in the form of `carried_field`."""
     rule, theta = inputs.rule, inputs.theta
     if isinstance(rule, Optax):
         packed = packed_memories(rule, inputs.objective, theta)

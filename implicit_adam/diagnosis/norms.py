@@ -1,6 +1,6 @@
-"""Do memory and step work for a norm of the gradient or against it, and how strongly?
+"""The rates at which the velocity, and memory and step in it, change norms of the gradient.
 
-With N a norm of g = grad E and w = grad N(theta) = Hess E dN/dg, a part u of the velocity lets N grow at the
+With N a norm of g = grad E and w = grad N(theta) = Hess E dN/dg, a part u of the velocity changes N at the
 rate w . u = dN/dg . (Hess E u). One product with the Hessian for each part gives the rates of all norms:
 
     dN/dg = sign(g) for the one-norm, g / ||g|| for the two-norm, g / sqrt(g^2 + eps) for the perturbed one
@@ -17,10 +17,10 @@ from implicit_adam.types import Scalar, Vector
 
 
 class NormRate(NamedTuple):
-    """Of one norm: its value and the rates, per unit of time, at which the velocity and its bias change it.
+    """A norm of the gradient: its value, and the rates per unit of time at which the run changes it.
 
-    `bias` is what memory and step contribute to `velocity`: below zero the norm is penalised, above zero its
-    decrease is hindered.
+    `velocity` is the rate of the whole velocity, and `bias` the part due to memory and step: below zero the
+    norm is penalised, above zero its decrease is hindered.
     """
 
     value: Scalar
@@ -29,7 +29,7 @@ class NormRate(NamedTuple):
 
 
 def norm_rates(now: Moment, parts: Parts) -> dict[str, NormRate]:
-    """Of the full-batch gradient; the perturbed one-norm of optimizers with an eps (inside the root)."""
+    """The `NormRate` of each norm of the full-batch gradient; the perturbed one-norm only with an eps."""
     inputs = now.inputs
     gradient = jax.grad(inputs.objective.full_batch().loss)
     g, along = jax.linearize(lambda theta: gradient(theta, None), inputs.theta)
@@ -51,7 +51,7 @@ def norm_rates(now: Moment, parts: Parts) -> dict[str, NormRate]:
 
 
 def _eps(rule: Any) -> Scalar | None:
-    """Of eps outside the root its square, which is as wide."""
+    """The optimizer's eps; if it is outside the root, its square, which has the same width in g."""
     eps = getattr(rule, "eps", None)
     if eps is None or getattr(rule, "eps_in_sqrt", None) is None:
         return None

@@ -1,4 +1,4 @@
-"""What a whole run is doing, a row now and then: five gradients each, a small part of the run."""
+"""`Probe`: records what a training run is doing every so many steps, at five gradients a time."""
 
 import json
 from pathlib import Path
@@ -17,12 +17,12 @@ from implicit_adam.types import Batches, Loss, Params, Scalar
 
 
 class Row(NamedTuple):
-    """One look at a run; sizes are 2-norms over that of the instant.
+    """One record of a `Probe`. Sizes are 2-norms, divided by that of the instant part of the velocity.
 
     - `step`: how many steps the run has taken. `one_norm`: that of the gradient (of the batch given).
-    - `speed`: of the whole velocity; `memory`, `decay`, `step_correction`: of its parts.
+    - `speed`: size of the whole velocity; `memory`, `decay`, `step_correction`: sizes of its parts.
     - `one_norm_bias`: the rate, per unit of time, at which memory and step change the one-norm: below zero
-      they penalise it, above zero they hinder its decrease. `one_norm_share`: over the one-norm, a step.
+      they penalise it, above zero they hinder its decrease. `one_norm_share`: the relative change per step.
     """
 
     step: Scalar
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 class Probe:
-    """Looks at a training loop every so many steps: `probe.step(params, opt_state, batch)` in each.
+    """Records what a training loop is doing every so many steps; call `probe.step` after each step.
 
         probe = ia.Probe(tx, loss, every=100, path="run.jsonl")
         for batch in loader:
@@ -45,14 +45,14 @@ class Probe:
         probe.table()                                       # a pandas DataFrame
 
     - `rule`: the optimizer, or the optax transformation of the loop, as in `diagnose`.
-    - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` where step is given a batch.
-    - `every`: at which calls it looks; the others cost nothing.
-    - `path`: a file that every row is added to, a JSON object a line.
+    - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` if `step` is given a batch.
+    - `every`: record at one call in this many; the others cost nothing.
+    - `path`: a file to which every row is appended, one JSON object per line.
     - `writer`: anything with `add_scalar(tag, value, step)`, such as a TensorBoard `SummaryWriter`.
 
-    A look costs 5 gradients of the batch (a split of the velocity and a Hessian-vector product): 5 % of a run
-    at every=100. It compiles once. With mini-batches it is about the one given: the batch's own gradient in
-    the place of the mean's. `rows` are what it has seen, each a dictionary of floats; see `Row`.
+    A record costs 5 gradients of the batch (a split of the velocity and a Hessian-vector product): 5 % of a
+    run at every=100. It compiles once. With mini-batches it uses the gradient of the batch given in place of
+    the mean gradient. `rows` are the records so far, each a dictionary of floats; see `Row`.
 
     Raises `ValueError` as `diagnose` does.
     """
@@ -74,7 +74,7 @@ class Probe:
         self.calls, self.rows = 0, []
 
     def step(self, params: Params, opt_state: Any, batch: Batches = None) -> dict[str, float] | None:
-        """After a step of the loop: the row where it looked, else None."""
+        """Call after each step of the loop; returns the new row if it recorded one, else None."""
         self.calls += 1
         if self.calls % self.every:
             return None

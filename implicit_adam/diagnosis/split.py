@@ -1,9 +1,9 @@
-"""The present velocity in parts, for rules and for optax transformations.
+"""Splits the present velocity into its causes, for rules and for optax transformations.
 
-A rule's is split in `fields.carried.parts`. Of a transformation, whose readout is not known apart from its
-memories, causes are put in one after the other likewise: the full-batch gradient remembered as if it had been
-here from the first step on, the mini-batches, the real memory of each kind, and what changes within a step.
-Its weight decay is a part of the instant.
+For a rule see `fields.carried.parts`. For a transformation, whose readout is not known apart from its
+memories, the causes are likewise added one after the other: first a memory that has seen the present
+full-batch gradient in every step, then the variance of the mini-batches, the real value of each memory, and
+the correction for the step. Its weight decay is a part of the instant.
 """
 
 from itertools import pairwise
@@ -21,12 +21,12 @@ from implicit_adam.types import Scalar, Vector
 
 
 class Parts(NamedTuple):
-    """The parts of d theta/dt, flat vectors; they sum to the velocity of the equation with carried memory.
+    """The parts of d theta/dt, flat vectors (p,) whose sum is that of the equation with carried memory.
 
-    - `instant`: what the optimizer would do had it always seen the full-batch gradient of this point.
-    - `minibatch`: what the variance between mini-batches changes of that; zero in full batch.
-    - `memory`: what the real memories change, one after the other: (memories, p).
-    - `decay`: what the point itself adds to the update of a rule, such as weight decay.
+    - `instant`: the velocity if the optimizer had always seen the full-batch gradient of this point.
+    - `minibatch`: the change due to the variance between mini-batches; zero in full batch.
+    - `memory`: the changes due to the real memories, one after the other: (memories, p).
+    - `decay`: the direct dependence of a rule's update on the point, such as weight decay.
     - `step`: the correction for the step.
     """
 
@@ -38,17 +38,17 @@ class Parts(NamedTuple):
 
     @property
     def velocity(self) -> Vector:
-        """d theta/dt."""
+        """The whole velocity d theta/dt."""
         return self.instant + self.minibatch + jnp.sum(self.memory, axis=0) + self.decay + self.step
 
     @property
     def bias(self) -> Vector:
-        """What memory and step add: the part that the paper's correction expands."""
+        """The sum of `memory` and `step`, which the paper's correction expands in h."""
         return jnp.sum(self.memory, axis=0) + self.step
 
 
 def split(now: Moment) -> Parts:
-    """In units of parameters per unit of time."""
+    """The `Parts` of the present velocity, in units of the parameters per unit of time."""
     inputs, h = now.inputs, now.inputs.rule.h
     carrier, theta = carrier_of(inputs), inputs.theta
     if isinstance(inputs.rule, AbstractRule):
@@ -60,7 +60,7 @@ def split(now: Moment) -> Parts:
 
 
 def full_batch_carrier(now: Moment) -> Carrier:
-    """The optimizer on the mean of the mini-batch losses."""
+    """The carried equation of the optimizer on the mean of the mini-batch losses."""
     inputs = now.inputs
     if inputs.batches is None:
         return carrier_of(inputs)
@@ -68,7 +68,7 @@ def full_batch_carrier(now: Moment) -> Carrier:
 
 
 def mean_of(inputs: Any) -> Any:
-    """The full-batch loss on pytrees."""
+    """The full-batch loss, as a function of the parameters' pytree."""
     whole = inputs.objective.full_batch()
 
     def mean(params: Any) -> Scalar:
@@ -78,7 +78,7 @@ def mean_of(inputs: Any) -> Any:
 
 
 def settled(carrier: Carrier, tau: Scalar, theta: Vector, g: Any) -> tuple[Memory, Any]:
-    """The memory, and psi, had the gradients g been those of every step so far."""
+    """The memory, and psi, if the gradients of every step so far had been g."""
     memory = begun = carrier.start(theta)
     psi = carrier.features(tau, g, theta, memory, None)
     for _ in range(carrier.levels):
@@ -88,12 +88,12 @@ def settled(carrier: Carrier, tau: Scalar, theta: Vector, g: Any) -> tuple[Memor
 
 
 def still(psi: Any) -> Any:
-    """No change."""
+    """Zeros like psi: features that do not change."""
     return jax.tree.map(jnp.zeros_like, psi)
 
 
 def instant_velocity(carrier: Carrier, tau: Scalar, theta: Vector) -> Vector:
-    """-F per step, the gradient remembered as if it had always been the present one."""
+    """-F per step, with a memory in which every gradient is the present one."""
     memory, psi = settled(carrier, tau, theta, carrier.gradients(theta))
     return -carrier.update(tau, theta, memory, psi, still(psi), jnp.zeros_like(tau))
 

@@ -1,4 +1,4 @@
-"""Which equation to believe, in words."""
+"""The verdict of a diagnosis: which equation predicts the run, and the findings in words."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ import numpy as np
 
 from implicit_adam.diagnosis.forecasts import CARRIED, CORRECTED, PLAIN, TWO_BRANCH
 
-# An equation predicts a run where its error is below this share of the distance, beside the sampling error.
+# An equation predicts a run if its error is below this share of the distance, plus the sampling error.
 PREDICTS = 0.02
-# Updates alternate where their changes are this large and this opposed.
+# Updates alternate if their successive changes are at least this large and this opposed.
 SWING, OPPOSED = 0.1, -0.5
-# A single run is the mean run where it is apart from it by less than the distance travelled.
+# The mean run tells little of a single run that is further from it than this many distances travelled.
 APART = 1.0
-# Steps are out of proportion where the memory makes them so many times what the present gradient calls for.
+# Steps are too long if the memory makes them this many times as long as the present gradient calls for.
 TOO_LONG = 3.0
-# In per cent; beyond it an equation has left the run, and how far says nothing.
+# In per cent: larger errors are not told apart.
 MOST = 1000
 
 EQUATIONS = {
@@ -27,7 +27,7 @@ PAST_EDGE, NOISE, NONE = "past the edge", "noise-dominated", "none"
 
 
 def which(found: Any) -> str:
-    """The simplest equation that predicts the next steps, or why none does."""
+    """The name of the simplest equation that predicts the next steps, or the reason why none does."""
     if alternates(found):
         return PAST_EDGE
     allowed = PREDICTS + 2 * float(found.sampling_error)
@@ -43,7 +43,7 @@ def alternates(found: Any) -> bool:
 
 
 def sentences(found: Any) -> list[str]:
-    """What the numbers of a diagnosis say."""
+    """The findings of a diagnosis in sentences."""
     said = [_equation(found), _bias(found)]
     if _known(found.edge):
         said.append(_edge(found))
@@ -96,18 +96,23 @@ def _bias(found: Any) -> str:
 
 def _edge(found: Any) -> str:
     edge = float(found.edge)
-    where = "below" if edge < 1 else "above"
+    where = "below the edge" if edge < 1 else "above the edge"
     along = f"{_share(found, found.update_sharpness)} along the update"
     if _known(found.batch_sharpness):
         along += f", {_share(found, found.batch_sharpness)} in a mini-batch along its own gradient"
     return (
-        f"The curvature that the optimizer feels is {edge:.2f} of its stability threshold, {where} the edge "
+        f"The curvature that the optimizer feels is {_ratio(edge)} of its stability threshold, {where} "
         f"({along})."
     )
 
 
 def _share(found: Any, curvature: Any) -> str:
-    return f"{float(curvature) / float(found.threshold):.2f}"
+    return _ratio(float(curvature) / float(found.threshold))
+
+
+def _ratio(x: float) -> str:
+    """Two decimals, or two significant digits where that would leave only one or none."""
+    return f"{x:.2f}" if abs(x) >= 0.1 else f"{x:.2g}"
 
 
 def _noise(found: Any) -> str:

@@ -1,1 +1,1 @@
-"""What is measured of a run or at a point."""
+"""Measurements along a run or at a point: orders of convergence, sharpness, stability, observables."""

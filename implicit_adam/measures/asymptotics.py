@@ -1,9 +1,9 @@
-"""When a measured slope counts, and what it says of `error = O(h^(order+1))`.
+"""The verdict on `error = O(h^(order+1))` from measured slopes: when a slope counts, and what it then says.
 
-It counts where h is small by every measure that no corrected field has a say in (`validity`), stands clear of
-rounding, and has settled. A settled slope below order + 1 is then what a wrong term leaves: one of f_q leaves
-an error of h^q, a whole power, as large as the term itself (f_0 is held against the first update). Anything
-else is not held against the theorem.
+A slope counts where h is small by measures that do not involve a corrected field (`validity`), where errors
+are clear of rounding, and where the slope has settled. A settled slope below order + 1 then points to a wrong
+term: a mistake in f_q leaves an error of h^q, a whole power, as large as the term itself (f_0 is compared
+with the first update). Nothing else counts against the theorem.
 """
 
 from typing import NamedTuple
@@ -12,30 +12,30 @@ import numpy as np
 
 from implicit_adam.measures.slopes import FLOOR_MARGIN, PowerLaw, fit_tail, local_slopes, usable
 
-# Where the flow is further off than this share of the distance travelled, h is in no sense small.
+# Errors above this fraction of the distance travelled are left out: h is not small there.
 CEILING = 0.1
-# The largest relative change of the update by memory and step: it bends the slopes by about as much.
+# The largest relative change of the update by memory and step; slopes bend by about as much.
 SMALL = 0.1
 # The largest share of the last update that the first half of the run may still decide.
 FADED = 0.1
-# The least slope of the validity, 1 for h to zero, and the margin to the slopes of the roughness.
+# The least slope of the validity (1 as h goes to zero), and the tolerance for slopes of the roughness.
 FALLS, MARGIN = 0.75, 0.25
-# How far a settled slope may lie below order + 1, or from a whole power: orders beyond 1 bend more.
+# How far a settled slope may lie below order + 1, or from a whole power; slopes of higher orders bend more.
 TOLERANCE = {1: 0.1}
 DEFAULT_TOLERANCE = 0.15
-# A wrong term leaves this many times more than the next term of the series, at the least.
+# A wrong term leaves an error at least this many times larger than the next term of the series.
 LEFT = 3.0
-# The relative difference of two evaluations of one update that is no rounding.
+# Two evaluations of one update that differ by more than this, relatively, differ by more than rounding.
 DIFFERENT = 1e-6
 
 HOLDS, CONTRADICTED, NOT_YET = "holds", "contradicted", "not yet asymptotic"
 
 
 class Setting(NamedTuple):
-    """What was seen at K decreasing h besides the errors, all (K,): see `Convergence` and `validity`.
+    """Measurements at K decreasing h besides the errors, all (K,): see `Convergence` and `watched`.
 
-    `noise` is what rounding makes of the validity; `first`, the relative difference of the first update and
-    the leading field, is zero but for rounding.
+    `noise` is the part of the validity due to rounding. `first` is the relative difference between the first
+    update and the leading field, zero up to rounding.
     """
 
     h: np.ndarray
@@ -49,7 +49,7 @@ class Setting(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """The fitted law, the verdict in a word, and why it is not yet asymptotic or contradicted."""
+    """The fitted power law, the verdict, and the reason if it is "not yet asymptotic" or "contradicted"."""
 
     law: PowerLaw
     verdict: str
@@ -57,7 +57,7 @@ class Judgement(NamedTuple):
 
 
 def judged(setting: Setting, error: np.ndarray, order: int) -> Judgement:
-    """What errors (K,) of the flow of this order say."""
+    """The verdict on the errors (K,) of the flow of this order."""
     law = fit_tail(setting.h, error, usable(error, setting.floor, _small(setting, error)), order + 1)
     if (setting.first > DIFFERENT + FLOOR_MARGIN * setting.noise).any():
         why = "the leading field at the start is not the optimizer's first update"
@@ -81,13 +81,13 @@ def judged(setting: Setting, error: np.ndarray, order: int) -> Judgement:
 
 
 def _small(setting: Setting, error: np.ndarray) -> np.ndarray:
-    """At which h memory, step and error are small."""
+    """(K,) where the effect of memory and step, and the error, are small."""
     close = np.isfinite(error) & (error < CEILING * setting.travelled)
     return close & (setting.validity <= SMALL) & (setting.remembered <= FADED)
 
 
 def _too_few(setting: Setting, error: np.ndarray, order: int) -> str:
-    """Why fewer than three errors can be used: what is wrong at the smallest h."""
+    """The reason why fewer than three errors can be used, found at the smallest h."""
     validity, remembered = setting.validity[-1], setting.remembered[-1]
     if not remembered <= FADED:
         return (
@@ -108,32 +108,32 @@ def _too_few(setting: Setting, error: np.ndarray, order: int) -> str:
 
 
 def _outside(setting: Setting, error: np.ndarray, law: PowerLaw, order: int) -> str:
-    """Why the errors fitted are not in the theorem's regime; empty if they are."""
+    """The reason why the fitted errors are not in the theorem's regime; empty if they are."""
     validity, roughness, noise = (x[law.tail] for x in (setting.validity, setting.roughness, setting.noise))
-    # A part of the gradient's change that the correction misses, against what the correction leaves.
+    # Compares the part of the gradient's change that the correction misses with the error that it leaves.
     matters = roughness[-1] * validity[-1] > (error / setting.travelled)[law.tail][-1] / 10
     if matters and (why := _rough(setting, law.tail, order)):
         return why
     falls = _slope(setting.h[law.tail], validity)
     if falls < FALLS and validity[-1] > FLOOR_MARGIN * noise[-1]:
         return (
-            f"what memory and step change of the update falls like h^{falls:.2f} only: the memory grows with "
-            "the run, or components of the update change sign"
+            f"the change of the update by memory and step falls only like h^{falls:.2f}: the memory grows "
+            "with the run, or components of the update change sign"
         )
     return ""
 
 
 def _rough(setting: Setting, where: slice, order: int) -> str:
-    """Whether the loss has fewer derivatives than the flow of this order takes of it."""
+    """The reason if the loss has fewer derivatives than a flow of this order needs; empty otherwise."""
     roughness = setting.roughness[where]
     if _slope(setting.h[where], roughness) >= min(order, 2) - MARGIN:
         return ""
     return (
-        f"the loss is not smooth: {roughness[-1]:.2g} of the gradient's change along the run is in no "
-        "Hessian-vector product (kinks as of ReLU or abs, or a loss computed in a narrower dtype?)"
+        f"the loss is not smooth: Hessian-vector products do not explain {roughness[-1]:.2g} of the "
+        "gradient's change along the run (kinks as of ReLU or abs, or a loss computed in a narrower dtype?)"
     )
 
 
 def _slope(h: np.ndarray, x: np.ndarray) -> float:
-    """From the first to the last, infinite where nothing is left."""
+    """The slope from the first to the last h; infinite if the last x is 0."""
     return float("inf") if x[-1] == 0 else float(local_slopes(h[[0, -1]], x[[0, -1]])[0])

@@ -1,6 +1,7 @@
-"""Does the flow follow the optimizer, and to which power of h? Theorem 3.1 as a measurement.
+"""`convergence`: to which power of h does the flow follow the optimizer? Theorem 3.1 as a measurement.
 
-sup_n ||theta(nh) - theta^(n)|| is streamed (`lockstep`); the order is then read off the errors at several h.
+sup_n ||theta(nh) - theta^(n)|| is computed during the run (`lockstep`); the order is then fitted to the
+errors at several h.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,22 +37,23 @@ class Convergence(NamedTuple):
 
     - `h`, `steps`: (K,) the step sizes horizon / steps and numbers of steps.
     - `error`: (K,) sup over n of the 2-norm of the difference; `max_norm_error`: of its max-norm.
-    - `local_slope`: (K-1,) between neighbouring step sizes.
+    - `local_slope`: (K-1,) slopes between neighbouring step sizes, d log(error) / d log(h).
     - `slope`, `slope_stderr`: the power of h fitted to the settled tail, with its standard error.
-    - `limiting_slope`: where the local slopes head as h goes to zero, by extrapolating the last two.
+    - `limiting_slope`: the limit of the local slopes as h goes to zero, extrapolated from the last two.
     - `constant`: C of error = C h^(order+1), on the same tail.
     - `asymptotic`: whether the slope has settled where h is small; if not, nothing is decided.
-    - `verdict`: "holds" (the error is O(h^(order+1)), as it is for a larger slope, too), "contradicted"
-      (settled below it at a whole power, as a wrong term would leave), or "not yet asymptotic".
+    - `verdict`: "holds" (the error is O(h^(order+1)), which includes larger slopes), "contradicted" (the
+      slope has settled at a smaller whole power, as a wrong term would leave), or "not yet asymptotic".
     - `why`: the reason for the last two in words; empty where it holds.
-    - `rounding_floor`: (K,) eps sqrt(steps) sup ||theta||, an upper estimate of what rounding alone adds, and
-      the tolerance of an adaptive solver; errors within ten times of it are left out of the fit.
-    - `travelled`: (K,) how far the optimizer went; errors above a tenth of it are left out of the fit.
-    - `validity`: (K,) the relative change of the update by memory and step, the size of the first correction;
-      above a tenth of it h times memory is not small, and the errors are left out of the fit.
-    - `remembered`: (K,) the share of the last update that the first half of the run decides; above a tenth
-      of it the memory is as long as the run, and the errors are left out of the fit.
-    - `roughness`: (K,) the share of the gradient's change along the run that is in no Hessian-vector product.
+    - `rounding_floor`: (K,) eps sqrt(steps) sup ||theta||, an upper estimate of the error due to rounding
+      alone, plus the tolerance of an adaptive solver; errors below ten times this are left out of the fit.
+    - `travelled`: (K,) the distance travelled; errors above a tenth of it are left out of the fit.
+    - `validity`: (K,) the relative change that memory and step make to the update, the size of the first
+      correction; above 0.1, h times memory is not small, and the errors are left out of the fit.
+    - `remembered`: (K,) the share of the last update that the first half of the run decides; above 0.1 the
+      memory is as long as the run, and the errors are left out of the fit.
+    - `roughness`: (K,) the share of the gradient's change along the run that Hessian-vector products do not
+      explain.
     - `carried`: whether the flows are those with carried memory. `validity` is then the relative change of
       the update from one step to the next, after the optimizer's own steps, and `remembered` is 0.
     """
@@ -84,7 +86,7 @@ def check_solver_order(
     controller: diffrax.AbstractStepSizeController | None,
     order: int,
 ) -> bool:
-    """Refuse a solver whose own error hides the theorem's; whether it adapts to a tolerance instead."""
+    """Whether the solver adapts to a tolerance; raises `ValueError` if its own error hides the theorem's."""
     check_solver(solver)
     if controller is not None or isinstance(solver, diffrax.AbstractImplicitSolver):
         return True
@@ -120,23 +122,24 @@ def convergence(
 ) -> Convergence:
     """Measure the order of Theorem 3.1: sup_{n <= T/h} ||theta(nh) - theta^(n)|| against h.
 
-    - `rule`: the optimizer; its own h is replaced by horizon / steps (so that a bare optax transformation
-      should have learning rate 1). Or a function of h that gives the optimizer, to keep its memory equally
+    - `rule`: the optimizer; its own h is replaced by horizon / steps (so a bare optax transformation should
+      have learning rate 1). Or a function of h that returns the optimizer, for a memory that lasts equally
       long in time at every h: `lambda h: ia.Adam(h, 1 - h / 0.01, 1 - h)`.
     - `loss`, `params`, `batches`, `schedule`: as in `iterate`; the schedule covers the largest step count.
     - `horizon`: the time T > 0.
     - `step_counts`: at least three increasing numbers of steps, e.g. `(50, 100, 200, 400)`.
-    - `orders`: which flows; keep 0, the uncorrected flow, as contrast.
-    - `shifted`, `solver`, `stepsize_controller`: as in `flow`. One step an interval of a solver of order s is
-      off by O(h^s), so that s must exceed every order asked for.
-    - `carried`: measure `carried_flow` (orders 0 and 1, full batch) in place of `flow`, from an eighth of the
-      run on (10 steps at least), the optimizer's own up to there. h must then be small only against what
-      changes in a step; give `rule` as a function of h to keep h / (1 - beta) and h / (1 - rho) fixed.
+    - `orders`: the orders of the flows; keep 0, the uncorrected flow, for contrast.
+    - `shifted`, `solver`, `stepsize_controller`: as in `flow`. With one step per interval, a solver of order
+      s has an error of O(h^s), so s must exceed every order asked for.
+    - `carried`: measure `carried_flow` (orders 0 and 1, full batch) in place of `flow`. The equation starts
+      after an eighth of the run (at least 10 steps), which the optimizer takes itself. h need then only be
+      small compared with the time in which the update changes; give `rule` as a function of h to keep
+      h / (1 - beta) and h / (1 - rho) fixed.
     - `callback`: called as `callback(done, total)` after each step count, in units of steps.
 
     Needs float64 parameters: in float32 the flow and the optimizer round alike for small h, and their
     difference vanishes where the true one does not. Raises `ValueError` for that and for bad arguments.
-    Compiles once. It runs on the host and is not for jit or vmap; `supremum` is.
+    Compiles once. It runs on the host, not under jit or vmap; `supremum` can be used there.
     """
     counts = check_step_counts(step_counts)
     check_horizon(horizon)
@@ -186,7 +189,7 @@ def convergence(
 
 
 def _for_step_size(rule: Any) -> Callable[[Any], Any]:
-    """The optimizer as a function of h, whose step size is h whatever a function makes of it."""
+    """The optimizer as a function of h; its step size is set to h even if a given function sets another."""
     made: Any = rule if callable(rule) and not isinstance(rule, type | AbstractOptimizer) else None
 
     def at(h: Any) -> Any:
@@ -198,7 +201,10 @@ def _for_step_size(rule: Any) -> Callable[[Any], Any]:
 
 
 def _check_carried(**given: Any) -> None:
-    """The equation with carried memory is that of full-batch runs, or of a mean that one run is not."""
+    """Raise `ValueError` for options that do not go with carried memory, such as mini-batches.
+
+    With mini-batches the equation describes the mean run, which a single run is not.
+    """
     for name, value in given.items():
         if value is not None and value is not False:
             msg = f"carried=True measures full-batch runs, one solver step an interval; leave out {name}"

@@ -1,14 +1,15 @@
-"""The largest eigenvalues of a symmetric operator, from products with it alone.
+"""The largest eigenvalues of a symmetric operator A, using only products with vectors.
 
-Rayleigh and Ritz on a Krylov space: from b starting vectors, an orthonormal basis q_0, q_1, .. is built by
+The Rayleigh-Ritz method on a Krylov space: from b starting vectors, an orthonormal basis q_0, q_1, .. is
+built by
 
     q_{i+b} ~ A q_i, orthogonal to all before;    H_ij = q_i . A q_j,    H y = lambda y,    v = sum_i y_i q_i
 
-which for b = 1 is Lanczos' iteration. A block finds an eigenvalue as often as it is repeated, up to b times.
-Every new vector is made orthogonal to *all* before it, more than once; where nothing is left of it, because
-the basis already spans an invariant subspace (low rank, a repeated eigenvalue, A = 0), a random vector takes
-its place, so that the iteration goes on in the rest of the space. All norms are taken relative to the largest
-entry: the scale of A does not matter.
+For b = 1 this is Lanczos' iteration. A block finds a repeated eigenvalue up to b times. Every new vector is
+made orthogonal to *all* before it, more than once. If nothing is left of it, because the basis already spans
+an invariant subspace (low rank, a repeated eigenvalue, A = 0), a random vector takes its place, and the
+iteration goes on in the rest of the space. All norms are taken relative to the largest entry, so the scale of
+A does not matter.
 """
 
 from collections.abc import Callable
@@ -28,10 +29,11 @@ Operator = Callable[[Vector], Vector]
 def largest_eigenpairs(
     A: Operator, starts: Rows, k: int, iterations: int, key: Array
 ) -> tuple[Float[Array, " k"], Float[Array, "k p"], Float[Array, " k"]]:
-    """The k largest (algebraic) eigenvalues, the largest first, unit vectors v as rows, ||A v - lambda v||.
+    """The k largest (algebraic) eigenvalues in descending order, eigenvectors as rows, and residuals.
 
-    `iterations` products for each start, or p in all if that is less, which is exact; k for the residuals.
-    Derivatives of an eigenvalue are v . dA v, as those of a converged one, in forward and reverse mode.
+    The eigenvectors v have unit length, and the residuals are ||A v - lambda v||. It takes `iterations`
+    products with A for each start, or p in all if that is less, which is exact; and k for the residuals.
+    Derivatives of an eigenvalue are v . dA v, those of a converged one, in forward and reverse mode.
     """
     rows, p = starts.shape
     count = min(iterations * rows, p)
@@ -44,14 +46,14 @@ def largest_eigenpairs(
 
 
 def norm(v: Vector) -> Scalar:
-    """||v||, where squares would overflow or vanish too."""
+    """||v||, scaled so that no square overflows or underflows."""
     size = jnp.max(jnp.abs(v))
     scale = jnp.where(size > 0, size, jnp.ones_like(size))
     return scale * jnp.linalg.norm(v / scale)
 
 
 def _krylov(A: Operator, starts: Rows, count: int, key: Array) -> tuple[Basis, Projected]:
-    """The basis q_0 .. q_{count-1} as rows, and H, of which only the lower triangle is filled with care."""
+    """The basis q_0 .. q_{count-1} as rows, and H, of which only the lower triangle is complete."""
     rows, p = starts.shape
     Q = jnp.zeros((count + rows, p), starts.dtype)
     for i, start in enumerate(starts):
@@ -70,7 +72,7 @@ def _krylov(A: Operator, starts: Rows, count: int, key: Array) -> tuple[Basis, P
 
 @jax.jit
 def _ritz_vectors(Q: Basis, H: Projected) -> Basis:
-    """In descending order of the eigenvalues of H."""
+    """The vectors v = sum_i y_i q_i as rows, in descending order of the eigenvalues of H."""
     lower = jnp.tril(H)
     size = jnp.max(jnp.abs(lower))
     H = (lower + jnp.tril(H, -1).T) / jnp.where(size > 0, size, jnp.ones_like(size))
@@ -81,16 +83,16 @@ def _ritz_vectors(Q: Basis, H: Projected) -> Basis:
 
 @jax.jit
 def _new_direction(Q: Rows, w: Vector, key: Array) -> Vector:
-    """A unit vector orthogonal to the rows of Q: what is left of w, or of a random vector."""
+    """A unit vector orthogonal to the rows of Q, from w, or from a random vector if w lies in their span."""
     q, left = _orthonormal(Q, w)
     return jax.lax.cond(left, lambda: q, lambda: _orthonormal(Q, jax.random.normal(key, w.shape, w.dtype))[0])
 
 
 def _orthonormal(Q: Rows, w: Vector) -> tuple[Vector, Array]:
-    """w / ||w|| without its parts along Q, and whether the second pass left what the first had found.
+    """w made orthogonal to the rows of Q and normalised, and whether it is a truly new direction.
 
-    Where little is left of w, the first pass magnifies rounding along Q. In the second a truly new direction
-    keeps its length 1, while a spent one loses most of it once more.
+    If little is left of w, the first pass magnifies rounding errors along Q. In the second pass a new
+    direction keeps its length 1, while rounding errors lose most of it.
     """
     once = _without(Q, w / _positive(norm(w)))
     twice = _without(Q, once / _positive(norm(once)))

@@ -1,4 +1,4 @@
-"""Equations in lockstep with the optimizer: nothing is stored but the largest distances."""
+"""Solves equations in lockstep with the optimizer and stores only the largest distances."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from implicit_adam.types import Scalar, StepNumber, Vector
 
 
 class Equation(NamedTuple):
-    """Its state at the start; `state, error = step(n, state)`; the point of a state."""
+    """An equation: its state at the start, `state, error = step(n, state)`, and `point(state)` -> theta."""
 
     start: Any
     step: Callable[[StepNumber, Any], tuple[Any, Scalar]]
@@ -27,9 +27,10 @@ class Equation(NamedTuple):
 
 
 class Supremum(NamedTuple):
-    """Streamed over one run: each equation's largest errors, the largest ||theta|| and ||theta - start||.
+    """Maxima over one run: each equation's largest error in both norms, and the optimizer's own figures.
 
-    `solver_error` is the largest sum of the solver's error estimates, of all equations; see also `validity`.
+    `size` and `travelled` are the largest ||theta|| and ||theta - start||; `solver_error` is the largest sum
+    of the solver's error estimates among the equations; `remembered` and `watched` are those of `watched.py`.
     """
 
     two_norm: tuple[Scalar, ...]
@@ -48,7 +49,10 @@ def supremum(
     solver: diffrax.AbstractSolver | None = None,
     controller: diffrax.AbstractStepSizeController | None = None,
 ) -> Supremum:
-    """sup_{n <= steps} of the distance between the iterates and each order's flow; steps may be traced."""
+    """sup_{n <= steps} of the distance between the iterates and the flow of each order.
+
+    `steps` may be traced.
+    """
     rule, objective, theta = inputs.rule, inputs.objective, inputs.theta
     flows = [
         Equation(
@@ -70,7 +74,7 @@ def carried_supremum(
     start: StepNumber,
     solver: diffrax.AbstractSolver | None = None,
 ) -> Supremum:
-    """The same of the equations with carried memory, after `start` steps of the optimizer itself."""
+    """As `supremum`, for the equations with carried memory after `start` steps of the optimizer itself."""
     rule = inputs.rule
     equations = [carried_equation(inputs, order, start, solver) for order in orders]
     return _lockstep(
@@ -81,7 +85,7 @@ def carried_supremum(
 def carried_equation(
     inputs: Inputs, order: int, start: StepNumber, solver: diffrax.AbstractSolver | None = None
 ) -> Equation:
-    """With carried memory, one step of a solver an interval after `start` steps of the optimizer itself."""
+    """The equation with carried memory: `start` steps of the optimizer, then one solver step per interval."""
     carrier, theta = carrier_of(inputs), inputs.theta
     step = carried_step(carrier, inputs.rule.h, order, start, solver)
     return Equation((theta, carrier.start(theta)), step, lambda state: state[0])

@@ -1,4 +1,4 @@
-"""What can be observed along a run: known by name, or the user's own functions of the parameters."""
+"""Quantities to observe along a run: those known by name, or the user's own functions of the parameters."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ Observable = Callable[[Vector, Vector], Scalar]
 
 
 def check_named(observables: Any) -> None:
-    """Names, or functions by name."""
+    """Raise `ValueError` unless `observables` holds names, or is a mapping from names to functions."""
     if not np.iterable(observables) or any(map(callable, observables)):
         msg = (
             f"observables must be names from {', '.join(OBSERVABLES)}, or your own by name, "
@@ -29,7 +29,7 @@ def check_named(observables: Any) -> None:
 
 
 def chosen(observables: Any, inputs: Inputs) -> dict[str, Observable]:
-    """The functions to watch, by name; `ValueError` for unknown names and two flows at once."""
+    """The functions to watch, by name; raises `ValueError` for unknown names and for two flows at once."""
     if isinstance(observables, Mapping) and observables:
         return {str(name): _own(str(name), f, inputs) for name, f in observables.items()}
     names = names_of(observables)
@@ -45,7 +45,7 @@ def chosen(observables: Any, inputs: Inputs) -> dict[str, Observable]:
 
 
 def names_of(observables: Any) -> tuple[str, ...]:
-    """Those that are asked for by name; none where all are the user's own."""
+    """The known names that are asked for; empty if the observables are the user's own functions."""
     if isinstance(observables, Mapping):
         return ()
     return (observables,) if isinstance(observables, str) else tuple(observables)
@@ -63,7 +63,7 @@ def _own(name: str, f: Callable[[Params], Any], inputs: Inputs) -> Observable:
 
 
 def _gradient(f: Callable[[Inputs, Vector], Scalar]) -> Callable[[Inputs, Objective], Observable]:
-    """An observable of the full-batch gradient."""
+    """An observable f(inputs, g) of the full-batch gradient g."""
     return lambda inputs, whole: lambda theta, _: f(inputs, whole.gradients(theta)[0])
 
 
@@ -96,11 +96,11 @@ CARRIED = "carried"
 
 
 class Named(NamedTuple):
-    """An observable that is known by name; one entry of `OBSERVABLES` and nothing else adds one.
+    """An observable that is known by name. To add one, add an entry to `OBSERVABLES`.
 
-    - `words`: what it is.
-    - `watch`: (training, the full-batch objective) -> (theta, the flow's point) -> the number.
-    - `flow`: the order of the flow that it is compared with, or `CARRIED`, if any.
+    - `words`: its description.
+    - `watch`: (inputs, the full-batch objective) -> (theta, the flow's point) -> the number.
+    - `flow`: the order of the flow that theta is compared with, or `CARRIED`; None without a flow.
     - `curvature`: whether it takes Hessian-vector products, which the loss must then allow.
     """
 
@@ -110,7 +110,7 @@ class Named(NamedTuple):
     curvature: bool = False
 
 
-# What `observe` and `implicit-adam sweep --observable` know by name.
+# The observables that `observe` and `implicit-adam sweep --observable` know by name.
 OBSERVABLES: dict[str, Named] = {
     "loss": Named("the full-batch loss", lambda inputs, whole: lambda theta, _: whole.loss(theta, None)),
     "one_norm": Named("sum_i |g_i| of its gradient", _gradient(lambda inputs, g: jnp.sum(jnp.abs(g)))),

@@ -1,4 +1,4 @@
-"""Observables along a run, streamed: their least, largest, mean and last values, and a strided record."""
+"""`observe`: statistics of observables along a run (least, largest, mean, last) and a strided record."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -36,16 +36,15 @@ Count = Int[Array, ""]
 
 
 class Observed(NamedTuple):
-    """What was seen at steps 0, every, 2 every, .. and the last; dictionaries are keyed by the observable.
+    """Observables at steps 0, every, 2 every, .. and the last; dictionaries are keyed by the observable.
 
-    - `least`, `largest`, `mean`, `last`: over what was seen.
-    - `n`: (records,) the steps of the record, -1 at its end where there were fewer looks than that.
-    - `record`: (records,) the values there, NaN where there were fewer.
+    - `least`, `largest`, `mean`, `last`: over these steps.
+    - `n`: (records,) the steps of the record; -1 in the slots left over if fewer steps were observed.
+    - `record`: (records,) the values there; NaN in the slots left over.
     - `params`: the last point.
-    - `finite`: whether all of this but `validity` is finite; False marks a run that diverged.
-    - `validity`: the largest size of the correction, ||h f_1|| / ||f_0||, over the steps of the flow that
-      "distance" is measured to: that flow is to be trusted below about 0.1 and says nothing above 1. NaN
-      where no flow of order 1 is followed.
+    - `finite`: whether all of this except `validity` is finite; False marks a run that diverged.
+    - `validity`: for "distance", the largest ||h f_1|| / ||f_0|| along its flow, the size of the correction.
+      Trust that flow below about 0.1; above 1 it says nothing. NaN where no flow of order 1 is followed.
     """
 
     least: dict[str, Scalar]
@@ -83,20 +82,21 @@ def observe(
     batches: Batches = None,
     schedule: Any = None,
 ) -> Observed:
-    """Run the optimizer and watch, in memory that does not grow with the number of steps.
+    """Run the optimizer and observe quantities along the way; memory does not grow with the number of steps.
 
     - `rule`, `loss`, `params`, `batches`, `schedule`: as in `iterate`.
     - `steps`: how many steps; may be traced, so that runs of different lengths share one compilation.
-    - `observables`: names out of `ia.OBSERVABLES`, all of the full-batch loss: "loss", "one_norm",
-      "perturbed_one_norm" and "two_norm" of its gradient, "sharpness", "distance" and "plain_distance" to the
-      flow of order 1 and 0 from the same start, "carried_distance" to that with carried memory (of the mean
-      run, with batches; 0 in the first ten steps, the optimizer's own); or your own, `{name: f(params)}`.
-    - `every`: watch only every so many steps, for costly observables.
+    - `observables`: names from `ia.OBSERVABLES`, all of the full-batch loss: "loss"; "one_norm",
+      "perturbed_one_norm" and "two_norm" of its gradient; "sharpness"; "distance" and "plain_distance" to the
+      flow of order 1 and 0 from the same start; "carried_distance" to the flow with carried memory (with
+      batches, of the mean run; 0 in the first ten steps, which the optimizer takes itself). Or functions of
+      your own, `{name: f}` with `f(params)` a number.
+    - `every`: observe only one step in this many, for costly observables.
     - `records`: how many values to keep, evenly spread over the run.
 
-    Where the correction of the flow of "distance" passes the flow itself (`validity` > 1), an
-    `OutsideRangeWarning` says so outside jit. Jit, vmap and differentiate it in forward mode. Raises
-    `ValueError` for bad arguments and unknown names.
+    If the correction of the flow of "distance" exceeds the flow itself (`validity` > 1), an
+    `OutsideRangeWarning` says so outside jit. Can be jitted, vmapped and differentiated in forward mode.
+    Raises `ValueError` for bad arguments and unknown names.
     """
     every, records = check_count("every", every), check_count("records", records, 0)
     known = _traced_count(steps) if is_traced(steps) else _known_count(steps)
@@ -106,7 +106,7 @@ def observe(
     check_named(observables)
     known_ones = [OBSERVABLES[name] for name in names_of(observables) if name in OBSERVABLES]
     products = any(one.curvature for one in known_ones)
-    # Only what follows a flow asks for an equation of the optimizer.
+    # Only observables that follow a flow need an equation of the optimizer.
     flowing = any(isinstance(one.flow, int) for one in known_ones)
     inputs = checked_inputs(rule, loss, params, batches, schedule, known, products=products, equation=flowing)
     chosen(observables, inputs)
@@ -154,7 +154,7 @@ def _observed(
     inputs: Inputs, steps: Count, observables: Any, flow: int | str | None, every: int, records: int
 ) -> Observed:
     watch, followed = chosen(observables, inputs), _followed(inputs, flow)
-    # Wide enough for products with `every`, whatever narrow integer came.
+    # Wide enough for products with `every`, even if `steps` came as a narrow integer.
     steps = steps.astype(int)
     start, optimizer = optimizer_step(inputs.rule, inputs.objective)
     theta = inputs.theta
@@ -188,7 +188,7 @@ def _observed(
 
 
 class _Followed(NamedTuple):
-    """A flow beside the optimizer: its state at the start and an interval later, and what is read of it."""
+    """A flow beside the optimizer: its start state, its step, and what is read from a state."""
 
     start: Any
     step: Callable[[StepNumber, Any], Any]
@@ -197,7 +197,7 @@ class _Followed(NamedTuple):
 
 
 def _followed(inputs: Inputs, flow: int | str | None) -> _Followed:
-    """The flow of an order, with the largest size of its correction; the carried one; the start, if none."""
+    """The flow of the given order, or with carried memory; without a flow, its point stays at the start."""
     theta, h = inputs.theta, inputs.rule.h
 
     def unknown(_: Any) -> Scalar:
@@ -231,12 +231,12 @@ class _Seen(NamedTuple):
     least: dict[str, Scalar]
     largest: dict[str, Scalar]
     total: dict[str, Scalar]
-    # What rounding has cost the total so far (Kahan): many looks would make a plain sum drift.
+    # Kahan's compensation of the totals: over many steps a plain sum would drift.
     lost: dict[str, Scalar]
     last: dict[str, Scalar]
     n: Int[Array, " records"]
     record: dict[str, Float[Array, " records"]]
-    # The slot that is filled next, and how far the looks have come towards it.
+    # The slot of the record that is filled next, and the progress towards it.
     slot: Count
     progress: Count
 
@@ -261,7 +261,7 @@ def _updated(seen: _Seen, values: dict[str, Scalar], n: Count, looks: Count) -> 
     )
     if records == 0:
         return seen
-    # The slots are due every looks / records looks, counted without the overflow of a product.
+    # A slot is due every looks / records looks, counted so that no product overflows.
     due = seen.progress >= looks
     slot = jnp.where(due, seen.slot, records)
     return seen._replace(

@@ -1,4 +1,4 @@
-"""The curvature that an optimizer feels: extreme eigenvalues of the Hessian, plain or preconditioned."""
+"""The sharpness that an optimizer feels: extreme eigenvalues of the Hessian, plain or preconditioned."""
 
 from typing import Any, NamedTuple
 
@@ -26,12 +26,12 @@ from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
 
 
 class TopEigenvalue(NamedTuple):
-    """The k largest eigenvalues (algebraic) of a symmetric operator A, or its k smallest.
+    """The k largest (algebraic) eigenvalues of a symmetric operator A, or its k smallest.
 
     - `value`: lambda, the extreme one first; `vector`: a unit eigenvector v, a pytree like the parameters.
-    - `residual`: ||A v - lambda v||; an eigenvalue of A lies within it of `value` (but for rounding in A v).
+    - `residual`: ||A v - lambda v||; an eigenvalue of A lies this close to `value` (up to rounding in A v).
 
-    For k = 1 as they are; for k > 1 each array with a leading axis k.
+    For k > 1 every array has a leading axis k.
     """
 
     value: Scalar
@@ -53,21 +53,22 @@ def sharpness(
     iterations: int = 40,
     seed: int = 0,
 ) -> TopEigenvalue:
-    """The largest eigenvalue of Hess E at params, E the mean over the mini-batches if there are any.
+    """The largest eigenvalue of Hess E at params, where E is the mean over the mini-batches if there are any.
 
-    Full-batch gradient descent of step h is stable below 2/h (Cohen et al. 2021).
+    Full-batch gradient descent with step size h is stable below 2/h (Cohen et al. 2021).
 
-    - `k`: how many of the largest eigenvalues; repeated ones come as often as they are repeated.
-    - `smallest`: the k smallest (algebraic) ones instead.
-    - `start`: a vector to start from, a pytree like params, or several, with a leading axis: the `vector` of
-      a result at a point nearby saves iterations. One more is drawn at random, since another eigenvalue may
-      have become the largest.
-    - `iterations`: Hessian-vector products for each starting vector (k at random without `start`), all kept;
-      as many as there are parameters make it exact. The residual says whether they were enough.
+    - `k`: how many of the largest eigenvalues; a repeated one is counted as often as it is repeated.
+    - `smallest`: return the k smallest (algebraic) ones instead.
+    - `start`: a vector to start from, a pytree like params, or several with a leading axis. The `vector` of a
+      result at a nearby point saves iterations. One more vector is drawn at random, since another eigenvalue
+      may have become the largest.
+    - `iterations`: Hessian-vector products for each starting vector (k random ones without `start`), all
+      kept in memory. As many as there are parameters give the exact value; the residual tells whether fewer
+      were enough.
     - `seed`: of the random vectors.
 
-    May be jitted and mapped; d value is the derivative of the exact eigenvalue. NaN where the Hessian is not
-    finite. Raises `ValueError` for bad parameters, losses, batches and starts.
+    Can be jitted and vmapped; the derivative of `value` is that of the exact eigenvalue. NaN where the
+    Hessian is not finite. Raises `ValueError` for bad parameters, losses, batches and starts.
     """
     check_batches(batches)
     params = check_params(params)
@@ -90,24 +91,26 @@ def preconditioned_sharpness(
     iterations: int = 40,
     seed: int = 0,
 ) -> TopEigenvalue:
-    """The largest eigenvalue of P^-1 Hess E, P = diag(R) the update's denominator (Cohen et al. 2022).
+    """The largest eigenvalue of P^-1 Hess E, with P = diag(R) the update's denominator (Cohen et al. 2022).
 
-    R = sqrt(v + eps) for Adam with eps inside the root, sqrt(v) + eps outside, 1 - beta for heavy ball: 1/R
-    is the derivative of the update in the remembered gradient (`rules.linear`), other memories (v) held.
+    R = sqrt(v + eps) for Adam with eps inside the root, sqrt(v) + eps outside, 1 - beta for heavy ball. In
+    general, 1/R is the derivative of the update by the remembered gradient (`rules.linear`), with other
+    memories (v) held fixed.
 
-    - `opt_state`: the optimizer's state after some steps, of `rule.transformation()` or of the optax function
-      of that name, whose memories give R: for Adam its own bias-corrected v, and R times 1 - beta^steps.
-      **Without it R is that of an optimizer that has stayed at params forever, v = g^2 of the full-batch
-      gradient there**: in training, at the edge of stability or with mini-batches above all, that can be off
-      by orders of magnitude.
+    - `opt_state`: the optimizer's state after some steps, from `rule.transformation()` or the optax function
+      of the same name. Its memories give R: for Adam its own bias-corrected v, and R times 1 - beta^steps.
+      **Without it, R is that of an optimizer that has stayed at params forever, v = g^2 of the full-batch
+      gradient there.** In training that can be off by orders of magnitude, above all at the edge of stability
+      or with mini-batches.
 
-    Computed for the symmetric R^-1/2 Hess E R^-1/2, whose eigenvectors are returned. To be compared with
+    Computed for the symmetric R^-1/2 Hess E R^-1/2, whose eigenvectors are returned. Compare the value with
     `stability_threshold(rule)`; a learning-rate schedule enters there, not here. Other arguments and errors
-    as in `sharpness`; a rule without a limit is refused without opt_state, a state of another rule with it.
+    as in `sharpness`. Also raises `ValueError` for a rule without a limit if `opt_state` is not given, and
+    for the state of another rule.
     """
     check_rule(rule, AbstractRule)
     inputs = checked_inputs(rule, loss, params, batches)
-    # Any step will do: the schedule is a part of the step size.
+    # Any step will do, since the schedule only changes the step size.
     inputs = identified(inputs._replace(rule=unscheduled(inputs.rule, 0)))
     check_linear(inputs.rule)
     search = search_for(inputs.params, k, start, iterations, seed)
@@ -131,7 +134,7 @@ def _gradient(inputs: Inputs) -> Vector:
 
 
 class Search(NamedTuple):
-    """k eigenvalues: vectors to start from, iterations for each, a key for what is drawn on the way."""
+    """A search for k eigenvalues: vectors to start from, iterations for each, a key for random vectors."""
 
     k: int
     starts: Rows
@@ -153,7 +156,7 @@ def search_for(params: Params, k: int, start: Any, iterations: int, seed: int) -
 
 @eqx.filter_jit
 def extreme(inputs: Inputs, scale: Vector | None, search: Search, *, smallest: bool) -> TopEigenvalue:
-    """Of Hess E, or of diag(scale) Hess E diag(scale)."""
+    """Extreme eigenvalues of Hess E, or with `scale` of diag(scale) Hess E diag(scale)."""
     _, products = inputs.objective.full_batch().linearize(inputs.theta)
     sign = -1.0 if smallest else 1.0
 
@@ -170,7 +173,7 @@ def extreme(inputs: Inputs, scale: Vector | None, search: Search, *, smallest: b
 
 
 def _starts(start: Any, params: Params) -> Rows:
-    """The given vectors as rows."""
+    """The given starting vectors as rows (k, p)."""
     if start is None:
         return jnp.zeros((0, ravel(params).size), ravel(params).dtype)
     leaves, structure = jax.tree.flatten(params)

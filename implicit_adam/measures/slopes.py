@@ -1,4 +1,4 @@
-"""Reading a power of h off a few errors: error = C h^slope for small h, rounding below, bends above."""
+"""Fits error = C h^slope to a few errors, leaving out those near rounding or at too large an h."""
 
 from typing import NamedTuple
 
@@ -6,16 +6,16 @@ import numpy as np
 
 # Errors this far above the rounding floor, itself an upper estimate, are bent by a few percent at most.
 FLOOR_MARGIN = 10.0
-# How far the local slopes of the tail may differ, and how much they may still have to go.
+# How far the local slopes of the tail may differ from the last one, and the last one from the limit.
 SETTLED = 0.1
-# Step sizes closer together than this tell nothing of a power.
+# Step sizes closer together than this factor do not determine a power.
 SPAN = 3.0
 
 
 class PowerLaw(NamedTuple):
-    """error = constant h^expected near the fitted slope; NaN where fewer than three errors can be used.
+    """The fitted slope and the C of error = C h^expected; NaN where fewer than three errors can be used.
 
-    `limit` is where the local slopes head as h goes to zero, `drift` how far that is from the last one;
+    `limit` is the limit of the local slopes as h goes to zero, `drift` its distance from the last one, and
     `tail` the errors fitted. `unsettled` says why the slope is not settled; it is empty where it is.
     """
 
@@ -36,9 +36,10 @@ def local_slopes(h: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 
 def usable(error: np.ndarray, floor: np.ndarray, small: np.ndarray) -> slice:
-    """Down to the last error before rounding shows, from where on every h counts as small.
+    """The range of errors to fit: every h in it is small, and it ends before rounding shows.
 
-    The range ends at the first error near the floor: below it, larger ones may be rounding again.
+    `h` decreases. The range ends at the first error near the rounding floor, even if a later error is larger
+    again, since that may be rounding, too.
     """
     near = error <= FLOOR_MARGIN * floor
     stop = int(np.argmax(near)) if near.any() else len(error)
@@ -73,9 +74,9 @@ def fit_tail(h: np.ndarray, error: np.ndarray, chosen: slice, expected: int) -> 
 
 
 def _drift(h: np.ndarray, slopes: np.ndarray) -> float:
-    """What the last local slope still has to go, if they approach their limit in proportion to h.
+    """The distance of the last local slope from the limit, if slopes approach it in proportion to h.
 
-    For halved h it is the last difference, for steps closer together a multiple of it.
+    If h is halved each time, it is the last difference of slopes; for closer steps, a multiple of it.
     """
     middle = np.sqrt(h[1:] * h[:-1])
     ratio = middle[-1] / middle[-2]

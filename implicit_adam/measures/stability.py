@@ -1,16 +1,17 @@
-"""How sharp a quadratic an optimizer bears: the root locus of its memory of the gradient.
+"""The largest curvature at which an optimizer is stable on a quadratic, from the roots of its recursion.
 
-On E = lambda theta^2 / 2, with all but the linear part of the update frozen (`rules.linear`), chi = lambda /
-R the preconditioned sharpness and d the weight decay, the iterates are sums of powers z^n of the roots of
+On E = lambda theta^2 / 2, with all but the linear part of the update frozen (`rules.linear`), let chi =
+lambda / R be the preconditioned sharpness and d the weight decay. The iterates are sums of powers z^n of the
+roots of
 
     z - 1 + h (chi V(z) + d) = 0,       V(z) = sum_e scale_e z / (z - decay_e),     V(1) = 1
 
-For small chi > 0 all roots lie inside the unit circle. The first one to leave it, as chi grows, does so at
+For small chi > 0 all roots lie inside the unit circle. As chi grows, the first one leaves it at
 z = exp(i omega) with
 
     chi(omega) = -(z - 1 + h d) / (h V(z))      real and positive,
 
-at z = -1 for the optimizers in use: chi = (2 - h d) / (h V(-1)). All frequencies omega are searched.
+for the usual optimizers at z = -1: chi = (2 - h d) / (h V(-1)). All frequencies omega are searched.
 """
 
 from typing import Any, cast
@@ -29,29 +30,29 @@ from implicit_adam.types import Scalar, StepNumber
 
 Frequencies = Float[Array, " omega"]
 
-# A memory of decay d turns at frequencies of about 1 - d, so that small ones are searched as finely.
+# A memory of decay d reacts at frequencies of about 1 - d, so small frequencies are searched finely, too.
 SEARCHED = np.concatenate([np.geomspace(1e-9, 0.1, 2000), np.linspace(0.1, np.pi, 2000)[1:]])
 BISECTIONS = 60
 
 
 def stability_threshold(rule: AbstractRule, n: StepNumber | None = None) -> Scalar:
-    """Where the update starts to oscillate, growing: the bound on `preconditioned_sharpness`.
+    """The `preconditioned_sharpness` above which the optimizer is unstable: growing oscillations.
 
     For Adam, heavy ball, and with beta = 0 RMSProp and gradient descent, d being the weight decay if any,
 
         (2 - h d) (1 + beta) / ((1 - beta) h)
 
-    and for every rule where the first root of its linear recursion on a quadratic leaves the unit circle: for
-    Nesterov 2 (1 + beta) / ((1 - beta) (1 + 2 beta) h). Derived for a frozen preconditioner, and for Lion and
-    Signum with the smooth sign linearised about where it is.
+    For other rules, the value at which the first root of their linear recursion on a quadratic leaves the
+    unit circle: for Nesterov 2 (1 + beta) / ((1 - beta) (1 + 2 beta) h). Derived for a frozen preconditioner;
+    for Lion and Signum, with the smooth sign linearised at its present argument.
 
-    - `n`: the step at which learning-rate schedule and bias correction are read; by default late, n to
-      infinity. A rule on a schedule needs it: its step size there is h schedule(n).
+    - `n`: the step at which the learning-rate schedule and the bias correction are taken; by default the
+      limit n to infinity. A rule on a schedule needs it: its step size there is h schedule(n).
 
-    In units of 1/h; infinite if no root ever leaves, 0 if h d >= 2 makes the decay itself unstable. May be
-    jitted, mapped and differentiated; NaN for traced hyperparameters where known ones would be refused.
-    Raises `ValueError` for a rule without a linear part or with one that differs between points, and for a
-    schedule without n.
+    Has the unit of 1/h. Infinite if no root ever leaves the circle, 0 if h d >= 2 makes the decay itself
+    unstable. Can be jitted, vmapped and differentiated; NaN for traced hyperparameters that would be refused
+    as known numbers. Raises `ValueError` for a rule without a linear part or with one that differs between
+    points, and for a schedule without n.
     """
     check_rule(rule, AbstractRule)
     if n is not None:
@@ -74,7 +75,7 @@ def first_crossing(part: LinearPart, h: Scalar) -> Scalar:
         return jnp.sum(jnp.stack(each), axis=0)
 
     def sideways(omega: Frequencies) -> Frequencies:
-        """Im chi, but for positive factors."""
+        """Im chi, up to positive factors."""
         return jnp.imag(numerator(omega) * jnp.conj(V(omega)))
 
     def chi(omega: Frequencies) -> Frequencies:
@@ -104,5 +105,5 @@ def first_crossing(part: LinearPart, h: Scalar) -> Scalar:
 
 
 def _z_minus(omega: Frequencies, d: Any) -> Complex[Array, " omega"]:
-    """exp(i omega) - d, exact where both are close to 1."""
+    """exp(i omega) - d, without cancellation where both are close to 1."""
     return jax.lax.complex(1 - d - 2 * jnp.sin(omega / 2) ** 2, jnp.sin(omega))

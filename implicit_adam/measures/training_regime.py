@@ -15,7 +15,7 @@ from implicit_adam.types import Batches, Loss, Scalar
 
 # The regimes of Ma et al. (2022), by the index in `TrainingRegime.regime`.
 REGIMES = ("stable oscillation", "spikes", "divergence")
-# A rise of the loss is a spike from this share of all that was gained on.
+# A rise of the loss is a spike if it exceeds this fraction of the whole gain.
 SPIKE = 0.1
 
 
@@ -23,7 +23,8 @@ class TrainingRegime(NamedTuple):
     """Which regime of Ma et al. (2022) a run is in.
 
     - `regime`: index into `REGIMES`.
-    - `largest_rise`: the largest rise of the loss above its lowest value so far, over the whole gain.
+    - `largest_rise`: the largest rise of the loss above its lowest value so far, divided by the whole gain
+      (start minus lowest).
     - `loss`: (saves,) the loss along the run.
     """
 
@@ -36,14 +37,15 @@ class TrainingRegime(NamedTuple):
 
 
 def training_regime(trajectory: Trajectory, loss: Loss, *, batches: Batches = None) -> TrainingRegime:
-    """Stable oscillation, spikes or divergence, from the loss along a recorded run.
+    """Classify a recorded run by its loss: stable oscillation, spikes or divergence (Ma et al. 2022).
 
     - divergence: the loss is not finite somewhere, or the median of its last tenth is above its start;
     - spikes: otherwise, if it ever rises above its lowest value so far by more than a tenth of the whole gain
       (start minus lowest);
     - stable oscillation: otherwise.
 
-    The criterion knows no scale and no tuning of the optimizer. `loss` is averaged over `batches` if given.
+    The criterion does not depend on the scale of the loss or on the optimizer's hyperparameters. `loss` is
+    averaged over `batches` if given.
     """
     if not isinstance(trajectory, Trajectory):
         msg = f"trajectory must be a run of ia.iterate or ia.flow, got a {type(trajectory).__name__}"
@@ -55,7 +57,7 @@ def training_regime(trajectory: Trajectory, loss: Loss, *, batches: Batches = No
 
 
 def regime_of_losses(E: Float[Array, " saves"]) -> TrainingRegime:
-    """The criterion of `training_regime` on the losses of a run."""
+    """The criterion of `training_regime`, applied to the losses (saves,) of a run."""
     lowest = jax.lax.cummin(E)
     highest_rise, gain = jnp.max(E - lowest), E[0] - lowest[-1]
     rise = jnp.where(highest_rise > 0, highest_rise / gain, jnp.zeros_like(gain))

@@ -1,23 +1,23 @@
 """Is h small, is the memory short, is the loss smooth? Measured on the optimizer's own run.
 
-None of it asks a corrected field, so that it can be held against one. The modified equation is a series in
-powers of what the memory and the step make of an update,
+No corrected field enters these measures, so that one can be judged by them. The modified equation is a series
+in powers of the relative change that memory and step make to an update,
 
     validity = max_n ( |F^(n) - F^(n)(theta_n)| + |F^(n)(theta_n+1) - F^(n)(theta_n)| / 2 ) / max_n |F^(n)|
 
-in max norms, with F^(n) the update that was taken and F^(n)(theta) the one frozen at a point. It falls like
+in max norms, with F^(n) the update that was taken and F^(n)(theta) the update frozen at theta. It falls like
 h, unless the memory spans the run or components of the update keep changing sign. The memory is short if
 
     remembered = |F - F'| / |F|
 
-is small, F and F' being the last updates of two runs over the gradients at the start, those of the second
-multiplied by -2 in its first half. The loss is smooth if
+is small. F and F' are the last updates of two runs that see the gradient at the start in every step, in the
+second run multiplied by -2 during the first half. The loss is smooth if
 
     roughness = sum_n ||dg_n - Hess E dtheta_n|| / sum_n ||dg_n||
 
-with dtheta_n and dg_n the change of the point and of the gradient (of one mini-batch) in a step, and Hess E
-at its middle, falls like h^2: it falls like h where the curvature jumps, and not at all where the gradient
-jumps (ReLU, abs) or is not what is differentiated (`stop_gradient`).
+falls like h^2. dtheta_n and dg_n are the changes of the point and of the gradient (of one mini-batch) in a
+step, and Hess E is taken at its middle. The roughness falls like h where the curvature jumps, and not at all
+where the gradient jumps (ReLU, abs) or is not the derivative of the loss (`stop_gradient`).
 """
 
 from collections.abc import Callable
@@ -34,9 +34,11 @@ from implicit_adam.types import Scalar, StepNumber, Vector
 
 
 class Watched(NamedTuple):
-    """Streamed over a run: largest changes of the update and largest update; sums over the gradients.
+    """Maxima and sums over a run, from which `validity` and `roughness` are computed.
 
-    `first` is by how much the very first update, which remembers nothing, is not the one frozen at the start.
+    `change` and `update` are the largest change of the update and the largest update; `unexplained` and
+    `gradient_path` the two sums of the roughness. `first` is the difference between the first update and the
+    one frozen at the start, which should be zero, since nothing is remembered yet.
     """
 
     change: Scalar
@@ -47,12 +49,12 @@ class Watched(NamedTuple):
 
     @property
     def validity(self) -> Any:
-        """0 where nothing moved at all."""
+        """The relative change of the update by memory and step; 0 if nothing moved at all."""
         return share(self.change, self.update)
 
     @property
     def roughness(self) -> Any:
-        """0 where the gradient never changed."""
+        """The share of the gradient's change not explained by Hess E; 0 if the gradient never changed."""
         return share(self.unexplained, self.gradient_path)
 
 
@@ -61,7 +63,7 @@ Watch = Callable[[StepNumber, Vector, Vector, Vector, Watched], Watched]
 
 
 def watched(rule: AbstractOptimizer, objective: Objective) -> tuple[Watched, Watch]:
-    """What is known before a run, and `watch`, to be called at every step."""
+    """The `Watched` before a run, and `watch`, to be called at every step."""
     plain = raveled_field(rule, objective, 0)
 
     def watch(n: StepNumber, _before: Vector, here: Vector, there: Vector, so_far: Watched) -> Watched:
@@ -78,7 +80,7 @@ def watched(rule: AbstractOptimizer, objective: Objective) -> tuple[Watched, Wat
 
 
 def watched_steps(rule: AbstractOptimizer, objective: Objective, start: StepNumber) -> tuple[Watched, Watch]:
-    """For equations that expand the step alone: what changes in one, |F^(n) - F^(n-1)| for n > start."""
+    """As `watched`, for equations that expand the step only: the change is |F^(n) - F^(n-1)|, n > start."""
 
     def watch(n: StepNumber, before: Vector, here: Vector, there: Vector, so_far: Watched) -> Watched:
         F, F_before = (here - there) / rule.h, (before - here) / rule.h
@@ -100,7 +102,7 @@ def _nothing(rule: AbstractOptimizer) -> Watched:
 def _smoothness(
     objective: Objective, n: StepNumber, here: Vector, there: Vector, so_far: Watched
 ) -> tuple[Scalar, Scalar]:
-    """The sums of the roughness, one step on."""
+    """The two sums of the roughness, after one more step."""
     gradient = objective.gradient_of_step(n)
     moved, turned = there - here, gradient(there) - gradient(here)
     _, explained = jax.jvp(gradient, (here + moved / 2,), (moved,))
@@ -109,7 +111,7 @@ def _smoothness(
 
 
 def remembered(rule: AbstractOptimizer, objective: Objective, theta: Vector, steps: StepNumber) -> Scalar:
-    """By which share other gradients in the first half of a run of so many steps change its last update."""
+    """|F - F'| / |F|: how much the gradients in the first half of a run still decide its last update."""
     optimizer, G = (
         raveled_transformation(rule.transformation(), objective.unravel),
         objective.gradients(theta),
@@ -127,7 +129,7 @@ def remembered(rule: AbstractOptimizer, objective: Objective, theta: Vector, ste
 
 
 def share(part: Any, whole: Any) -> Any:
-    """part / whole, with 0/0 = 0, of JAX's or numpy's numbers."""
+    """part / whole, with 0/0 = 0, for JAX or numpy numbers."""
     return part / jnp.where(part == 0, jnp.ones_like(whole), whole)
 
 

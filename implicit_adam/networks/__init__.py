@@ -14,5 +14,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """What is public, for tab completion."""
+    """The public names, for tab completion."""
     return sorted(__all__)

@@ -1,4 +1,4 @@
-"""A small convolutional network, smooth with GELU, as the theorem asks."""
+"""A small convolutional network; with GELU its loss is smooth, as the theorem requires."""
 
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ STRIDES = (1, 2, 2)
 def cnn(
     classes: int, *, width: int, activation: Activation, normalise: Normalise, dtype: DTypeLike
 ) -> Network:
-    """3x3 convolutions of 1, 2 and 4 `width` channels, halving the image twice, and a mean pool."""
+    """Three 3x3 convolutions with `width` times 1, 2 and 4 channels, two of stride 2, then a mean pool."""
     channels = (3, width, 2 * width, 4 * width)
 
     initial: dict[str, Any] = {

@@ -1,7 +1,7 @@
-"""Where parameters start: described leaf by leaf, drawn all at once.
+"""Initialisation of parameters: described leaf by leaf, drawn all at once.
 
-One draw for the whole network, since every call of a random number generator is compiled anew: one a layer
-took longer to compile than the step of the training.
+There is one draw for the whole network, since every call of a random number generator is compiled anew: with
+one call per layer, they took longer to compile than the training step.
 """
 
 import math
@@ -18,7 +18,7 @@ from implicit_adam.types import Params
 
 @dataclass(frozen=True)
 class Initial:
-    """An array of numbers: "gaussian" of deviation `scale`, "uniform" in +-scale, or "constant"."""
+    """One array: "gaussian" with standard deviation `scale`, "uniform" in +-scale, or "constant"."""
 
     shape: tuple[int, ...]
     kind: str
@@ -26,15 +26,15 @@ class Initial:
 
 
 def stacked(count: int, initial: Any) -> Any:
-    """The same for `count` parts of equal shapes, along a new leading axis."""
+    """The initialisation of `count` parts of equal shapes, along a new leading axis."""
     return jax.tree.map(lambda leaf: replace(leaf, shape=(count, *leaf.shape)), initial)
 
 
 def drawn(initial: Any, key: Key) -> Params:
-    """A pytree of `Initial` as a pytree of float32 arrays."""
+    """Draw the float32 arrays that a pytree of `Initial` describes."""
     leaves, structure = jax.tree.flatten(initial)
     sizes = [0 if leaf.kind == "constant" else math.prod(leaf.shape) for leaf in leaves]
-    # As jax.random.normal draws: the open interval, whose ends the inverse error function sends to infinity.
+    # An open interval, as in jax.random.normal: at its ends the inverse error function is infinite.
     least = float(np.nextafter(np.float32(-1), np.float32(0)))
     u = jax.random.uniform(key, (sum(sizes),), PARAMETER_DTYPE, least, 1.0)
     normal = jnp.asarray(2**0.5, PARAMETER_DTYPE) * jax.lax.erf_inv(u)

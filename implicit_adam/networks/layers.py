@@ -1,4 +1,4 @@
-"""Convolution, dense layer, pooling, and their starts."""
+"""Convolution, dense layer and pooling, with their initialisations."""
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +8,17 @@ from jaxtyping import Array, Float
 from implicit_adam.networks.base import PARAMETER_DTYPE, Activations
 from implicit_adam.networks.initial import Initial
 
-# What a recomputing backward pass keeps: products and statistics are dear, the rest is cheap to redo.
+# The values that a rematerialising backward pass keeps: products and statistics, costly to compute again.
 STORED = "stored"
 
 
 def conv_initial(size: int, inputs: int, outputs: int) -> Initial:
-    """He's start as torchvision's ResNets have it: Gaussian of variance 2 / (size^2 outputs)."""
+    """He initialisation as in torchvision's ResNets: Gaussian with variance 2 / (size^2 outputs)."""
     return Initial((size, size, inputs, outputs), "gaussian", (2 / (size**2 * outputs)) ** 0.5)
 
 
 def conv(weight: Float[Array, "size size inputs outputs"], x: Activations, stride: int = 1) -> Activations:
-    """Convolution without bias, padded alike on both sides (as "SAME" is not where the stride is 2)."""
+    """Convolution without bias, with equal padding on both sides (unlike "SAME" at stride 2)."""
     convolved = _as_a_product if jax.default_backend() == "cpu" else _as_it_is
     return checkpoint_name(convolved(weight.astype(x.dtype), x, stride), STORED)
 
@@ -35,15 +35,17 @@ def _as_it_is(weight: Array, x: Activations, stride: int) -> Activations:
 
 
 def _as_a_product(weight: Array, x: Activations, stride: int) -> Activations:
-    """On a CPU XLA's gradient of a convolution takes ten times as long inside a loop as outside
-    (https://github.com/jax-ml/jax/issues/12868), and vmapped over weights it is a slow grouped one.
+    """The convolution as a matrix product of patches, for CPUs.
+
+    On a CPU, XLA's gradient of a convolution takes ten times as long inside a loop as outside
+    (https://github.com/jax-ml/jax/issues/12868), and vmapped over weights it is a slow grouped convolution.
     """
     size, _, inputs, outputs = weight.shape
     return patches(x, size, stride) @ weight.reshape(size * size * inputs, outputs)
 
 
 def patches(x: Activations, size: int, stride: int = 1) -> Activations:
-    """What a filter of size by size sees at every place, zeros beyond the edges, along the last axis."""
+    """The size x size patch around every position, zero-padded at the edges, along the last axis."""
     pad = (size - 1) // 2
     rows, columns = ((side + 2 * pad - size) // stride + 1 for side in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -56,7 +58,7 @@ def patches(x: Activations, size: int, stride: int = 1) -> Activations:
 
 
 def dense_initial(inputs: int, outputs: int) -> dict[str, Initial]:
-    """Weight and bias uniform in +-1 / sqrt(inputs), as PyTorch has them."""
+    """Weight and bias uniform in +-1 / sqrt(inputs), as in PyTorch."""
     bound = inputs**-0.5
     return {
         "weight": Initial((inputs, outputs), "uniform", bound),

@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""The networks by name, with the choices that each offers."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -18,7 +18,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 class Model(NamedTuple):
-    """A builder with its choices, of which the first is the default, and its default width."""
+    """A function that builds the network, its choices (the first is the default) and its default width."""
 
     build: Callable[..., Network]
     normalisations: tuple[str, ...]
@@ -26,7 +26,7 @@ class Model(NamedTuple):
     width: int
 
 
-# ReLU as in the paper; GELU is smooth, as the theorem asks.
+# ReLU as in the paper; GELU is smooth, as the theorem requires.
 MODELS: dict[str, Model] = {
     "resnet50": Model(
         partial(resnet, (3, 4, 6, 3)), ("ghost", "exact", "frozen", "group"), ("relu", "gelu"), 64
@@ -40,7 +40,7 @@ MODELS: dict[str, Model] = {
 
 
 class Choices(NamedTuple):
-    """Everything that makes a network, by name."""
+    """Everything that defines a network except the number of classes, by name."""
 
     model: str
     normalisation: str
@@ -57,9 +57,9 @@ def choices(
     dtype: str = "float32",
     width: int | None = None,
 ) -> Choices:
-    """The choices with the model's defaults in place of None.
+    """The `Choices` of a model, with its defaults in place of None.
 
-    Raises `ValueError` for an unknown model, and for what the model does not offer.
+    Raises `ValueError` for an unknown model, and for choices that it does not offer.
     """
     chosen = MODELS[_one_of("model", model, tuple(MODELS))]
     return Choices(
@@ -73,7 +73,7 @@ def choices(
 
 @cache
 def network(chosen: Choices, classes: int) -> Network:
-    """The network of these choices; the same object for the same ones, so that jit knows it again."""
+    """Build the network; equal choices return the same object, so that jit does not compile it again."""
     return MODELS[chosen.model].build(
         classes,
         width=chosen.width,

@@ -1,13 +1,13 @@
 """The choices of normalisation, which decide what "full batch" means.
 
-Batch statistics tie the images of a micro-batch together, so that the mean of micro-batch losses is another
-function of the parameters than the loss of the whole batch. Hence a choice and no default hidden in a layer:
+Batch statistics couple the images of a micro-batch, so the mean of the micro-batch losses is a different
+function of the parameters than the loss of the whole batch. So the choice is explicit, not hidden in a layer:
 
-- "exact": statistics of the whole batch, in one piece; the loss that the theorem speaks of.
+- "exact": statistics of the whole batch, in one piece; this is the loss in the theorem.
 - "ghost": statistics of each micro-batch, reshuffled every epoch, as in the authors' experiments; the loss is
   then slightly random.
-- "frozen": statistics measured once, at the start, and constants from then on.
-- "group", "layer": statistics of each image (each token) alone; there is nothing to split.
+- "frozen": statistics measured once, at the start, and constant from then on.
+- "group", "layer": statistics of each image (or token) alone, so splitting the batch changes nothing.
 """
 
 import math
@@ -31,7 +31,7 @@ Normalise = Callable[[dict[str, Array], Activations, Statistics], tuple[Activati
 
 
 class Normalisation(NamedTuple):
-    """A layer, and what it asks of the passes over the data."""
+    """A normalisation layer, and how the passes over the data must treat it."""
 
     layer: Normalise
     whole_batch: bool = False
@@ -40,16 +40,16 @@ class Normalisation(NamedTuple):
 
 
 def normalise_initial(channels: int) -> dict[str, Initial]:
-    """Scale one, shift zero."""
+    """The initialisation of a normalisation layer: scale one, shift zero."""
     return {"scale": Initial((channels,), "constant", 1.0), "shift": Initial((channels,), "constant", 0.0)}
 
 
 def batch_norm(
     params: dict[str, Array], x: Activations, statistics: Statistics
 ) -> tuple[Activations, Statistics]:
-    """(x - mean) / sqrt(variance + 1e-5) scale + shift, mean and (biased) variance over all but channels.
+    """(x - mean) / sqrt(variance + 1e-5) scale + shift, with statistics over all axes but the channels.
 
-    In float32 whatever the dtype of x; given statistics are constants.
+    The variance is the biased one. Computed in float32 for every dtype of x. Given statistics are constants.
     """
     wide = x.astype(PARAMETER_DTYPE)
     if statistics is None:
@@ -63,8 +63,9 @@ def batch_norm(
 
 
 def group_norm(params: dict[str, Array], x: Activations, _: Statistics) -> tuple[Activations, None]:
-    """The same over all positions of one image and a group of its channels: 32 groups, or the largest number
-    of groups that divides both 32 and the channels.
+    """As `batch_norm`, with statistics over all positions of one image and a group of its channels.
+
+    There are 32 groups, or the largest number that divides both 32 and the number of channels.
     """
     groups = math.gcd(GROUPS, x.shape[-1])
     split = x.astype(PARAMETER_DTYPE).reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
@@ -73,7 +74,7 @@ def group_norm(params: dict[str, Array], x: Activations, _: Statistics) -> tuple
 
 
 def layer_norm(params: dict[str, Array], x: Activations, _: Statistics) -> tuple[Activations, None]:
-    """The same over the channels of one position."""
+    """As `batch_norm`, with statistics over the channels of one position."""
     y = _standardised(x.astype(PARAMETER_DTYPE), (x.ndim - 1,))
     return _scaled(params, y).astype(x.dtype), None
 

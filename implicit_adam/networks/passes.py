@@ -1,4 +1,4 @@
-"""Passes over data larger than memory: micro-batch after micro-batch, holding one at a time."""
+"""Passes over data larger than memory, one micro-batch at a time."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,12 +24,12 @@ class Examples(NamedTuple):
     std: Float32[Array, " channels"]
 
     def at(self, indices: Int[Array, " k"]) -> tuple[Images, Int32[Array, " k"]]:
-        """Some of the images, normalised, and their labels."""
+        """The images at these indices, normalised, and their labels."""
         return normalised(self.images[indices], self.mean, self.std), self.labels[indices]
 
 
 class FullBatch(NamedTuple):
-    """Means over the micro-batches: the loss, its gradient and the statistics that the normalisations saw."""
+    """Means over the micro-batches: the loss, its gradient and the statistics of the normalisations."""
 
     loss: Scalar
     gradient: Params
@@ -45,9 +45,9 @@ def cross_entropy(logits: Logits, labels: Int32[Array, " n"]) -> Scalar:
 def full_batch(
     network: Network, params: Params, examples: Examples, order: Order, statistics: Statistics = None
 ) -> FullBatch:
-    """Loss and gradient of the mean over the micro-batches whose indices are the rows of `order`.
+    """Loss and gradient, as means over the micro-batches whose image indices are the rows of `order`.
 
-    Without `statistics` each micro-batch is normalised by its own, through which the gradient passes.
+    Without `statistics` each micro-batch is normalised by its own, and the gradient passes through them.
     """
 
     def loss(params: Params, indices: Array) -> tuple[Scalar, Statistics]:
@@ -63,16 +63,16 @@ def full_batch(
 
 
 def measured_statistics(network: Network, params: Params, examples: Examples, order: Order) -> Statistics:
-    """The mean over the micro-batches of the means and variances that each would be normalised by."""
+    """The statistics for "frozen" normalisation: the mean over the micro-batches of their own statistics."""
     return _mean(lambda indices: network.apply(params, examples.at(indices)[0])[1], order)
 
 
 def accuracy(
     network: Network, params: Params, examples: Examples, size: int, statistics: Statistics = None
 ) -> Scalar:
-    """The fraction of images whose label has the largest logit, `size` images at a time, in float32."""
+    """The fraction of correctly classified images, in float32, computed for `size` images at a time."""
     n = examples.labels.shape[0]
-    # The last piece is filled up with images that count for nothing.
+    # The last piece is padded with images that are not counted.
     indices = jnp.arange(-(-n // size) * size).reshape(-1, size)
 
     def correct(row: Array) -> Array:

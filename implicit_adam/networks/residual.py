@@ -1,8 +1,8 @@
-"""A small smooth residual network for 8 x 8 images: what two cores can train at full batch, many at a time.
+"""A residual network for 8 x 8 images, small enough to train many in full batch on two cores.
 
-GELU, average pooling and no batch normalisation, so that the loss has all the derivatives the theorem asks
-for. Convolutions are matrix products of 3 x 3 patches: vmapped over networks they stay matrix products, where
-a convolution would become a slow grouped one on a CPU.
+It has GELU, average pooling and no batch normalisation, so that the loss has all the derivatives that the
+theorem requires. Convolutions are matrix products of 3 x 3 patches: vmapped over networks they stay matrix
+products, where a convolution would become a slow grouped one on a CPU.
 """
 
 import jax
@@ -31,7 +31,7 @@ def residual_params(key: Array, *, channels: int = 12, blocks: int = 2, classes:
 
 
 def residual_logits(params: Params, images: Float[Array, "samples 8 8"]) -> Float[Array, "samples classes"]:
-    """A 3 x 3 stem, pooling to 4 x 4, residual blocks x + W2 gelu(W1 x), pooling to 2 x 2, a dense layer."""
+    """A 3 x 3 stem, pooling to 4 x 4, blocks x + W2 gelu(W1 x), pooling to 2 x 2, and a dense layer."""
     x = _pooled(jax.nn.gelu(_convolved(params["stem"], images[..., None])))
     for first, second in params["blocks"]:
         x = x + _convolved(second, jax.nn.gelu(_convolved(first, x)))
@@ -40,7 +40,7 @@ def residual_logits(params: Params, images: Float[Array, "samples 8 8"]) -> Floa
 
 
 def accuracy(logits: Float[Array, "samples classes"], labels: Int[Array, " samples"]) -> Array:
-    """The share of samples whose label has the largest logit."""
+    """The fraction of samples whose label has the largest logit."""
     return jnp.mean(is_right(logits, labels).astype(logits.dtype))
 
 

@@ -1,8 +1,9 @@
 """ResNet-50 and ResNet-101 (He et al. 2016) for small images, as in the paper's experiments.
 
-torchvision's network (stride in the 3x3 convolution of a bottleneck) with a 3x3 stem of stride 1 and without
-the max-pool. Our own code, since ready ones have the ImageNet stem (dm-haiku, whose maintainers steer new
-projects elsewhere) or ship no ResNet (flax, equinox), and none has normalisation as an explicit choice.
+It is torchvision's network (stride in the 3x3 convolution of a bottleneck), with a 3x3 stem of stride 1 and
+without the max-pool. It is written here because other libraries have only the ImageNet stem (dm-haiku, whose
+maintainers recommend others to new projects) or no ResNet (flax, equinox), and none has normalisation as an
+explicit choice.
 """
 
 from functools import partial
@@ -26,7 +27,7 @@ from implicit_adam.networks.normalisation import Normalise, normalise_initial
 from implicit_adam.types import Params
 
 EXPANSION = 4
-# Convolutions are stored; normalisations and activations between them are cheap to redo and large to keep.
+# Convolutions are stored; normalisations and activations are large, and cheap to compute again.
 KEEP = jax.checkpoint_policies.save_only_these_names(STORED)
 
 
@@ -39,7 +40,7 @@ def resnet(
     normalise: Normalise,
     dtype: DTypeLike,
 ) -> Network:
-    """A bottleneck ResNet of the given blocks a stage (at least two), `width` channels in the stem."""
+    """A bottleneck ResNet: `blocks[i]` (at least two) blocks in stage i, `width` channels in the stem."""
     initial: dict[str, Any] = {"stem": {"conv": conv_initial(3, 3, width), "norm": normalise_initial(width)}}
     inputs = width
     for i, count in enumerate(blocks):
@@ -68,7 +69,7 @@ def resnet(
 
     def stage(stride: int, params: Params, x: Activations, statistics: Statistics) -> Any:
         x, seen_first = first_block(stride, params["first"], x, at(statistics, "first"))
-        # One compiled block for all that have the same shapes.
+        # All blocks with the same shapes share one compiled block.
         x, seen_rest = jax.lax.scan(
             lambda x, xs: later_block(1, xs[0], x, xs[1]), x, (params["rest"], at(statistics, "rest"))
         )

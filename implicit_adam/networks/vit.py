@@ -32,7 +32,10 @@ Tokens = Float[Array, "n tokens features"]
 def vit(
     classes: int, *, width: int, activation: Activation, normalise: Normalise, dtype: DTypeLike
 ) -> Network:
-    """Six blocks of three heads on 64 tokens of a 32x32 image; `width`, the length of a token, in threes."""
+    """Six blocks with three heads on the 64 tokens of a 32x32 image.
+
+    `width`, the length of a token, must be a multiple of three; raises `ValueError` otherwise.
+    """
     if width % HEADS:
         msg = f"width must be a multiple of the {HEADS} heads of vit, got {width}"
         raise ValueError(msg)
@@ -45,7 +48,7 @@ def vit(
         "head": dense_initial(width, classes),
     }
 
-    # A block's attention weights and hidden units are recomputed rather than kept.
+    # The backward pass recomputes a block's attention weights and hidden units instead of storing them.
     @jax.checkpoint
     def block(x: Tokens, params: Params) -> Tokens:
         x = x + _attention(params, normalise(params["norm1"], x, None)[0])
@@ -85,7 +88,7 @@ def _patches(images: Images) -> Tokens:
 
 
 def _attention(params: Params, x: Tokens) -> Tokens:
-    """softmax(q k^T / sqrt(d)) v of each head, the softmax in float32."""
+    """Multi-head attention softmax(q k^T / sqrt(d)) v, with the softmax in float32."""
     n, tokens, width = x.shape
     q, k, v = jnp.moveaxis(dense(params["qkv"], x).reshape(n, tokens, 3, HEADS, width // HEADS), 2, 0)
     scores = jnp.einsum("nihd,njhd->nhij", q, k).astype(PARAMETER_DTYPE) * (width // HEADS) ** -0.5

@@ -1,1 +1,1 @@
-"""One figure or claim of the paper a file: a frozen config and a pure `run(config) -> arrays`."""
+"""The figures, tables and claims of the paper, one per file: a frozen config and `run(config, advance)`."""

@@ -1,4 +1,4 @@
-"""A claim of the paper, what was measured of it, and the verdict that a stated criterion gives."""
+"""`Claim` and `Experiment`: a claim of the paper, its measurement, and the verdict by a stated criterion."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,12 +7,12 @@ import numpy as np
 
 HELD, DID_NOT_HOLD, UNDECIDED = "held", "did not hold", "not decided here"
 
-# Told the share of an item's work that is done, from 0 to 1.
+# Called with the share of an experiment's work that is done, from 0 to 1.
 Advance = Callable[[float], None]
 
 
 class Claim(NamedTuple):
-    """Where the paper says what, by which criterion it is judged, what was measured, and the verdict."""
+    """A claim: its source, statement, criterion and measurement, in words, and the verdict."""
 
     source: str
     statement: str
@@ -22,7 +22,7 @@ class Claim(NamedTuple):
 
 
 class Table(NamedTuple):
-    """What a report shows as a table: its title, the heads of its columns, and rows of as many cells."""
+    """A table in a report: its title, the heads of its columns, and its rows of cells."""
 
     title: str
     head: tuple[str, ...]
@@ -30,12 +30,12 @@ class Table(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """A figure, table or statement: `run(config, advance)` gives arrays, `claims(config, found)` judges them,
-    `picture(config, found)` draws them, a matplotlib Figure.
+    """An experiment on a figure, table or statement of the paper, or beyond it.
 
-    `subject` is what it is measured on, `quick` the config of a run that takes seconds, `caveat` what to keep
-    in mind of the result, `tables(config, found)` what the report lists besides. `more_pictures(config,
-    found)` are further pictures, by what is added to the experiment's name in the names of their files.
+    `run(config, advance)` returns arrays, `claims(config, found)` judges them, `picture(config, found)` draws
+    them as a matplotlib Figure, and `tables(config, found)` returns further tables for the report,
+    `more_pictures(config, found)` further pictures by the suffix of their file names. `subject` is the problem
+    it is measured on, `quick` the config of a run that takes seconds, `caveat` a limitation of the result.
     """
 
     title: str
@@ -51,12 +51,12 @@ class Experiment(NamedTuple):
 
 
 def decided(*, held: Any, refuted: Any) -> str:
-    """The verdict; neither or both leave it undecided. What is not finite must make both false."""
+    """The verdict: undecided if neither or both are true. Both must be false where numbers are not finite."""
     if bool(held) == bool(refuted):
         return UNDECIDED
     return HELD if bool(held) else DID_NOT_HOLD
 
 
 def is_monotone(values: np.ndarray, sign: int) -> bool:
-    """Whether the values, two or more, rise (sign = 1) or fall (-1) at every step."""
+    """Whether the values, at least two, rise (sign = 1) or fall (-1) at every step."""
     return len(values) > 1 and bool((sign * np.diff(values) > 0).all())

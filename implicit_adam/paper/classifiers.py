@@ -1,4 +1,4 @@
-"""Small smooth networks on real data of scikit-learn, each as a `Problem` of one or more mini-batches."""
+"""Small smooth networks on scikit-learn's real data, each as a `Problem` of one or more mini-batches."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +15,7 @@ from implicit_adam.types import Params
 
 
 def deep_tanh(samples: int, batches: int) -> Problem:
-    """Four dense layers, 64-64-64-64-10, with tanh between them; 13130 parameters in float64."""
+    """Four dense layers 64-64-64-64-10 with tanh between them; 13130 parameters in float64."""
     images, labels = _drawn(samples, batches)
     sizes = (64, 64, 64, 64, 10)
 
@@ -40,7 +40,7 @@ def convolutional(samples: int, batches: int) -> Problem:
 
 
 def transformer(samples: int, batches: int) -> Problem:
-    """The vision transformer of `networks`, tokens of length 12; a token is a pixel, in float32."""
+    """The vision transformer of `networks` with tokens of length 12, one for each pixel, in float32."""
     return _classifier("transformer", samples, batches, 4, model="vit", width=12)
 
 
@@ -50,7 +50,7 @@ def two_layers(samples: int, batches: int) -> Problem:
 
 
 def tabular(name: str, samples: int, batches: int) -> Problem:
-    """A tanh layer of eight on standardised features of a table."""
+    """A tanh layer of eight units on the standardised features of a table."""
     from sklearn import datasets
 
     table, labels = getattr(datasets, f"load_{name}")(return_X_y=True)
@@ -62,7 +62,7 @@ def tabular(name: str, samples: int, batches: int) -> Problem:
     return Problem(name.replace("_", " "), network_loss, params, tuple(split))
 
 
-# Of a number of samples and of batches.
+# Functions of the numbers of samples and of batches.
 CLASSIFIERS: dict[str, Callable[[int, int], Problem]] = {
     "2-layer tanh network": two_layers,
     "4-layer tanh network": deep_tanh,
@@ -74,7 +74,7 @@ CLASSIFIERS: dict[str, Callable[[int, int], Problem]] = {
 
 
 def _classifier(name: str, samples: int, batches: int, grown: int, **chosen: Any) -> Problem:
-    """Of images in three equal channels, every pixel a square of `grown` x `grown`."""
+    """A network of `networks` on the digits, in three equal channels, each pixel `grown` x `grown` large."""
     images, labels = _drawn(samples, batches)
     images = np.float32(images.reshape(batches, -1, 8, 8, 1) - 0.3)
     images = images.repeat(3, axis=4).repeat(grown, axis=2).repeat(grown, axis=3)
@@ -88,7 +88,7 @@ def _classifier(name: str, samples: int, batches: int, grown: int, **chosen: Any
 
 
 def _drawn(samples: int, batches: int) -> tuple[np.ndarray, jax.Array]:
-    """Images (batches, n, 64) with values 0 .. 1 and their labels (batches, n)."""
+    """Images of digits (batches, n, 64) with values 0 .. 1, and their labels (batches, n)."""
     images, labels = load_digits()
     order = np.random.default_rng(0).permutation(len(images))[:samples].reshape(batches, -1)
     return images[order] / 16.0, jnp.asarray(labels[order], jnp.int32)

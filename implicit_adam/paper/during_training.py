@@ -1,10 +1,9 @@
-"""What Adam's bias does along a run: its parts, its sign, and where eps stands (sections 1 and 2).
+"""Adam's bias along a run: its parts, its sign, and the effect of where eps stands (sections 1 and 2).
 
-A network on real digits, full-batch, with the usual hyperparameters: once with eps inside the square root
-(Definition 1.1), once with the same eps outside, as Adam is commonly run. A usual eps of 1e-8 is as large
-inside as 1e-4 is outside, so that what the paper says of it may hold for one and not for the other. At every
-so many steps the field is split into its parts and the bias compared with the gradient of the perturbed
-one-norm.
+A network on real digits is trained in full batch with the usual hyperparameters, once with eps inside the
+square root (Definition 1.1), once with the same eps outside, as Adam is commonly run. An eps of 1e-8 inside
+has the effect of 1e-4 outside, so that a claim about it may hold for one and not for the other. Along the
+run, the field is split into its parts and the bias compared with the gradient of the perturbed one-norm.
 """
 
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from implicit_adam.runs.iterate import iterate
 
 @dataclass(frozen=True)
 class DuringTrainingConfig:
-    """The usual beta, rho, eps and h of Adam; `placements` says where eps stands, a run for each."""
+    """The usual beta, rho, eps and h of Adam; there is one run for each placement of eps in `placements`."""
 
     h: float = 1e-3
     beta: float = 0.9
@@ -38,16 +37,16 @@ class DuringTrainingConfig:
     steps: int = 8000
     every: int = 40
     samples: int = 1796
-    # The transient is judged after so many memories 1/(1-rho).
+    # The transient is judged after this many memory lengths 1/(1-rho).
     memories: int = 5
 
 
 class Along(NamedTuple):
-    """Norms of the parts of the field in units of the leading one, and what `ia.regimes` says.
+    """Norms of the parts of the field over that of the leading part, and the result of `ia.regimes`.
 
     Axes (placements, looks), and (looks,) for the step numbers `n`. `transient_at_start` is the transient
-    part at the start point, in units of what it changes there: the correction late on. `eps_small` is the
-    share of coordinates with g^2 > 100 eps, or |g| > 100 eps where eps stands outside.
+    part at step n, but at the start point, over the correction there for large n. `eps_small` is the share of
+    coordinates with g^2 > 100 eps, or |g| > 100 eps if eps stands outside.
     """
 
     n: np.ndarray
@@ -63,7 +62,7 @@ class Along(NamedTuple):
 
 
 def run(config: DuringTrainingConfig, advance: Advance) -> Along:
-    """A run for each placement."""
+    """One run for each placement of eps."""
     runs = []
     for i, placement in enumerate(config.placements):
         runs.append(_look_along(config, placement))
@@ -73,7 +72,7 @@ def run(config: DuringTrainingConfig, advance: Advance) -> Along:
 
 
 def _look_along(config: DuringTrainingConfig, placement: str) -> tuple[np.ndarray, ...]:
-    """Run, then look at the saved points: all of `Along` but n."""
+    """Run the optimizer and measure at the saved points; returns all fields of `Along` but n."""
     problem = digits(batches=1, samples=config.samples)
     loss = problem.mean_loss
     rule = Adam(config.h, config.beta, config.rho, config.eps, eps_in_sqrt=placement == "inside")
@@ -166,8 +165,10 @@ def _claims_for(config: DuringTrainingConfig, found: Along, placement: str) -> t
 
 @styled
 def picture(config: DuringTrainingConfig, found: Along) -> Any:
-    """A row for each placement of eps: the parts of the field; how young memories are forgotten; the sign of
-    the bias and the size of eps; the loss.
+    """A row for each placement of eps, with four panels.
+
+    They show the parts of the field, the fading of the transient, the sign of the bias with the size of eps,
+    and the loss.
     """
     figure, rows = panels(len(config.placements), 4, 3.6, 2.8)
     for i, (placement, row) in enumerate(zip(config.placements, rows, strict=True)):
@@ -206,7 +207,7 @@ def _along(config: DuringTrainingConfig, found: Along, placement: str, row: Any)
     signs.plot(found.n, found.negative, color=COLOURS[1], label="share of negative braces")
     signs.plot(found.n, found.eps_small, color=COLOURS[2], label=rf"share of ${size} > 100\,\varepsilon$")
     signs.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    # Room for the legend above what shares and cosines can be.
+    # Leaves room for the legend above 1, the largest share or cosine.
     signs.set(
         xlabel="step $n$", ylim=(-1.05, 1.95), yticks=(-1, -0.5, 0, 0.5, 1), title="the sign of the bias"
     )

@@ -1,9 +1,9 @@
 """Beyond Figures 4 and 5: with a large step the norm's hill comes before the memories exist.
 
-With bias correction the average of the squares after n steps is over n of them, however close rho is to 1. A
-hill that comes in less than 1/(1-rho) steps is made by averages that look back to the start alike, and the
-first correction, which expands the memory in its length, says nothing of it. The equation with carried memory
-does.
+With bias correction, the average of squared gradients after n steps is over n steps, however close rho is to
+1. If a hill comes in less than 1/(1-rho) steps, the averages for all such rho look back to the start alike.
+The first correction expands the memory in its length and says nothing about such a hill; the equation with
+carried memory predicts it.
 """
 
 from dataclasses import dataclass, replace
@@ -33,18 +33,18 @@ _TRENDS = TrendConfig("rho", 1, _EARLY)
 
 @dataclass(frozen=True)
 class EarlyConfig:
-    """Ten times the step of Figures 4 to 6; fine averages, as the hills are quick."""
+    """Ten times the step size of Figures 4 to 6; curves are averaged less, since the hills come quickly."""
 
     trends: TrendConfig = _TRENDS
 
 
 def run(config: EarlyConfig, advance: Advance) -> Trends:
-    """All runs."""
+    """All runs of the config."""
     return trends_run(config.trends, advance)
 
 
 def claims(config: EarlyConfig, found: Trends) -> tuple[Claim, ...]:
-    """That the hills come early, that their trend is the opposite one, and that it is predicted."""
+    """The claims that the hills come early, that their trend is reversed, and that this is predicted."""
     trends, beta = config.trends, float(found.runs.beta[0])
     count = found.epoch * (1 - np.maximum(found.values[:, None], beta))
     finite = np.isfinite(count).all()
@@ -71,7 +71,7 @@ def claims(config: EarlyConfig, found: Trends) -> tuple[Claim, ...]:
 
 
 def picture(config: EarlyConfig, found: Trends) -> Any:
-    """As of Figure 4."""
+    """The same panels as in Figure 4."""
     return trends_picture(config.trends, found)
 
 

@@ -1,4 +1,4 @@
-"""Figure 1: what is penalised in one dimension, as a function of the gradient x.
+"""Figure 1: the penalty in one dimension, as a function of the gradient x.
 
 The bias of eq. (4) for p = 1 is (h/2) d/d theta of I(E'(theta)),
 
@@ -22,12 +22,12 @@ from implicit_adam.rules import Adam
 
 @dataclass(frozen=True)
 class Figure1Config:
-    """The paper's beta; its rho and eps are not printed. The picture scales with sqrt(eps)."""
+    """The paper's beta; the paper does not print its rho and eps. The picture scales with sqrt(eps)."""
 
     beta: float = 0.95
     rho: tuple[float, ...] = (0.0, 0.9, 0.95, 0.97, 0.99)
     eps: float = 1e-8
-    # Of x in units of sqrt(eps), and how many points.
+    # The largest x in units of sqrt(eps), and the number of points.
     largest: float = 10.0
     points: int = 101
     nodes: int = 200
@@ -35,7 +35,7 @@ class Figure1Config:
 
 
 class Figure1(NamedTuple):
-    """x (points,); both integrals (rho, points), in units of the norm."""
+    """x (points,), and the integral in closed form and by quadrature (rho, points), in units of the norm."""
 
     rho: np.ndarray
     x: np.ndarray
@@ -44,7 +44,7 @@ class Figure1(NamedTuple):
 
 
 def run(config: Figure1Config, advance: Advance) -> Figure1:
-    """The closed form, and Gauss-Legendre quadrature of the bias as `ia.bias` gives it for E = theta^2/2."""
+    """The closed form of I, and Gauss-Legendre quadrature of `ia.bias` for E = theta^2/2."""
     root = config.eps**0.5
     x = np.linspace(0.0, config.largest * root, config.points)
     rho = np.asarray(config.rho)
@@ -71,11 +71,11 @@ def _quadrature(config: Figure1Config, x: np.ndarray, rho: float) -> np.ndarray:
 
 
 def claims(config: Figure1Config, found: Figure1) -> tuple[Claim, ...]:
-    """The curves are right, and their ends show Table 1."""
+    """The claims that the curves are right, and that their ends agree with Table 1."""
     gap = np.max(abs(found.closed_form - found.quadrature)) / np.max(abs(found.closed_form))
     near = found.closed_form[:, 1]
     far = found.closed_form[:, -1] - found.closed_form[:, -2]
-    # Above 0 where a curve does what is claimed.
+    # Positive where a curve does what is claimed.
     ends = np.concatenate([near, (far * (config.beta - found.rho))[found.rho != config.beta]])
     return (
         Claim(
@@ -101,7 +101,7 @@ def claims(config: Figure1Config, found: Figure1) -> tuple[Claim, ...]:
 
 @styled
 def picture(config: Figure1Config, found: Figure1) -> Any:
-    """The integrals of the braces over x in units of sqrt(eps), and how they begin."""
+    """The integrals of the braces against x in units of sqrt(eps), with a panel for small x."""
     figure, ((ax, start),) = panels(1, 2, 3.8, 3.2)
     root, first = config.eps**0.5, slice(len(found.x) // 10 + 1)
     for rho, closed, quadrature, colour in zip(

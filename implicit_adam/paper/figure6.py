@@ -31,24 +31,26 @@ _RIGHT = NetworkConfig(beta=(0.9,), rho=(0.9, 0.92, 0.94, 0.96), **_DEEPER)
 
 @dataclass(frozen=True)
 class Figure6Config:
-    """The paper's rho on the left, and on the right a beta whose memory leaves room for several rho: that of
-    the paper's .97 is 33 steps itself. A deeper network than in Figures 4 and 5.
+    """The left panel varies beta at the paper's rho, the right panel rho, on a deeper network than Figure 4.
+
+    The fixed beta on the right is smaller than the paper's .97, whose own memory is 33 steps, to leave room
+    for several rho.
     """
 
     left: NetworkConfig | CifarConfig = _LEFT
     right: NetworkConfig | CifarConfig = _RIGHT
-    # Curves are averaged over this share of the epochs before the top of their hill is looked for,
+    # Curves are averaged over this share of the epochs to find the top of their hill,
     smoothing: float = 0.01
-    # and over this one before their shape is read: the first fall of networks this quick is shorter.
+    # and over this share to judge their shape, since the first fall of networks this quick is shorter.
     fine: float = 0.002
-    # By how much a curve must rise and fall to have a hill.
+    # The relative rise and fall that make a hill.
     hill: float = 0.1
-    # The hill must come after so many memories for its height to count (`figures45`).
+    # The height of a hill counts only if it comes after this many memory lengths (`figures45`).
     memories: float = 5.0
     alpha: float = 0.05
 
     def panel(self, varied: str) -> TrendConfig:
-        """As in Figures 5 and 4."""
+        """The config for judging one panel by the criteria of Figures 5 (beta) and 4 (rho)."""
         network = self.left if varied == "beta" else self.right
         sign = -1 if varied == "beta" else 1
         kept = {name: getattr(self, name) for name in ("smoothing", "hill", "memories", "alpha")}
@@ -56,20 +58,20 @@ class Figure6Config:
 
 
 class Figure6(NamedTuple):
-    """The runs of both panels."""
+    """The runs of the left and the right panel."""
 
     left: NetworkRuns
     right: NetworkRuns
 
 
 def run(config: Figure6Config, advance: Advance) -> Figure6:
-    """Both panels, one after the other."""
+    """The runs of both panels, one after the other."""
     left = config.left.trained(lambda share: advance(share / 2))
     return Figure6(left, config.right.trained(lambda share: advance((1 + share) / 2)))
 
 
 def claims(config: Figure6Config, found: Figure6) -> tuple[Claim, ...]:
-    """What the paper reads off its curves, and what the equation with carried memory says of them."""
+    """The paper's claims about its curves, and the predictions by the equation with carried memory."""
     by_beta, by_rho = config.panel("beta"), config.panel("rho")
     left, right = summary(by_beta, found.left), summary(by_rho, found.right)
     curves = Measurement("beta", found.left.beta, found.left.norm[:, 0], left.counting(by_beta))
@@ -170,8 +172,9 @@ FLOOR = r"$p\sqrt{\varepsilon}$"
 
 @styled
 def picture(config: Figure6Config, found: Figure6) -> Any:
-    """The norm over the epochs, averaged as its shape is read, with the floor under it; below,
-    what each value of the hyperparameter changes of it.
+    """Above, the averaged norm against the epochs, with its lower bound; below, relative changes of it.
+
+    The changes are those with the value of the hyperparameter.
     """
     figure, ((left, right), (more_left, more_right)) = panels(2, 2, 3.9, 3.0)
     by_beta, by_rho = found.left.norm[:, 0], found.right.norm[0]
@@ -201,7 +204,7 @@ def _norms(
 def _changes(
     ax: Any, config: Figure6Config, norms: np.ndarray, predicted: np.ndarray, name: str, values: np.ndarray
 ) -> None:
-    """Relative to the first value within a seed, the mean of the seeds; dotted, as the equation predicts."""
+    """Draw the norm relative to that of the first value, as the mean over seeds; dotted, the prediction."""
     curves = smoothed(norms, config.smoothing)
     changes = 100 * (curves / curves[:1] - 1).mean(axis=1)
     epochs = np.arange(curves.shape[-1]) + 1 + (norms.shape[-1] - curves.shape[-1]) / 2
@@ -213,7 +216,7 @@ def _changes(
         ax.semilogx(
             1 + np.arange(looks) * (norms.shape[-1] // looks), expected.T, ":", color="k", linewidth=1
         )
-    # Late, where the norms are small and the iterates alternate, their ratios say nothing.
+    # Late in a run, where norms are small and iterates alternate, their ratios are meaningless.
     hill = curves.mean(axis=(0, 1)) > curves.mean(axis=(0, 1)).max() / 4
     shown = changes[:, hill]
     ax.set(xlabel="epoch", ylabel=f"{NORM} against {short(name)} = {values[0]:g} (%)")
@@ -221,7 +224,7 @@ def _changes(
 
 
 def _predictions(ax: Any, runs: NetworkRuns) -> None:
-    """Dotted and black, what the equation with carried memory says of the mean over the seeds."""
+    """Draw the prediction by the equation with carried memory, the mean over seeds, dotted in black."""
     looks = runs.predicted.shape[-1]
     if not looks:
         return

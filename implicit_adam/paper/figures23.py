@@ -1,4 +1,4 @@
-"""Figures 2 and 3: the families of hyperparameters, and what the paper says of them (`valley`)."""
+"""Figures 2 and 3: the families of hyperparameters, and the paper's claims about them (see `valley`)."""
 
 from implicit_adam.paper.claims import Experiment
 from implicit_adam.paper.valley import BilinearConfig, Varied, run

@@ -1,12 +1,12 @@
 """Figures 4 and 5: the height of the norm's hills and the test accuracy, against rho and against beta.
 
-The height is the perturbed one-norm of the full-batch gradient, smoothed a little, at the top of its hill
-(`hills`), the accuracy the best on the test data. As in the paper, runs outside the stable oscillation regime
-are left out: a value of the hyperparameter at which any seed leaves it is left out for all seeds. So is a
-value whose memory, 1/(1-rho) or 1/(1-beta) steps, is not short against the time of the hill: there
-the average still holds its start, and Theorem 3.1, which expands it in its length, says little. What happens
-there is judged apart, and the equation with carried memory (`carried_flow`), which needs no short memory, is
-held against every curve.
+The height is the perturbed one-norm of the full-batch gradient, slightly smoothed, at the top of its hill
+(`hills`); the accuracy is the best on the test data. As in the paper, runs outside the stable oscillation
+regime are left out: if any seed leaves it at a value of the hyperparameter, that value is left out for all
+seeds. A value is also left out if its memory, 1/(1-rho) or 1/(1-beta) steps, is not short compared with the
+time of the hill: the average then still remembers its start, and Theorem 3.1, which expands in the length of
+the memory, says little. Those values are judged separately, and every curve is compared with the equation
+with carried memory (`carried_flow`), which needs no short memory.
 """
 
 from dataclasses import dataclass, replace
@@ -27,30 +27,33 @@ from implicit_adam.plotting.style import COLOURS, symbol
 
 @dataclass(frozen=True)
 class TrendConfig:
-    """`varied` is "beta" or "rho", `sign` that of the norm's trend in the paper; accuracy has the other."""
+    """Settings: `varied` is "beta" or "rho", `sign` that of the norm's trend; accuracy has the opposite."""
 
     varied: str
     sign: int
     network: NetworkConfig | CifarConfig
-    # Curves are averaged over this share of the epochs before their hill is looked for.
+    # Curves are averaged over this share of the epochs to find their hill.
     smoothing: float = 0.01
-    # By how much a curve must rise to have a hill.
+    # The relative rise that makes a hill.
     hill: float = 0.1
-    # The hill must come after so many memories: then less than 1% of the average's weight is left out.
+    # The hill must come after this many memory lengths; then less than 1% of the average's weight is missing.
     memories: float = 5.0
     # A trend counts with p < alpha.
     alpha: float = 0.05
-    # The change of accuracy that must be noticed: the paper gives its own in a picture only.
+    # The change of accuracy that the test must be able to detect; the paper shows its own only in a picture.
     effect: float = 0.01
-    # How far a prediction may be off: a curve anywhere, and the height of its hill.
+    # Allowed errors of a prediction: of a curve anywhere, and of the height of its hill.
     curve: float = 0.05
     top: float = 0.01
 
 
 class Trends(NamedTuple):
-    """Axes (values, seeds): the height of the hill and its epoch (NaN without one), the best accuracy, and
-    the index of the regime; of the prediction the height, that of the run at the same epochs, and the largest
-    error of the curve over the height of its hill, and over the curve itself; NaN without a prediction.
+    """Measurements with axes (values, seeds).
+
+    - `height`, `epoch`: of the hill, NaN without one; `accuracy`: the best; `regime`: its index.
+    - `predicted`: the predicted height; `looked`: that of the run at the same epochs.
+    - `curve_error`, `relative_error`: the largest error of the predicted curve, over the height of the hill
+      and over the curve itself. All four are NaN without a prediction.
     """
 
     values: np.ndarray
@@ -65,12 +68,12 @@ class Trends(NamedTuple):
     runs: NetworkRuns
 
     def counting(self, config: TrendConfig) -> np.ndarray:
-        """(values,): whether the theorem speaks of them."""
+        """(values,) whether the theorem applies: stable, and a memory that is short enough."""
         memories = self.epoch * (1 - self.values[:, None])
         return stable(self.regime) & (memories >= config.memories).all(axis=1)
 
     def beyond(self, config: TrendConfig) -> np.ndarray:
-        """(values,): the stable ones of longer memory, and the last that counts beside them."""
+        """(values,) the stable values with longer memory, together with the last one that counts."""
         kept = self.counting(config)
         if not kept.any():
             return stable(self.regime)
@@ -79,12 +82,12 @@ class Trends(NamedTuple):
 
 
 def run(config: TrendConfig, advance: Advance) -> Trends:
-    """All runs of the hyperparameter and the seeds."""
+    """Run every value of the hyperparameter with every seed, and measure."""
     return summary(config, config.network.trained(advance))
 
 
 def summary(config: TrendConfig, runs: NetworkRuns) -> Trends:
-    """The measurements of the figure."""
+    """The measurements of the figure on finished runs."""
     fixed = 0 if config.varied == "rho" else 1
     norm, right, regime, predicted = (
         np.take(x, 0, axis=fixed) for x in (runs.norm, runs.accuracy, runs.regime, runs.predicted)
@@ -115,7 +118,7 @@ def stable(regime: np.ndarray) -> np.ndarray:
 
 
 def claims(config: TrendConfig, found: Trends) -> tuple[Claim, ...]:
-    """The two panels of the figure, where their trend ends, and the prediction of all of it."""
+    """The claims on the two panels of the figure, on longer memories, and on the prediction."""
     figure = {"rho": "Figure 4", "beta": "Figure 5"}[config.varied]
     values, kept, name = found.values, found.counting(config), config.varied
     words = {1: "increase", -1: "decrease"}
@@ -166,7 +169,7 @@ def _ending(config: TrendConfig, found: Trends) -> Claim:
 
 
 def predicted_claim(config: TrendConfig, found: Trends) -> Claim:
-    """Every curve and its hill, and the order of the hills, by the equation with carried memory."""
+    """The claim that the equation with carried memory predicts every curve, its hill and the hills' order."""
     kept = stable(found.regime)
     curve, (predicted, looked) = found.curve_error[kept], (found.predicted[kept], found.looked[kept])
     off = np.abs(predicted / looked - 1)
@@ -208,7 +211,7 @@ def _series(values: np.ndarray, measured: np.ndarray) -> str:
 
 
 def _ends(name: str, values: np.ndarray, measured: np.ndarray) -> str:
-    """Mean and, of several seeds, spread at the first and the last value."""
+    """In words: the mean (and for several seeds the spread) at the first and the last value."""
     if len(values) == 0:
         return f"{name} of no value"
     seeds = measured.shape[1]
@@ -239,7 +242,7 @@ _BETA = NetworkConfig(beta=(0.8, 0.9, 0.94, 0.96, 0.98, 0.99), rho=(0.999,))
 
 @styled
 def picture(config: TrendConfig, found: Trends) -> Any:
-    """The height of the hills, as it is and as predicted, and the best accuracy."""
+    """The height of the hills, measured and predicted, and the best accuracy."""
     figure, ((heights, accuracies),) = panels(1, 2, 3.9, 3.2)
     kept = found.counting(config)
     plot_trend(found.values, found.height, heights, kept=kept)

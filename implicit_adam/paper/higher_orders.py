@@ -1,10 +1,10 @@
-"""What the next orders buy: the step sizes at which a flow predicts Adam's position to 1% and to 0.1%.
+"""The use of higher orders: the step sizes at which a flow predicts Adam's position to 1% and to 0.1%.
 
 For practical beta and rho the memory is long, and h times memory decides whether the expansion converges. The
 distance sup_n ||theta(nh) - theta^(n)|| of the flows of order 0, 1, 2 is compared with the distance
-travelled, over a range of h that ends where one step is a hundredth of the time.
+travelled, for h up to a hundredth of the time.
 
-The *unexpanded* map of order 1 keeps the displaced history as it is instead of expanding in h,
+The *unexpanded* map of order 1 evaluates the update at the displaced history instead of expanding it in h,
 
     theta <- theta - h F^(n)(theta_0, .., theta_n),      theta_k = theta + h (n-k) F
 
@@ -36,7 +36,7 @@ from implicit_adam.types import Scalar, StepNumber, Vector
 
 @dataclass(frozen=True)
 class HigherOrdersConfig:
-    """The problems with their time and eps, and the practical (beta, rho)."""
+    """The problems, each with its time and eps, and the practical pairs (beta, rho)."""
 
     problems: tuple[tuple[str, float, float], ...] = (
         ("bilinear", 1.0, 1e-8),
@@ -46,20 +46,20 @@ class HigherOrdersConfig:
     decays: tuple[tuple[float, float], ...] = ((0.9, 0.99), (0.9, 0.999))
     orders: tuple[int, ...] = (0, 1, 2)
     step_counts: tuple[int, ...] = (100, 200, 400, 800, 1600, 3200, 6400, 12800)
-    # The unexpanded map takes a gradient for every step before: only so many steps of it.
+    # The most steps of the unexpanded map, which takes a gradient for every earlier step.
     unexpanded_steps: tuple[tuple[str, int], ...] = (("bilinear", 3200), ("digits", 400))
-    # Of the digits, in full batch.
+    # The number of digits, in full batch.
     samples: int = 200
     accuracies: tuple[float, ...] = (1e-2, 1e-3)
-    # Of diffrax, a step an interval.
+    # A diffrax solver, one step per interval.
     solver: str = "Bosh3"
 
 
 class HigherOrders(NamedTuple):
-    """Relative errors, axes (problem, decays, order or map, steps); h (problem, steps).
+    """Relative errors with axes (problem, decays, order or map, steps), and h (problem, steps).
 
-    `largest_h` (problem, decays, order or map, accuracy): the largest h that is, with all smaller ones,
-    within the accuracy, NaN where there is none.
+    `largest_h` (problem, decays, order or map, accuracy): the largest h for which the errors at it and at all
+    smaller h are within the accuracy; NaN if there is none.
     """
 
     h: np.ndarray
@@ -68,7 +68,7 @@ class HigherOrders(NamedTuple):
 
 
 def run(config: HigherOrdersConfig, advance: Advance) -> HigherOrders:
-    """Every problem, pair of decays and number of steps."""
+    """Measure for every problem, pair of decays and number of steps."""
     h, errors = [], []
     total, done = len(config.problems) * len(config.decays), 0
     for name, horizon, eps in config.problems:
@@ -90,13 +90,13 @@ def run(config: HigherOrdersConfig, advance: Advance) -> HigherOrders:
 
 
 def _errors(config: HigherOrdersConfig, name: str, training: Inputs, horizon: float) -> np.ndarray:
-    """Of every order, and of the unexpanded map, relative to the distance travelled: (orders + 1, steps)."""
+    """Errors (orders + 1, steps) over the distance travelled; the last row is the unexpanded map."""
     columns = []
     for steps in config.step_counts:
         h = jnp.asarray(horizon / steps, training.theta.dtype)
         run = training._replace(rule=training.rule.with_step_size(h))
         found = _supremum(run, jnp.asarray(steps), config.orders, getattr(diffrax, config.solver)())
-        # A flow that diverged is infinitely far; NaN is what was not measured.
+        # A flow that diverged has an infinite error; NaN means not measured.
         column = [float(jnp.nan_to_num(error, nan=jnp.inf)) for error in found.two_norm]
         affordable = steps <= dict(config.unexpanded_steps).get(name, 0)
         last = float(unexpanded_error(run, steps)) if affordable else np.nan
@@ -125,7 +125,7 @@ def unexpanded_error(training: Inputs, steps: int) -> Scalar:
 def unexpanded(
     rule: AbstractRule, objective: Objective, steps: int
 ) -> Callable[[StepNumber, Vector], Vector]:
-    """F^(n) over the history theta + h j F, j = n - k the lag; all lags up to `steps` at once."""
+    """The update F^(n) over the history theta + h j F, with lags j = n - k, all up to `steps` at once."""
     lags = jnp.arange(steps)
 
     def update(n: StepNumber, theta: Vector) -> Vector:
@@ -144,7 +144,7 @@ def unexpanded(
 
 
 def _largest(h: np.ndarray, errors: np.ndarray, accuracies: tuple[float, ...]) -> np.ndarray:
-    """h falls along the last axis: the first from which on every (measured) error is within the accuracy."""
+    """The largest h for each accuracy; h falls along the last axis, and NaN errors are not measured."""
 
     def one(error: np.ndarray, accuracy: float) -> float:
         measured = ~np.isnan(error)
@@ -155,7 +155,7 @@ def _largest(h: np.ndarray, errors: np.ndarray, accuracies: tuple[float, ...]) -
 
 
 def claims(config: HigherOrdersConfig, found: HigherOrders) -> tuple[Claim, ...]:
-    """A claim of ours for every panel: the second order predicts up to larger h."""
+    """For every panel the claim, beyond the paper, that the second order predicts up to larger h."""
     made = []
     for i, (name, horizon, eps) in enumerate(config.problems):
         for j, (beta, rho) in enumerate(config.decays):
@@ -196,7 +196,7 @@ def _from(h: float, accuracy: float) -> str:
 
 @styled
 def picture(config: HigherOrdersConfig, found: HigherOrders) -> Any:
-    """Errors relative to the distance travelled, a panel for each problem and pair of decays."""
+    """Errors over the distance travelled against h, a panel for each problem and pair of decays."""
     figure, axes = panels(len(config.problems), len(config.decays), 3.6, 2.7)
     for row, (name, _, eps), h, by_decays in zip(axes, config.problems, found.h, found.error, strict=True):
         for ax, (beta, rho), errors in zip(row, config.decays, by_decays, strict=True):

@@ -1,18 +1,19 @@
-"""The hill of a norm curve: it decreases, then rises again, and then decreases further (section 5)."""
+"""The hill of a norm curve, which decreases, then rises again, and then decreases further (section 5)."""
 
 import numpy as np
 
 
 def smoothed(curves: np.ndarray, share: float) -> np.ndarray:
-    """Running means along the last axis over this share of it."""
+    """Running means along the last axis, over windows of this share of its length."""
     width = max(1, int(share * curves.shape[-1]))
     total = np.cumsum(np.concatenate([np.zeros((*curves.shape[:-1], 1)), curves], axis=-1), axis=-1)
     return (total[..., width:] - total[..., :-width]) / width
 
 
 def height(curves: np.ndarray, by: float) -> np.ndarray:
-    """The highest value of a curve after a rise by this share above its lowest value so far; NaN without a
-    rise.
+    """The height of the hill: the highest value that is a share `by` above the lowest value before it.
+
+    NaN without such a rise.
     """
     risen = curves > (1 + by) * np.minimum.accumulate(curves, axis=-1)
     highest = np.max(curves, axis=-1, where=risen, initial=-np.inf)
@@ -20,7 +21,7 @@ def height(curves: np.ndarray, by: float) -> np.ndarray:
 
 
 def top(curves: np.ndarray, by: float) -> np.ndarray:
-    """Where along the curve that is; NaN without a rise."""
+    """The index of the hill's highest value along the curve; NaN without a rise."""
     highest = height(curves, by)
     return np.where(np.isnan(highest), np.nan, np.argmax(curves == highest[..., None], axis=-1))
 

@@ -1,4 +1,4 @@
-"""Iterates against the flow of a modified loss E~, which they follow one order of h better than that of E."""
+"""Compares iterates with the gradient flow of a modified loss E~, which is one order closer than E's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from implicit_adam.rules import AbstractRule
 from implicit_adam.runs.iterate import iterate
 from implicit_adam.types import Loss, Scalar, Vector
 
-# At a step size: the rule that moves by about h grad E a step, its modified loss and its plain one.
+# From a step size to the rule, which moves by about h grad E per step, its modified loss and its plain loss.
 Case = Callable[[Any], tuple[AbstractRule, Loss, Loss]]
 
-# How far the last local slope may lie from the order.
+# The allowed distance of the last local slope from the order.
 TOLERANCE = 0.15
 
 
@@ -33,7 +33,7 @@ class Study:
 
     step_counts: tuple[int, ...] = (100, 200, 400, 800)
     horizon: float = 1.0
-    # How often the flows are compared with the iterates; divides the step counts.
+    # The number of comparisons of the flows with the iterates; it divides the step counts.
     looks: int = 50
     # Steps that fill the memory before the comparison starts ("for n large enough").
     burn_in: int = 60
@@ -41,7 +41,7 @@ class Study:
     seed: int = 0
 
     def problem(self) -> tuple[Loss, Vector]:
-        """The loss and where the iterates start."""
+        """The loss and the start of the iterates."""
         data = random_data(jax.random.key(self.seed), self.p)
         return (lambda theta: random_loss(theta, data)), jnp.ones(self.p)
 
@@ -49,8 +49,8 @@ class Study:
 class Orders(NamedTuple):
     """Errors (K,) of the modified and the plain flow at step sizes h, and their local slopes.
 
-    `order` is what the modified flow should have, the plain one having one less; `identity` a relative
-    difference that should be zero.
+    `order` is the slope that the modified flow should have; the plain flow has one less. `identity` is a
+    relative difference that should be zero.
     """
 
     order: np.ndarray
@@ -63,14 +63,14 @@ class Orders(NamedTuple):
 
 
 def orders(order: int, h: np.ndarray, distances: list[tuple[Scalar, ...]], identity: Any) -> Orders:
-    """Of the distances (modified, plain) at every h."""
+    """The `Orders` of the distances (modified, plain) at every h."""
     modified, plain = np.asarray(distances).T
     slopes = local_slopes(h, modified), local_slopes(h, plain)
     return Orders(np.asarray(order), h, modified, plain, *slopes, np.asarray(abs(float(identity))))
 
 
 def compared(study: Study, at: Case, identity: Any, advance: Advance) -> Orders:
-    """From step `burn_in` on, against the flows that start there: the largest distances up to T."""
+    """Measure the largest distances of both flows from the iterates, from step `burn_in` on up to time T."""
     loss, theta = study.problem()
     distances = []
     h = study.horizon / np.asarray(study.step_counts)
@@ -85,7 +85,7 @@ def compared(study: Study, at: Case, identity: Any, advance: Advance) -> Orders:
 
 @eqx.filter_jit
 def _largest(at: Case, h: Scalar, horizon: float, run: Float[Array, "looks p"]) -> tuple[Scalar, ...]:
-    """The largest distances of both flows from a run that is looked at evenly over the horizon."""
+    """The largest distances of both flows from a run at evenly spaced times over the horizon."""
     rule, *losses = at(h)
     looks = len(run) - 1
     times = jnp.arange(1, looks + 1).astype(h.dtype) / looks * horizon * (rule.h / h)
@@ -94,7 +94,7 @@ def _largest(at: Case, h: Scalar, horizon: float, run: Float[Array, "looks p"]) 
 
 
 def gradient_flow(loss: Loss, start: Vector, times: Array) -> Array:
-    """The solution of d theta / dt = -grad E(theta) at these times, to far below what is measured."""
+    """The solution of d theta / dt = -grad E(theta) at these times, far more exact than what is measured."""
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: -jax.grad(loss)(y)),
         diffrax.Dopri8(),
@@ -110,7 +110,7 @@ def gradient_flow(loss: Loss, start: Vector, times: Array) -> Array:
 
 
 def order_claim(source: str, statement: str, identity: str = "") -> Callable[[Any, Orders], tuple[Claim]]:
-    """That the flows have their orders; `identity` names the other thing measured."""
+    """The claim that the flows have their orders; `identity` says in words what should also be zero."""
 
     def claims(_: Any, found: Orders) -> tuple[Claim]:
         order, last, contrast = int(found.order), found.modified_slope[-1], found.plain_slope[-1]
@@ -142,7 +142,7 @@ def _settled(slopes: np.ndarray) -> bool:
 
 @styled
 def picture(_: Any, found: Orders) -> Any:
-    """Errors of the modified and of the plain flow against h."""
+    """The errors of the modified and of the plain flow against h."""
     figure, ((ax,),) = panels(1, 1, 4.2, 3.2)
     for i, (name, order, errors, slopes) in enumerate(
         (

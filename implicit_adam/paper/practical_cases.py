@@ -1,4 +1,4 @@
-"""The runs of `practical_settings`: optimizers at the settings that everybody uses, on small networks."""
+"""The runs of `practical_settings`: optimizers at their usual settings, on small networks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +23,9 @@ TWO_LAYERS = "2-layer tanh network"
 class Case:
     """An optimizer of `OPTIMIZERS` on a network of `CLASSIFIERS`.
 
-    - `batches`: into how many mini-batches the samples are cut, which come in another order each epoch;
-      or with `size` how many samples are drawn for each, shuffled anew each epoch, and predicted from the
-      gradients of single samples.
-    - `flows`: solve the expanded flows, too.
+    - `batches`: the number of mini-batches, used in a new order every epoch. Or `size`: the number of samples
+      in a mini-batch, drawn anew every epoch; the run is then predicted from the gradients of single samples.
+    - `flows`: whether to solve the expanded flows, too.
     """
 
     network: str
@@ -41,12 +40,12 @@ class Case:
 
     @property
     def batch(self) -> int:
-        """How many samples a step sees."""
+        """The number of samples per step."""
         return self.size or self.samples // self.batches
 
     @property
     def words(self) -> str:
-        """Of the batches, if they are not everything."""
+        """The batch size in words; empty in full batch."""
         how = f" from single samples, batches of {self.batch}" if self.size else f", batches of {self.batch}"
         return how if self.batch < self.samples else ""
 
@@ -56,7 +55,7 @@ class Case:
 
 @dataclass(frozen=True)
 class PracticalConfig:
-    """The runs, each saved so many times."""
+    """The runs, and how many times each is saved."""
 
     cases: tuple[Case, ...] = (
         Case(TWO_LAYERS, flows=True),

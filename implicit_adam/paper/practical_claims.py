@@ -1,4 +1,4 @@
-"""What `practical_settings` claims of the equation with carried memory, and how it is decided."""
+"""The claims of `practical_settings` about the equation with carried memory, and their criteria."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from implicit_adam.paper.practical_cases import Case, PracticalConfig
 from implicit_adam.studies.norm_rates import MEASURED, PREDICTED
 from implicit_adam.studies.prediction import CARRIED, CORRECTED, NEARBY, PLAIN, Prediction
 
-# The largest share of the distance travelled, and of the loss, that a prediction may be wrong by.
+# The allowed error of a prediction, relative to the distance travelled or to the loss.
 CLOSE = 0.01
 
 
 def claims(config: PracticalConfig, found: tuple[Prediction, ...]) -> tuple[Claim, ...]:
-    """In full batch points, loss, other flows, cost and eq. (4)'s sign; in mini-batches the mean run."""
+    """Claims on points, loss, other flows, cost and eq. (4)'s sign in full batch, and on the mean run."""
     pairs = list(zip(config.cases, found, strict=True))
     full = [(case, one) for case, one in pairs if case.batch == case.samples]
     flows = [(case, one) for case, one in full if case.flows]
@@ -130,7 +130,7 @@ def _mean_loss(mini: list[tuple[Case, Prediction]]) -> Claim:
 
 
 def _below(values: Any, most: Any) -> str:
-    """Held if every value is below what it may be at most; nothing and NaN decide nothing."""
+    """Held if every value is below its bound; undecided for no values, or NaN and none above its bound."""
     values, most = np.asarray(values), np.asarray(most)
     held = values.size > 0 and (values < most).all()
     return decided(held=held, refuted=(values >= most).any())
@@ -141,17 +141,17 @@ def _relative_loss(one: Prediction, name: str) -> np.ndarray:
 
 
 def _until_it_parts(error: np.ndarray, nearby: np.ndarray) -> float:
-    """The largest error as long as that of a start nearby has been small; NaN where there is a NaN."""
+    """The largest error while that of the nearby start is still small; NaN if there is a NaN."""
     return float(np.max(np.where(_parted(nearby), 0, error)))
 
 
 def _after(error: np.ndarray, nearby: np.ndarray) -> str:
-    """How large the error becomes in all, if the nearby start parts."""
+    """In words, the largest error of the whole run, if the run from the nearby start departs."""
     return f" until a nearby start parts, then {np.max(error):.2%}" if _parted(nearby).any() else ""
 
 
 def _parted(nearby: np.ndarray) -> np.ndarray:
-    """From where on: that it comes close again by chance means nothing."""
+    """(saves,) whether the nearby start has departed so far; it may come close again by chance."""
     return np.logical_or.accumulate(nearby >= CLOSE)
 
 

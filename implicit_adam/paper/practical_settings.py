@@ -1,8 +1,8 @@
-"""Beyond the theorem: whole runs at the settings that everybody uses, and the equation with carried memory.
+"""Beyond the theorem: whole runs at the usual settings, predicted by the equation with carried memory.
 
-There h times memory is far from small, and the flows that expand the memory in its length say nothing
-(`validity`). The equation that keeps the memories as states (`fields.carried`) is held against the optimizer
-itself, in full batch, and in mini-batches against the mean of runs with reshuffled epochs.
+h times memory is far from small there, and the flows that expand the memory in its length say nothing
+(`validity`). The equation that keeps the memories as states (`fields.carried`) is compared with the optimizer
+itself in full batch, and in mini-batches with the mean of runs with reshuffled epochs.
 """
 
 from dataclasses import replace
@@ -28,7 +28,7 @@ from implicit_adam.studies.prediction import (
 
 
 def run(config: PracticalConfig, advance: Advance) -> tuple[Prediction, ...]:
-    """Every case."""
+    """Run and predict every case."""
     found = []
     for case in config.cases:
         problem = CLASSIFIERS[case.network](case.samples, case.samples if case.size else case.batches)
@@ -70,7 +70,7 @@ def more_pictures(config: PracticalConfig, found: tuple[Prediction, ...]) -> dic
 
 @styled
 def picture(config: PracticalConfig, found: tuple[Prediction, ...]) -> Any:
-    """Each case a pair of panels: the loss, of the optimizer and as predicted, and the errors below."""
+    """Two panels for each case: the loss of the optimizer and its prediction, and below it the errors."""
     columns = min(COLUMNS, len(found))
     rows = -(-len(found) // columns)
     figure, axes = panels(2 * rows, columns, 2.5, 1.7)

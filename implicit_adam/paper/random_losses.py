@@ -1,4 +1,4 @@
-"""Random smooth losses on few parameters, for statements about any loss."""
+"""Random smooth losses on a few parameters, for claims about any loss."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ Data = tuple[Array, Array]
 
 
 def random_data(key: Array, p: int) -> Data:
-    """Gaussian A (2p, p) of variance 1/p, and c (2p,), for `random_loss`."""
+    """Gaussian A (2p, p) with variance 1/p, and c (2p,), for `random_loss`."""
     key_A, key_c = jax.random.split(key)
     return jax.random.normal(key_A, (2 * p, p)) / p**0.5, jax.random.normal(key_c, (2 * p,))
 

@@ -1,4 +1,4 @@
-"""Everything of the paper and beyond it that is checked here, by name."""
+"""All experiments by name: those on the paper's figures and claims, and those beyond it."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -47,7 +47,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "spread": SPREAD_OF_RUNS,
 }
 
-# Run when they are named, into a report of their own: its folder in the documentation.
+# Experiments that run only when named, with the folder of their own report in the documentation.
 BY_NAME_ONLY = {
     "practical-settings": "practical",
     "edge": "edge",
@@ -57,14 +57,14 @@ BY_NAME_ONLY = {
 
 
 class PaperSetting(NamedTuple):
-    """What the paper trains, its step size, and for each panel its beta and rho, as far as they are known."""
+    """The paper's own network and step size, and its beta and rho for each panel, as far as known."""
 
     model: str
     h: float
     panels: dict[str, dict[str, tuple[float, ...]]]
 
 
-# Of Figures 4 and 5 h is given in a published review only, and what is varied in the pictures.
+# For Figures 4 and 5, h is given only in a published review, and the values varied only in the pictures.
 PAPER_SETTINGS = {
     "figure4": PaperSetting(
         "resnet50", 7.5e-5, {"network": {"beta": (0.99,), "rho": (0.97, 0.98, 0.99, 0.995, 0.998, 0.999)}}
@@ -84,7 +84,7 @@ PAPER_SETTINGS = {
 
 
 def on_cifar(name: str, setting: Callable[[NetworkConfig, PaperSetting], CifarConfig]) -> Experiment:
-    """One of Figures 4 to 6 with its networks trained on CIFAR at the paper's beta and rho."""
+    """One of Figures 4 to 6, with networks trained on CIFAR at the paper's beta and rho."""
     experiment, paper = EXPERIMENTS[name], PAPER_SETTINGS[name]
     networks = {
         field.name: setting(replace(value, **paper.panels[field.name]), paper)

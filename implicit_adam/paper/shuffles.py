@@ -1,7 +1,7 @@
 """Shuffled mini-batches (Smith et al. 2021): one epoch of gradient descent, averaged over all shuffles.
 
-The mean after m steps follows the gradient flow of E~ = E + h/(4m) sum_k ||grad E_k||^2 for the time m h to
-O(h^3), that of E to O(h^2).
+The mean after m steps follows the gradient flow of E~ = E + h/(4m) sum_k ||grad E_k||^2 over the time m h up
+to O(h^3), and that of E up to O(h^2).
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from implicit_adam.types import Scalar, Vector
 
 @dataclass(frozen=True)
 class ShuffleConfig:
-    """Step sizes, and mini-batches with a random loss on p parameters each."""
+    """The step sizes, and the number of mini-batches, each with a random loss on p parameters."""
 
     h: tuple[float, ...] = (0.01, 0.005, 0.0025, 0.00125)
     batches: int = 3
@@ -33,7 +33,7 @@ class ShuffleConfig:
 
 
 def run(config: ShuffleConfig, advance: Advance) -> Orders:
-    """Every step size, every shuffle."""
+    """Measure at every step size, averaging over all shuffles."""
     m = config.batches
     data = jax.vmap(lambda key: random_data(key, config.p))(jax.random.split(jax.random.key(config.seed), m))
     theta = jnp.ones(config.p)

@@ -1,7 +1,7 @@
 """The paper's special cases: gradient descent, heavy ball, and Adam with a large eps.
 
-Each has a modified loss E~ whose gradient flow the iterates follow to O(h^2), where the flow of the
-unmodified loss is followed to O(h) only.
+Each has a modified loss E~ whose gradient flow the iterates follow up to O(h^2); they follow the flow of the
+unmodified loss only up to O(h).
 """
 
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ _QUICK = Study(step_counts=(200, 400, 800))
 
 @dataclass(frozen=True)
 class HeavyBallConfig:
-    """The momentum."""
+    """The momentum beta of heavy ball."""
 
     study: Study = _STUDY
     beta: float = 0.5
@@ -33,7 +33,7 @@ class HeavyBallConfig:
 
 @dataclass(frozen=True)
 class LargeEpsConfig:
-    """Adam's hyperparameters, eps in units of the largest squared gradient component."""
+    """Adam's hyperparameters, with eps in units of the largest squared gradient component."""
 
     study: Study = _STUDY
     beta: float = 0.5
@@ -42,7 +42,7 @@ class LargeEpsConfig:
 
 
 def gradient_descent(study: Study, advance: Advance) -> Orders:
-    """Barrett & Dherin (2021): E~ = E + (h/4) ||grad E||^2. The identity: this penalty."""
+    """Barrett & Dherin (2021): E~ = E + (h/4) ||grad E||^2. The identity checked is this penalty."""
     loss, theta = study.problem()
 
     def at(h: Any) -> tuple[GradientDescent, Loss, Loss]:
@@ -55,7 +55,7 @@ def gradient_descent(study: Study, advance: Advance) -> Orders:
 
 
 def heavy_ball(config: HeavyBallConfig, advance: Advance) -> Orders:
-    """Ghosh et al. (2023), eq. (1) with its sign corrected. The identity: gradient descent at beta = 0."""
+    """Ghosh et al. (2023): eq. (1) with its sign corrected. The identity is gradient descent at beta = 0."""
     loss, theta = config.study.problem()
 
     def at(h: Any) -> tuple[HeavyBall, Loss, Loss]:
@@ -68,7 +68,7 @@ def heavy_ball(config: HeavyBallConfig, advance: Advance) -> Orders:
 
 
 def adam_large_eps(config: LargeEpsConfig, advance: Advance) -> Orders:
-    """Example 2.1: eq. (8), which is heavy ball's with step h (1-beta)/sqrt(eps), the identity."""
+    """Example 2.1: eq. (8). The identity is that it is heavy ball's with step h (1-beta)/sqrt(eps)."""
     loss, theta = config.study.problem()
     root = float((config.eps * jnp.max(jax.grad(loss)(theta) ** 2)) ** 0.5)
 
@@ -78,7 +78,7 @@ def adam_large_eps(config: LargeEpsConfig, advance: Advance) -> Orders:
 
     _, modified, _ = at(H)
     ball = modified_losses.heavy_ball(HeavyBall(H * (1 - config.beta), config.beta), loss)
-    # Times of one step: h for Adam, in its own unit, and the step of heavy ball.
+    # Both velocities times one step: h for Adam, and the step of heavy ball.
     identity = root * modified(theta) / ((1 - config.beta) * ball(theta)) - 1
     return compared(config.study, at, identity, advance)
 

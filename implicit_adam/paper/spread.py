@@ -1,7 +1,8 @@
-"""Beyond the theorem: how far single runs in mini-batches are from their mean, and what that does to it.
+"""Beyond the theorem: the spread of single runs in mini-batches, and its effect on the mean loss.
 
-Runs of Adam over random mini-batches beside sampled runs of the equation with carried memory, which see
-normal gradients of the mini-batches' covariance; and beside the equation of the mean run, without a spread.
+Runs of Adam over random mini-batches are compared with sampled runs of the equation with carried memory,
+which see normal gradients with the mini-batches' covariance, and with the equation of the mean run, which has
+no spread.
 """
 
 from dataclasses import dataclass
@@ -22,15 +23,15 @@ from implicit_adam.studies.prediction import vectors
 from implicit_adam.types import Params
 
 TWO_LAYERS = "2-layer tanh network"
-# How far off a predicted spread may be, a mean loss, and one in mini-batches of less than 16.
+# Allowed relative errors: of a spread, of a mean loss, and of a mean loss in mini-batches of less than 16.
 SPREAD, LOSS, SMALL = 0.2, 0.01, 0.02
 
 
 @dataclass(frozen=True)
 class Case:
-    """Adam at 1e-3 and optax's defaults, in mini-batches of so many samples, reshuffled every epoch.
+    """Adam at 1e-3 and optax's defaults, in mini-batches of `size` samples, reshuffled every epoch.
 
-    `of_single`: predicted from the gradients of single samples, as another batch size would be.
+    `of_single`: whether it is predicted from the gradients of single samples, as for a batch size not run.
     """
 
     network: str
@@ -46,7 +47,7 @@ class Case:
 
 @dataclass(frozen=True)
 class SpreadConfig:
-    """The runs; how many of each, of the optimizer and of the equation; how often they are saved."""
+    """The cases, the number of runs for each of the optimizer and of the equation, and of saves."""
 
     cases: tuple[Case, ...] = (
         Case(TWO_LAYERS, 400, 40, 1000),
@@ -63,11 +64,11 @@ class SpreadConfig:
 
 
 class Spread(NamedTuple):
-    """At the saved steps, of the optimizer and of the sampled runs of the equation.
+    """The optimizer and the sampled runs of the equation (`sampled_`) at the saved steps, all (saves,).
 
-    - `distance`: from the mean run, the root of its mean square; in parts of the distance travelled.
-    - `loss`: in the mean over the runs; `uncertain`: the optimizer's standard error; `of_mean`: of the
-      equation of the mean run.
+    - `distance`: the root mean square distance of runs from their mean, over the distance travelled.
+    - `loss`: the mean over the runs, with standard error `uncertain`; `of_mean`: the loss along the equation
+      of the mean run.
     """
 
     steps: np.ndarray
@@ -80,7 +81,7 @@ class Spread(NamedTuple):
 
 
 def run(config: SpreadConfig, advance: Advance) -> tuple[Spread, ...]:
-    """Every case."""
+    """Run and predict every case."""
     found = []
     for case in config.cases:
         found.append(_run(config, case))
@@ -121,19 +122,19 @@ def _run(config: SpreadConfig, case: Case) -> Spread:
 
 
 def _apart(points: np.ndarray) -> np.ndarray:
-    """(runs, saves, p) -> (saves,)."""
+    """The root mean square distance (saves,) of points (runs, saves, p) from their mean."""
     return np.sqrt(np.sum(points.var(axis=0, ddof=1), axis=1))
 
 
 def _losses(problem: Problem, ensemble: Params) -> np.ndarray:
-    """(runs, saves)."""
+    """The losses (runs, saves) of an ensemble."""
     return np.asarray(
         jax.jit(lambda x: jax.lax.map(lambda run: jax.lax.map(problem.mean_loss, run), x))(ensemble)
     )
 
 
 def claims(config: SpreadConfig, found: tuple[Spread, ...]) -> tuple[Claim, ...]:
-    """The spread, and the mean loss, which is not that of the mean run."""
+    """The claims on the spread, and on the mean loss, which is not the loss of the mean run."""
     pairs = list(zip(config.cases, found, strict=True))
     sampled, of_mean = (
         np.asarray([np.abs(x[1:] / one.loss[1:] - 1).max() for one, x in zip(found, losses, strict=True)])
@@ -183,7 +184,7 @@ def _listed(pairs: list[tuple[Case, Spread]], words: list[str]) -> str:
 
 @styled
 def picture(config: SpreadConfig, found: tuple[Spread, ...]) -> Any:
-    """Each case a column: the spread above, the error of the mean loss below."""
+    """A column for each case: the spread above, the error of the mean loss below."""
     figure, (above, below) = panels(2, len(found), 2.3, 2.0)
     for top, bottom, case, one in zip(above, below, config.cases, found, strict=True):
         top.plot(one.steps, one.distance, color="0.75", linewidth=4, label="runs of Adam")

@@ -1,6 +1,6 @@
 """Table 1: the sign and the kind of Adam's penalty in its four cells, on random losses.
 
-A bias that penalises a norm is along the gradient of that norm of grad E, one that protects it against it:
+A bias that penalises a norm of grad E points along the gradient of that norm, one that protects it against:
 
     grad ||grad E||_1 = Hess E sign(grad E)          (grad ||grad E||_2^2)/2 = Hess E grad E
 """
@@ -27,7 +27,7 @@ from implicit_adam.types import Scalar, Vector
 
 @dataclass(frozen=True)
 class Table1Config:
-    """Where eps lies: `apart` times below the least g^2, or above the largest; |g| where eps is outside."""
+    """eps is `apart` times below the least g^2 or above the largest; of |g| in place of g^2 if outside."""
 
     low: float = 0.9
     high: float = 0.99
@@ -40,12 +40,15 @@ class Table1Config:
     aligned: float = 0.99
 
 
-# The step size, which no cosine and no relative difference knows.
+# The step size, which changes no cosine and no relative difference.
 H = 1e-3
 
 
 class Cell(NamedTuple):
-    """A row (beta against rho) and a column (eps, and with it the norm) of the table; sign 1 penalises."""
+    """A cell of the table: its row (beta against rho), its column (eps, and so the norm) and its sign.
+
+    Sign 1 means that the norm is penalised.
+    """
 
     words: str
     beta_larger: bool
@@ -62,7 +65,7 @@ CELLS = (
 
 
 class Table1(NamedTuple):
-    """Cosines of the bias with the two gradients, and how far it is from the paper's.
+    """Cosines of the bias with the two gradients, and its relative difference from the paper's formula.
 
     Axes (placements, cells, losses).
     """
@@ -73,7 +76,7 @@ class Table1(NamedTuple):
 
 
 def run(config: Table1Config, advance: Advance) -> Table1:
-    """All cells, one after the other, for every placement."""
+    """Measure all cells for every placement of eps."""
     check_count("losses", config.losses)
     keys = jax.random.split(jax.random.key(config.seed), config.losses)
     cells, shape = [], (len(config.placements), len(CELLS), config.losses)
@@ -105,7 +108,7 @@ def _one(
     b = bias(rule, E, theta)
     cb, cr = (1 + beta) / (1 - beta), (1 + rho) / (1 - rho)
     one, two = _product(E, theta, jnp.sign(g)), _product(E, theta, g)
-    # Eq. (5), and the display after (7) with the factor h that it lacks; outside, eps divides by itself.
+    # Eq. (5), and the display after (7) with the missing factor h; outside, the division is by eps itself.
     floor = jnp.sqrt(eps) if inside else eps
     expected = H / 2 * ((cb - cr) * one if small else cb * two / floor)
     error = jnp.linalg.norm(b - expected) / jnp.linalg.norm(expected)
@@ -121,7 +124,7 @@ def _product(E, theta: Vector, v: Vector) -> Vector:
 
 
 def claims(config: Table1Config, found: Table1) -> tuple[Claim, ...]:
-    """One claim a cell, one for the formulas: for every placement."""
+    """One claim per cell and one for the formulas, for every placement of eps."""
     made = []
     for i, placement in enumerate(config.placements):
         made += _claims_for(config, Table1(*(values[i] for values in found)), placement)
@@ -164,7 +167,7 @@ def _cell(config: Table1Config, cell: Cell, one: np.ndarray, two: np.ndarray, pl
 
 @styled
 def picture(config: Table1Config, found: Table1) -> Any:
-    """The two cosines of every loss, a panel for each placement of eps, a row for each cell."""
+    """The two cosines for every loss: a panel for each placement of eps, with a row for each cell."""
     figure, (axes,) = panels(1, len(config.placements), 5.0, 2.6)
     rows = np.arange(len(CELLS))[::-1]
     for k, (ax, placement) in enumerate(zip(axes, config.placements, strict=True)):

@@ -25,7 +25,7 @@ _SHUFFLED = replace(_CYCLIC, schedule="shuffled")
 
 @dataclass(frozen=True)
 class TheoremConfig:
-    """Full batch is the bilinear model; mini-batches are of the digits network."""
+    """The settings: full batch on the bilinear model, mini-batches on the digits network."""
 
     full_batch: VerifyConfig = _BILINEAR
     cyclic: VerifyConfig = _CYCLIC
@@ -33,7 +33,7 @@ class TheoremConfig:
 
 
 class Verdict(NamedTuple):
-    """One study and what it says of each order."""
+    """One convergence study, with its verdict for each order."""
 
     setting: str
     optimizer: str
@@ -43,13 +43,13 @@ class Verdict(NamedTuple):
 
 
 class Theorem(NamedTuple):
-    """The measured numbers are in the studies; strings are kept beside them."""
+    """The studies with their verdicts, and strings that describe them."""
 
     verdicts: tuple[Verdict, ...]
 
 
 def run(config: TheoremConfig, advance: Advance) -> Theorem:
-    """`implicit-adam verify` three times."""
+    """Run `implicit-adam verify` three times."""
     settings = ((FULL_BATCH, config.full_batch), (CYCLIC, config.cyclic), (SHUFFLED, config.shuffled))
     total = sum(len(list(cases(verification))) for _, verification in settings)
     verdicts: list[Verdict] = []
@@ -61,7 +61,7 @@ def run(config: TheoremConfig, advance: Advance) -> Theorem:
 
 
 def claims(_: TheoremConfig, found: Theorem) -> tuple[Claim, ...]:
-    """The theorem for Adam, its sibling for RMSProp, and both with eps outside the root."""
+    """The claims: the theorem for Adam, its counterpart for RMSProp, and both with eps outside the root."""
     statements = (
         ("Theorem 3.1", "adam", "inside", "Adam is O(h^2)-close to the flow of (10)"),
         ("section 2 (Theorem SA-3.4)", "rmsprop", "inside", "RMSProp is O(h^2)-close to its flow"),
@@ -94,7 +94,7 @@ def _claim(source: str, statement: str, chosen: list[Verdict]) -> Claim:
 
 
 def studies(found: Theorem) -> dict[str, dict[str, Convergence]]:
-    """By setting and optimizer, for a picture."""
+    """The studies by setting and optimizer, for a picture."""
     rows: dict[str, dict[str, Convergence]] = {}
     for v in found.verdicts:
         name = {"adam": "Adam", "rmsprop": "RMSProp"}[v.optimizer]
@@ -113,7 +113,7 @@ _QUICK = TheoremConfig(
 
 @styled
 def picture(_: TheoremConfig, found: Theorem) -> Any:
-    """Errors against h, a row for full batch, cyclic and shuffled mini-batches."""
+    """Errors against h, with a row each for full batch, cyclic and shuffled mini-batches."""
     return plot_studies(studies(found))
 
 

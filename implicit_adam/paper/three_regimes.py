@@ -1,7 +1,7 @@
 """Section 5: the three training regimes of Adam (Ma et al. 2022), mapped over beta, rho and the step size.
 
-Beside each run stands the equation with carried memory: the regime that it is in itself, and whether it
-reaches the edge of stability, where the top eigenvalue of P^-1/2 Hess E P^-1/2, P from the carried second
+Each run is compared with the equation with carried memory: the regime of its solution, and whether it reaches
+the edge of stability, where the top eigenvalue of P^-1/2 Hess E P^-1/2, with P from the carried second
 memory, passes the threshold 2 (1+beta) / ((1-beta) h).
 """
 
@@ -28,7 +28,7 @@ from implicit_adam.runs.trajectory import Trajectory
 from implicit_adam.sweeps.sweep import sweep
 from implicit_adam.types import Loss
 
-# In the order of REGIMES: what the paper says brings each about.
+# The cause of each regime according to the paper, in the order of REGIMES.
 CAUSES = ("rho is sufficiently close to beta", "rho is much larger than beta", "beta is much larger than rho")
 STABLE = REGIMES.index("stable oscillation")
 
@@ -37,11 +37,10 @@ STABLE = REGIMES.index("stable oscillation")
 class RegimesConfig:
     """A map for each step size and placement of eps, on the digits network in full batch.
 
-    - `memories`: 1/(1 - beta) and 1/(1 - rho), in steps. rho and beta are close where they differ by a factor
-      of at most `close`, one is much larger than the other where its memory is at least `larger` times as
-      long.
-    - `every`: how often, in steps, the equation is saved; `looks`: at every how many of these points the
-      eigenvalue is measured.
+    - `memories`: the values of 1/(1 - beta) and 1/(1 - rho), in steps. rho and beta are close if these differ
+      by a factor of at most `close`; one is much larger if its memory is at least `larger` times as long.
+    - `every`: the equation is saved after this many steps; `looks`: the eigenvalue is measured at every
+      `looks`-th saved point.
     """
 
     h: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -58,7 +57,7 @@ class RegimesConfig:
 
     @property
     def regions(self) -> np.ndarray:
-        """(regimes, beta, rho): where each regime is expected."""
+        """A mask (regimes, beta, rho) of where each regime is expected."""
         memories = np.asarray(self.memories)
         ratio = memories[None, :] / memories[:, None]
         near = np.maximum(ratio, 1 / ratio) <= self.close
@@ -66,8 +65,10 @@ class RegimesConfig:
 
 
 class ThreeRegimes(NamedTuple):
-    """Axes (placements, h, beta, rho, seeds): the regime of the run, that of the equation, and the largest
-    eigenvalue along the equation over the threshold, NaN where it is not finite.
+    """Results with axes (placements, h, beta, rho, seeds).
+
+    `regime` of the run and `predicted` by the equation, as indices; `edge`: the largest eigenvalue along the
+    equation over the threshold, NaN where not finite.
     """
 
     regime: np.ndarray
@@ -76,7 +77,7 @@ class ThreeRegimes(NamedTuple):
 
 
 def run(config: RegimesConfig, advance: Advance) -> ThreeRegimes:
-    """Every point of the map with every seed, for every placement."""
+    """Run every point of the map with every seed, for every placement of eps."""
     loss = digits(batches=1, samples=config.samples).mean_loss
 
     def one(placement: str, h: Any, beta: Any, rho: Any, seed: Any) -> dict[str, jax.Array]:
@@ -112,13 +113,13 @@ def _edge(adam: Adam, loss: Loss, equation: Trajectory, looks: int) -> jax.Array
         state = (fresh[0]._replace(count=n.astype(jnp.int32), nu=v), *fresh[1:])
         return preconditioned_sharpness(adam, loss, point, opt_state=state, iterations=15).value
 
-    # At the start there is no second memory yet.
+    # The start is left out: there is no second memory yet.
     seen = jax.tree.map(lambda x: x[looks::looks], (jnp.round(equation.t / adam.h), equation.params, second))
     return jnp.max(jax.lax.map(eigenvalue, seen)) / stability_threshold(adam)
 
 
 def claims(config: RegimesConfig, found: ThreeRegimes) -> tuple[Claim, ...]:
-    """One for each regime and placement, and what the equation says of them."""
+    """One claim for each regime and placement of eps, and those on the equation's predictions."""
     regimes = (
         claim
         for placement, regime in zip(config.placements, found.regime, strict=True)
@@ -145,7 +146,7 @@ def _claims_for(config: RegimesConfig, placement: str, regime: np.ndarray) -> It
 
 
 def _shares(config: RegimesConfig, regime: np.ndarray, i: int) -> tuple[np.ndarray, np.ndarray]:
-    """(h,): in regime i, the share of the runs where it is expected, and of the others."""
+    """(h,) the shares of runs in regime i, among those where it is expected and among the others."""
     region = config.regions[i]
     return (regime[:, region] == i).mean(axis=(1, 2)), (regime[:, ~region] == i).mean(axis=(1, 2))
 
@@ -171,7 +172,7 @@ def _explained(found: ThreeRegimes) -> Claim:
 
 
 def tables(config: RegimesConfig, found: ThreeRegimes) -> tuple[Table, ...]:
-    """How many runs of each region are in each regime."""
+    """Tables with the number of runs in each regime, by region."""
     rows = tuple(
         (placement, f"{h:g}", cause, *(str(int((regime[j][region] == i).sum())) for i in range(len(REGIMES))))
         for placement, regime in zip(config.placements, found.regime, strict=True)

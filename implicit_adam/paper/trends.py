@@ -8,7 +8,7 @@ from implicit_adam.paper.claims import UNDECIDED, Claim, decided
 
 
 class Measurement(NamedTuple):
-    """Something measured (values, seeds, ..) at the values of a hyperparameter, and which of them count."""
+    """Measurements (values, seeds, ..) at the values of a hyperparameter, and which values count."""
 
     name: str
     values: np.ndarray
@@ -27,9 +27,9 @@ class Trend(NamedTuple):
 
 
 def trend(values: np.ndarray) -> Trend:
-    """Of measurements (seeds, values), the values in increasing order of the hyperparameter.
+    """The `Trend` of measurements (seeds, values), with values in increasing order of the hyperparameter.
 
-    Ranks are compared within a seed only, so that what the seeds differ by does not count. Without ties
+    Ranks are compared only within a seed, so that differences between seeds do not count. Without ties,
     Page's statistic is a monotone function of the mean correlation.
     """
     seeds, count = values.shape
@@ -47,13 +47,13 @@ def trend(values: np.ndarray) -> Trend:
 def _mean_correlation(ranks: np.ndarray, order: np.ndarray) -> float:
     centred, target = ranks - ranks.mean(axis=1, keepdims=True), order - order.mean()
     spread = np.sqrt((centred**2).sum(axis=1) * (target**2).sum())
-    # All values alike have no order.
+    # If all values are equal, the correlation is 0.
     correlations = (centred @ target) / np.where(spread > 0, spread, 1.0)
     return float(correlations.mean())
 
 
 def noise(measured: np.ndarray) -> float:
-    """The standard deviation of measurements (values, seeds), but for what seeds and values differ by."""
+    """The standard deviation of measurements (values, seeds), without the effects of seeds and of values."""
     values, seeds = measured.shape
     rest = measured - measured.mean(axis=0) - measured.mean(axis=1, keepdims=True) + measured.mean()
     degrees = (values - 1) * (seeds - 1)
@@ -61,10 +61,10 @@ def noise(measured: np.ndarray) -> float:
 
 
 def power(measured: np.ndarray, effect: float, alpha: float, draws: int = 4000) -> float:
-    """How often Page's test would find a steady rise by `effect` from first to last value, by simulation.
+    """The power of Page's test against a steady rise by `effect` from the first to the last value.
 
-    With as many values and seeds as were measured, and normal noise of their size (`noise`); at p < alpha,
-    two-sided. NaN where there is no trend to be found (`trend`).
+    It is simulated with as many values and seeds as were measured, and normal noise of the measured size
+    (`noise`), at p < alpha, two-sided. NaN where `trend` is NaN.
     """
     count, seeds = measured.shape
     if count < 3 or seeds < 2 or not np.isfinite(measured).all():
@@ -81,7 +81,7 @@ def power(measured: np.ndarray, effect: float, alpha: float, draws: int = 4000) 
 
 
 def judged(found: Trend, sign: int, alpha: float) -> str:
-    """Held if the trend has the claimed sign and p < alpha; refuted if the opposite one with p < alpha."""
+    """The verdict: held if the trend has the claimed sign with p < alpha, refuted if the opposite sign."""
     significant = found.p_value < alpha
     return decided(
         held=significant and sign * found.correlation > 0,
@@ -90,14 +90,17 @@ def judged(found: Trend, sign: int, alpha: float) -> str:
 
 
 def in_words(found: Trend) -> str:
-    """For a report."""
+    """The trend in words, for a report."""
     if not np.isfinite(found.p_value):
         return "no trend (it needs three values, two seeds, and every number finite)"
     return f"rank correlation {found.correlation:+.2f}, p = {found.p_value:.2g}"
 
 
 def trend_claim(source: str, statement: str, found: Measurement, sign: int, alpha: float, more: str) -> Claim:
-    """That what was measured has a trend of this sign over the values that count; `more` is told besides."""
+    """The claim that the measurement has a trend of this sign over the values that count.
+
+    `more` is added to the text of what was measured.
+    """
     result = trend(found.measured[found.kept].T)
     left_out = ", ".join(f"{value:g}" for value in found.values[~found.kept]) or "none"
     return Claim(
@@ -112,7 +115,7 @@ def trend_claim(source: str, statement: str, found: Measurement, sign: int, alph
 
 
 def powerful(claim: Claim, found: Measurement, effect: float, alpha: float, least: float = 0.8) -> Claim:
-    """The same, undecided unless a trend of this size would have been found often enough."""
+    """The claim, but undecided unless the power against a trend of size `effect` is at least `least`."""
     reached = power(found.measured[found.kept], effect, alpha)
     enough = reached >= least
     return claim._replace(

@@ -1,9 +1,9 @@
-"""Where Adam meets the valley of the bilinear model, and its equations on the way.
+"""The points where Adam and its equations meet the valley of the bilinear model.
 
 On a level set 4 theta_1 theta_2 - 3 = c of E = (3/2 - 2 theta_1 theta_2)^2 / 2 the gradient is
-grad E = c (theta_2, theta_1), so that its one-norm is |c| (theta_1 + theta_2): smallest at theta_1 = theta_2,
-and for c to 0 at the cross (3/4, 3/4)^(1/2). The lower theta_1 + theta_2 where a trajectory meets the
-hyperbola theta_1 theta_2 = 3/4, the smaller the one-norm in the region it was led to.
+grad E = c (theta_2, theta_1). Its one-norm is |c| (theta_1 + theta_2), smallest at theta_1 = theta_2, which
+for c to 0 is the cross (3/4, 3/4)^(1/2). The lower theta_1 + theta_2 is where a trajectory meets the
+hyperbola theta_1 theta_2 = 3/4, the smaller the one-norm in the region that it reaches.
 """
 
 import warnings
@@ -26,7 +26,7 @@ from implicit_adam.runs.flow import flow
 from implicit_adam.runs.iterate import iterate
 from implicit_adam.runs.validity import OutsideRangeWarning
 
-# The shifts are thousandths of the way: the default tolerance, one of them, would be a hundredth of a shift.
+# The shifts are small compared with the path, so the default tolerance, a thousandth of it, is too large.
 EXACTLY: dict[str, Any] = {
     "solver": diffrax.Tsit5(),
     "stepsize_controller": diffrax.PIDController(rtol=1e-7, atol=1e-10),
@@ -35,7 +35,7 @@ EXACTLY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Varied:
-    """One hyperparameter over its values, the others fixed, and what the paper says of theta_1 + theta_2."""
+    """The values of one hyperparameter, the fixed others, and the paper's claim about theta_1 + theta_2."""
 
     name: str
     values: tuple[float, ...]
@@ -49,29 +49,32 @@ class Varied:
 
     def rule(self, value: float, *, eps_in_sqrt: bool = True) -> Adam:
         given = dict(self.fixed) | {self.name: value}
-        # The same smallest denominator wherever eps stands.
+        # The smallest denominator is the same for both placements of eps.
         eps = given.pop("eps") if eps_in_sqrt else given.pop("eps") ** 0.5
         return Adam(**given, eps=eps, eps_in_sqrt=eps_in_sqrt)
 
 
 @dataclass(frozen=True)
 class BilinearConfig:
-    """The start is the paper's, (2.8, 3.5); its hyperparameters are printed in the pictures only."""
+    """The families of runs, from the paper's start (2.8, 3.5).
+
+    The paper shows their hyperparameters in its pictures only.
+    """
 
     families: tuple[Varied, ...]
     horizon: float = 4.0
-    # The levels c that are looked at, and the one at which Adam and its flow are compared.
+    # The levels c that are recorded, and the one at which Adam and its flow are compared.
     levels: tuple[float, ...] = tuple(float(c) for c in np.sort([*np.geomspace(0.1, 30.0, 119), 9.0])[::-1])
     level: float = 9.0
-    # A flow is followed up to ||h DF[v]|| / ||F|| = 1/2, where its correction is half of what it corrects.
+    # A flow is followed up to ||h DF[v]|| / ||F|| = 1/2, where the correction is half of the leading field.
     validity: float = 0.5
     points: int = 400
 
 
 class Family(NamedTuple):
-    """Trajectories (values, points, 2), and theta_1 + theta_2 where they pass the levels, (values, levels).
+    """Trajectories (values, points, 2), and theta_1 + theta_2 where they cross the levels, (values, levels).
 
-    Adam's stay where they first meet the hyperbola, `met` (values, 2); `met_outside` is the same with eps
+    Adam's end where they first meet the hyperbola, `met` (values, 2); `met_outside` is the same with eps
     outside the root. The flows of order 1 and 2 are NaN beyond the range of the first correction.
     """
 
@@ -89,7 +92,7 @@ class Family(NamedTuple):
 
 
 def run(config: BilinearConfig, advance: Advance) -> tuple[Family, ...]:
-    """Every family of the config."""
+    """Run every family of the config."""
     found, total, done = [], sum(len(varied.values) for varied in config.families), 0
     for varied in config.families:
         rows = []
@@ -108,7 +111,7 @@ def _one(config: BilinearConfig, varied: Varied, value: float) -> Sequence[np.nd
     adam = np.asarray(iterate(rule, problem.loss, problem.params, steps).params)
     other = np.asarray(iterate(outside, problem.loss, problem.params, steps).params)
     with warnings.catch_warnings():
-        # The corrected flows are cut where the first leaves its range, by `_within`.
+        # `_within` cuts the corrected flows where the first correction leaves its range.
         warnings.simplefilter("ignore", OutsideRangeWarning)
         plain, corrected, second = (
             np.asarray(
@@ -116,8 +119,8 @@ def _one(config: BilinearConfig, varied: Varied, value: float) -> Sequence[np.nd
             )
             for order in (0, 1, 2)
         )
-    # Where Adam has met the hyperbola it oscillates about it, which an exact solver would follow for ever.
-    # Few lengths are few compilations.
+    # Once Adam has met the hyperbola, it oscillates about it, which an exact solver would follow for ever.
+    # Only a few different lengths are used, for few compilations.
     part = max(1 + START, steps // 20)
     down = max(part, int(np.sum(np.logical_and.accumulate(level_of(adam) > 0))) // part * part)
     carried = np.asarray(carried_flow(rule, problem.loss, problem.params, down, **EXACTLY).params)
@@ -139,7 +142,7 @@ def _one(config: BilinearConfig, varied: Varied, value: float) -> Sequence[np.nd
 
 
 def _within(config: BilinearConfig, rule: Adam, points: np.ndarray) -> np.ndarray:
-    """Up to where the first correction outgrows its share of the leading field."""
+    """A mask of the points up to where the first correction exceeds `validity` times the leading field."""
     loss = bilinear().loss
     share = jax.jit(jax.vmap(lambda theta: regimes(rule, loss, theta).validity))(points)
     return np.logical_and.accumulate(np.asarray(share) < config.validity)

@@ -1,4 +1,4 @@
-"""What the paper sees in Figures 2 and 3, and which equations see it too."""
+"""The claims on what the paper observes in Figures 2 and 3, and on which equations predict it."""
 
 import numpy as np
 
@@ -7,9 +7,7 @@ from implicit_adam.paper.valley import BilinearConfig, Family, Varied
 
 
 def claims(config: BilinearConfig, found: tuple[Family, ...]) -> tuple[Claim, ...]:
-    """What the paper sees in each family; that the flow sees it too; that the place of eps does not
-    matter.
-    """
+    """The claims on each family, on their prediction by the flows, and on the placement of eps."""
     pairs = list(zip(config.families, found, strict=True))
     observed = tuple(_observed(varied, family) for varied, family in pairs)
     return (*observed, _predicted(config, pairs), _carried(config, pairs), _either_eps(pairs))
@@ -29,9 +27,9 @@ def _observed(varied: Varied, family: Family) -> Claim:
 
 
 def _predicted(config: BilinearConfig, pairs: list[tuple[Varied, Family]]) -> Claim:
-    """The corrected flow against Adam, both measured from the plain flow, which knows no beta, rho or h.
+    """Compares the corrected flow with Adam, both relative to the plain flow, which has no beta, rho or h.
 
-    Theorem 3.1 leaves out h^2 and more: what order 1 misses is of that kind if order 2 has most of it.
+    Theorem 3.1 leaves out h^2 and more. The error of order 1 is of that kind if order 2 removes most of it.
     """
     adam = _shifts(config, pairs, "adam_sum")
     first, second = _shifts(config, pairs, "flow_sum"), _shifts(config, pairs, "second_sum")
@@ -68,13 +66,13 @@ def _carried(config: BilinearConfig, pairs: list[tuple[Varied, Family]]) -> Clai
 
 
 def _shifts(config: BilinearConfig, pairs: list[tuple[Varied, Family]], name: str) -> list[np.ndarray]:
-    """Of every family, theta_1 + theta_2 at the level beyond the plain flow's."""
+    """For every family, theta_1 + theta_2 at the level, minus that of the plain flow."""
     at = config.levels.index(config.level)
     return [(getattr(family, name) - family.plain_sum)[:, at] for _, family in pairs]
 
 
 def _gap(adam: list[np.ndarray], other: list[np.ndarray]) -> float:
-    """The largest difference over the largest shift."""
+    """The largest difference between shifts, over Adam's largest shift."""
     shifts, others = np.concatenate(adam), np.concatenate(other)
     largest = np.max(abs(shifts))
     return float(np.max(abs(shifts - others)) / largest) if largest > 0 else np.nan

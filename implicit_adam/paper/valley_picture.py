@@ -1,4 +1,4 @@
-"""Figures 2 and 3: the shifts, a small panel for each value, and the trajectories that have them."""
+"""The picture of Figures 2 and 3: the shifts, a small panel for each value, and the trajectories."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ LINES: dict[str, dict[str, Any]] = {
 
 @styled
 def picture(config: BilinearConfig, found: tuple[Family, ...]) -> Any:
-    """A row for each family: how far the one-norm is from the plain flow's, value by value, and the plane."""
+    """A row for each family: the shift of the one-norm from the plain flow's per value, and the plane."""
     from matplotlib.figure import Figure
 
     count = max(len(family.values) for family in found)
@@ -38,7 +38,7 @@ def picture(config: BilinearConfig, found: tuple[Family, ...]) -> Any:
 
 
 def _shifts(axes: Any, varied: Varied, family: Family) -> None:
-    """Small multiples on one scale."""
+    """Draw the shifts as small panels with the same scale."""
     shares = {name: 100 * (getattr(family, name) / family.plain_sum - 1) for name in LINES}
     adam = shares["adam_sum"][np.isfinite(shares["adam_sum"])]
     low, high = min(adam.min(), 0), max(adam.max(), 0)
@@ -62,7 +62,7 @@ def _shifts(axes: Any, varied: Varied, family: Family) -> None:
 
 
 def _plane(plane: Any, varied: Varied, family: Family) -> None:
-    """The trajectories, and where they meet the valley in an inset."""
+    """Draw the trajectories, with an inset where they meet the valley."""
     draw_level_sets(plane, (0.3, 0.6), (2.95, 3.65))
     low, high = _around(family)
     inset = plane.inset_axes((0.6, 0.06, 0.38, 0.4))

@@ -1,4 +1,4 @@
-"""Arrays to matplotlib figures; nothing is computed here, and matplotlib is imported when first needed.
+"""Plots of results with matplotlib, which is imported when first needed; nothing is computed here.
 
 Every function draws on the Axes it is given, or on a new Figure, and returns the Figure.
 """
@@ -43,5 +43,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """What is public, for tab completion."""
+    """The public names, for tab completion."""
     return sorted(__all__)

@@ -1,4 +1,4 @@
-"""Errors of flows against the step size."""
+"""Plots of a flow's error against the step size."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from implicit_adam.plotting.style import COLOURS, MARKERS, STYLE, flow_name, gre
 
 
 def plot_convergence(study: Convergence, ax: Any = None, *, title: str = "") -> Any:
-    """The errors against h on log-log axes, each with a reference line of its theorem's slope."""
+    """Plot the errors against h on log-log axes, each with a reference line of slope order + 1."""
     if not isinstance(study, Convergence):
         msg = f"study must be what ia.convergence returns, got a {type(study).__name__}"
         raise ValueError(msg)  # noqa: TRY004
@@ -40,7 +40,7 @@ def plot_convergence(study: Convergence, ax: Any = None, *, title: str = "") -> 
 
 
 def plot_studies(studies: dict[str, dict[str, Convergence]]) -> Any:
-    """A grid of `plot_convergence`: one row per outer key, one panel per inner key."""
+    """Plot several studies with `plot_convergence`: one row per outer key, one panel per inner key."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Measurements along runs, and how they depend on a hyperparameter."""
+"""Plots of measurements along runs, and of their dependence on a hyperparameter."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +9,9 @@ from implicit_adam.plotting.style import COLOURS, MARKERS, new_axes, shades
 
 
 def plot_curves(x: np.ndarray, curves: Mapping[str, np.ndarray], ax: Any = None) -> Any:
-    """Curves (seeds, len(x)) by their label, in the order of a hyperparameter: the mean, and a band from the
-    least to the largest seed.
+    """Plot curves (seeds, len(x)), by label, each as its mean and a band from the lowest to the highest seed.
+
+    The labels are in the order of a hyperparameter, which the colours follow.
     """
     ax = new_axes() if ax is None else ax
     for (label, curve), colour in zip(curves.items(), shades(len(curves)), strict=True):
@@ -23,9 +24,9 @@ def plot_curves(x: np.ndarray, curves: Mapping[str, np.ndarray], ax: Any = None)
 
 
 def plot_trend(values: Any, measured: Any, ax: Any = None, *, kept: Any = None) -> Any:
-    """Measurements (values, seeds) at values set side by side: the mean and, grey, every seed.
+    """Plot measurements (values, seeds) against evenly spaced values: the mean, and in grey every seed.
 
-    `kept` (values,), if given, says where the mean counts; elsewhere it is hollow.
+    `kept` (values,), if given, marks the means that count; the others are drawn hollow.
     """
     ax = new_axes() if ax is None else ax
     measured = np.asarray(measured, float).reshape(len(values), -1)
@@ -42,7 +43,7 @@ def plot_trend(values: Any, measured: Any, ax: Any = None, *, kept: Any = None) 
 
 
 def plot_parts(n: np.ndarray, parts: Mapping[str, np.ndarray], ax: Any = None) -> Any:
-    """The parts of a field over the steps, on a logarithmic scale."""
+    """Plot the parts of a field against the step number, on a logarithmic scale."""
     ax = new_axes() if ax is None else ax
     for i, (name, part) in enumerate(parts.items()):
         ax.semilogy(n, part, color=COLOURS[i % len(COLOURS)], linewidth=1.2, label=name)

@@ -1,4 +1,4 @@
-"""What the pictures of the paper share: panels in the package's look, and short names."""
+"""Shared by the pictures in `paper/`: panels in the package's style, and short names."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ NORM = r"$\|\nabla E\|_{1,\varepsilon}$"
 
 
 def styled(picture: Picture) -> Picture:
-    """In the package's look from the first text to the last."""
+    """Decorator: draw the whole picture in the package's matplotlib style."""
 
     @functools.wraps(picture)
     def drawn(config: Any, found: Any) -> Any:
@@ -24,7 +24,7 @@ def styled(picture: Picture) -> Picture:
 
 
 def panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
-    """A Figure and its Axes (rows, columns)."""
+    """A Figure and its Axes (rows, columns); `width` and `height` are those of one panel, in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
@@ -32,5 +32,5 @@ def panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, A
 
 
 def short(name: str) -> str:
-    """The letter of a hyperparameter."""
+    """The letter of a hyperparameter, as a formula."""
     return {"h": "$h$", "beta": r"$\beta$", "rho": r"$\rho$"}[name]

@@ -1,4 +1,4 @@
-"""Runs in a plane of two parameters, and flows against iterates in time."""
+"""Plots of runs in a plane of two parameters, and of the distance between flows and iterates."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,10 @@ from implicit_adam.plotting.style import COLOURS, flow_name, new_axes
 def plot_level_sets(
     x: np.ndarray, y: np.ndarray, values: np.ndarray, ax: Any = None, *, minimum: float | None = None
 ) -> Any:
-    """Contours of values (len(y), len(x)) by equal shares of the points; `minimum`: a thick level."""
+    """Plot contours of values (len(y), len(x)), with as many points between any two neighbouring levels.
+
+    `minimum` is a level drawn thick.
+    """
     ax = new_axes() if ax is None else ax
     levels = np.unique(np.quantile(values, np.linspace(0.02, 0.98, 14)))
     ax.contour(x, y, values, levels, colors="0.82", linewidths=0.7, linestyles="solid", zorder=0)
@@ -24,7 +27,7 @@ def plot_level_sets(
 def plot_path(
     points: np.ndarray, ax: Any = None, *, label: str = "", colour: Any = None, dashed: bool = False
 ) -> Any:
-    """A trajectory (points, 2): the optimizer as a line, a flow dashed on top of it, black by default."""
+    """Plot a trajectory (points, 2): an optimizer as a line, a flow dashed (black by default) on top."""
     ax = new_axes() if ax is None else ax
     look: dict[str, Any] = {"linewidth": 1.6, "zorder": 3, "color": colour}
     if dashed:
@@ -34,7 +37,7 @@ def plot_path(
 
 
 def plot_distances(t: np.ndarray, distances: Mapping[int | str, np.ndarray], ax: Any = None) -> Any:
-    """The distance of flows to the iterates over time, by the order of the flow or by a name."""
+    """Plot the distance of flows to the iterates against time, keyed by the order of the flow or a name."""
     ax = new_axes() if ax is None else ax
     for i, (flow, distance) in enumerate(distances.items()):
         label = flow if isinstance(flow, str) else flow_name(flow)

@@ -1,4 +1,4 @@
-"""One look for all pictures: colours that colour-blind readers tell apart, the paper's symbols as labels."""
+"""The style of all pictures: colours for colour-blind readers, and the paper's symbols as labels."""
 
 import re
 from typing import Any
@@ -8,11 +8,11 @@ CARRIED_NAMES = {0: "carried, plain", 1: "carried memory"}
 
 
 def flow_name(order: int, *, carried: bool = False) -> str:
-    """What a flow of this order is called in tables and legends."""
+    """The name of a flow of this order in tables and legends."""
     return CARRIED_NAMES[order] if carried else NAMES.get(order, f"order-{order} flow")
 
 
-# Okabe & Ito's colours, told apart by colour-blind readers, in the order of the flows' orders.
+# Okabe & Ito's colours, which colour-blind readers can tell apart, indexed by the order of the flow.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
 MARKERS = ("o", "s", "^", "D")
 STYLE: dict[Any, Any] = {
@@ -43,20 +43,20 @@ def symbol(name: str) -> str:
 
 
 def greek(text: str) -> str:
-    """Words with the paper's letters for its hyperparameters."""
+    """The text with the paper's letters in place of the names of hyperparameters."""
     signs = {"beta": r"$\beta$", "rho": r"$\rho$", "eps": r"$\varepsilon$", ">=": r"$\geq$", ">": "$>$"}
     return re.sub("|".join(rf"(?<!\w){sign}(?!\w)" for sign in signs), lambda m: signs[m[0]], text)
 
 
 def new_axes() -> Any:
-    """Axes of a new Figure."""
+    """The Axes of a new Figure."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(4, 3.2), layout="constrained").subplots()
 
 
 def log_ticks(ax: Any) -> None:
-    """On a logarithmic x axis: a labelled tick at 1, 2 and 5 of every decade where there are few decades."""
+    """Label the ticks at 1, 2 and 5 of every decade of a logarithmic x axis, if there are few decades."""
     from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
     low, high = ax.get_xlim()

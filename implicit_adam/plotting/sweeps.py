@@ -1,4 +1,4 @@
-"""Results over a grid: curves over one axis, heat maps over two."""
+"""Plots of sweeps: curves over one axis, heat maps over two."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +10,9 @@ from implicit_adam.sweeps import SweepResult
 
 
 def plot_sweep(result: SweepResult, names: str | Sequence[str], *, title: str = "") -> Any:
-    """A panel for each variable: curves over one axis, heat maps over two, a row for each value of a third.
+    """Plot a sweep, a panel per variable: curves over one axis, heat maps over two, rows over a third.
 
-    Raises `ValueError` for results with more than three axes: select from `to_xarray()` first.
+    Raises `ValueError` for results with more than three axes; select from `to_xarray()` first.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def plot_sweep(result: SweepResult, names: str | Sequence[str], *, title: str = 
 
 
 def plot_curve(result: SweepResult, name: str, ax: Any = None) -> Any:
-    """A variable over the only axis of a sweep; points that are not finite are left out.
+    """Plot a variable over the only axis of a sweep; points that are not finite are left out.
 
     Raises `ValueError` for other sweeps and unknown variables.
     """
@@ -57,12 +57,12 @@ def plot_curve(result: SweepResult, name: str, ax: Any = None) -> Any:
 
 
 def plot_heat_map(result: SweepResult, name: str, ax: Any = None, *, index: tuple[int, ...] = ()) -> Any:
-    """A variable over the first two axes of a sweep, `index` fixing the others.
+    """Plot a variable over the first two axes of a sweep as a heat map; `index` fixes the others.
 
-    A point is a cell whose edges lie half way to its neighbours, on a logarithmic axis at the geometric mean.
-    Where it changes sign the colours diverge at zero, stretched by a root so that both signs show, and a line
-    marks the zero; what is not finite stays grey. Raises `ValueError` for sweeps over fewer or more axes and
-    for unknown variables.
+    Each point is a cell whose edges lie half way to its neighbours, on a logarithmic axis at the geometric
+    mean. If the variable changes sign, the colours diverge at zero, stretched by a root so that both signs
+    show, and a line marks the zero. Cells that are not finite stay grey. Raises `ValueError` for sweeps over
+    fewer or more axes and for unknown variables.
     """
     from matplotlib.colors import FuncNorm
 
@@ -131,7 +131,7 @@ def is_logarithmic(values: np.ndarray) -> bool:
 
 
 def cell_edges(values: np.ndarray) -> np.ndarray:
-    """The edges (len + 1) of cells around increasing values: half way between neighbours, on their scale."""
+    """The edges (len + 1,) of cells around increasing values: half way between neighbours, on their scale."""
     if is_logarithmic(values):
         return np.exp(_half_way(np.log(values)))
     return _half_way(values.astype(float))
@@ -139,14 +139,14 @@ def cell_edges(values: np.ndarray) -> np.ndarray:
 
 def _half_way(values: np.ndarray) -> np.ndarray:
     if len(values) == 1:
-        # The width of a cell without neighbours is free.
+        # A cell without neighbours may have any width.
         return values[0] + np.array([-0.5, 0.5]) * (abs(values[0]) or 1.0)
     middle = (values[1:] + values[:-1]) / 2
     return np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
 
 
 def _scales(ax: Any, **coords: np.ndarray) -> None:
-    """Logarithmic where the values are; few short values are marked themselves."""
+    """Make axes logarithmic where the values are; if there are few short values, they become the ticks."""
     from matplotlib.ticker import NullLocator
 
     for which, values in coords.items():

@@ -1,1 +1,1 @@
-"""Runs: the optimizer, its flows, and the map without memory."""
+"""Functions that run an optimizer, its differential equations, or its memoryless map, and record the path."""

@@ -1,4 +1,4 @@
-"""Runs of the equation with carried memory."""
+"""`carried_flow`: solves the equation that carries the optimizer's memories as states."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +31,7 @@ from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
 
 State = tuple[Vector, Memory]
 
-# What part of its path the solver may be wrong by.
+# The solver's error may be this fraction of the length of the path.
 TOLERANCE = 1e-3
 
 
@@ -55,50 +55,50 @@ def carried_flow(
     closure: str | None = None,
     floor: Any = None,
 ) -> Trajectory:
-    """The solution of the equation with carried memory, `carried_field`, over as many steps of the optimizer.
+    """Solve the equation with the optimizer's memories as states (`carried_field`) for `steps` of its steps.
 
-    Stays within O(h^2) of `iterate` with the same arguments, however long the memories are and however small
-    eps is, at a cost that depends on the time constants h/(1-d) and the landscape but not on h. What changes
-    within a few steps, however small h is, leaves a small O(h): the first steps, and for fixed decays and eps
-    near 0 the change of a gradient's sign (Adam, .9, .999, 1e-8, on a small tanh network: slopes of 2 up to
-    the first such change, 1.3 to 1.9 after it, at errors of 1e-7). Past the edge of stability, where iterates
-    alternate, no smooth equation follows them; `closure` follows two.
+    The solution stays within O(h^2) of `iterate` with the same arguments, however long the memories are and
+    however small eps is. The cost depends on the time constants h/(1-d) and the landscape, not on h. Anything
+    that changes within a few steps, however small h is, leaves a small O(h) error: the first steps, and, with
+    fixed decays and eps near 0, a gradient that changes its sign (Adam, .9, .999, 1e-8, on a small tanh
+    network: slopes of 2 up to the first such change, 1.3 to 1.9 after it, at errors of 1e-7). Past the edge
+    of stability the iterates alternate, and no single smooth curve follows them; `closure` follows two.
 
     - `rule`, `loss`, `params`, `steps`, `batches`, `noise`, `order`: as in `carried_field`.
-    - `key`, e.g. `jax.random.key(0)`: one sampled run in mini-batches instead of the mean run: the memories
-      see normal gradients of the mini-batches' covariance (`runs.mini_batch_noise`), at 2 gradients
-      a leap. `jax.vmap` over keys gives the mean and the spread of runs, with what the spread does to the
-      mean. Rules only, order 1, the default solver. With `noise` above 1 the first steps have the noise of
-      the batches given. Unlike a mean run it is no cheaper than a real one.
-    - `replacement`: of a sampled run, whether mini-batches are drawn with replacement; by default every epoch
+    - `key`, e.g. `jax.random.key(0)`: simulates one random run in mini-batches instead of the mean run. The
+      memories then see Gaussian gradients with the mini-batches' covariance (`runs.mini_batch_noise`), at 2
+      gradients a leap. `jax.vmap` over keys gives the mean and the spread of runs, including the effect of
+      the spread on the mean. For rules only, at order 1, with the default solver. With `noise` above 1 the
+      first steps have the noise of the batches given. Unlike the mean run, it is no cheaper than a real run.
+    - `replacement`: whether a sampled run draws its mini-batches with replacement; by default every epoch
       goes through all of them.
-    - `start`: how many steps the optimizer takes itself before the equation takes over; ten by default, in
-      a sampled run whole epochs. At first its memory
-      is as short as a step, and where a gradient changes its sign then, no equation can follow. Otherwise
-      it matters little: of the distance travelled by Adam the error was 3e-4 to 5e-4 for every start from 0
-      to 30 on the digits (full batch, h 1e-3, 1000 steps), and 1e-4 to 5e-4 on a small tanh network
-      (h 2.5e-3).
-    - `save_every`, or `save_at`, increasing step numbers up to `steps`: what to save, beside the start.
-    - `solver`: by default leaps of many steps at one gradient each (`Leaps`), of order 1 only; any diffrax
-      solver instead, at 2 gradients for each evaluation of the field (`diffrax.Bosh3()` at order 0).
-    - `stepsize_controller`: by default, the error of a leap is kept below a thousandth of what it moves, and
-      no leap is shorter than a step: one of one step *is* the optimizer's step. Any diffrax controller
-      instead; times are t = n h, the state is (params, memories), flat vectors.
-    - `memories`: whether to keep the memories as well, in the trajectory's field of that name.
-    - `closure`: "two-branch" goes on through the edge of stability: the equation is that of the centre of
-      iterates that alternate, and of half the difference d between the two branches (`alternating` in the
-      trajectory), so that the mean loss of the optimizer there is (loss(c + d) + loss(c - d)) / 2, c in
-      `params`. In full batch only; 4 gradients for each evaluation of the field, 2 at order 0, and at least
-      one step of the solver (`diffrax.Bosh3()` by default) for each of the optimizer. d starts with what
-      alternates in the steps that the optimizer takes next; the sign of d is not that of the even steps.
-      Alternation of period two alone: an optimizer whose first unstable mode turns is not followed.
-    - `floor`: of the closure, the size that half the difference does not fall below, of that of the
-      parameters; by default eps^(3/4), eps the rounding of their dtype (1.8e-12 in float64). A larger one
-      makes the first burst early: on a 4-layer tanh network the centre is off by .41% of the distance as
-      Adam enters the edge (step 95) with 1.5e-8, by .02% to .03% with 1e-10, 1e-12 and 1e-14.
+    - `start`: how many steps the optimizer takes itself before the equation takes over: ten by default, in a
+      sampled run rounded up to whole epochs. At first the memory is only a step long, and no equation can
+      follow a gradient that changes its sign then. Otherwise the choice matters little: relative to the
+      distance travelled by Adam the error was 3e-4 to 5e-4 for every start from 0 to 30 on the digits (full
+      batch, h 1e-3, 1000 steps), and 1e-4 to 5e-4 on a small tanh network (h 2.5e-3).
+    - `save_every`, or `save_at` (increasing step numbers up to `steps`): what to save, besides the start.
+    - `solver`: by default `Leaps`, each across many steps at the cost of one gradient (order 1 only). Or any
+      diffrax solver, at 2 gradients for each evaluation of the field (`diffrax.Bosh3()` at order 0).
+    - `stepsize_controller`: by default, the error of a leap is kept below a thousandth of its length, and no
+      leap is shorter than one step; a leap of one step *is* the optimizer's step. Or any diffrax controller:
+      times are t = n h, and the state is (params, memories), as flat vectors.
+    - `memories`: whether to save the memories as well, in the trajectory's field `memories`.
+    - `closure`: "two-branch" continues through the edge of stability. It solves for the centre c of the
+      alternating iterates (`params` in the trajectory) and for half the difference d between their two
+      branches (`alternating`); the mean loss of the optimizer there is (loss(c + d) + loss(c - d)) / 2. For
+      full batch only. It takes 4 gradients for each evaluation of the field, 2 at order 0, and at least one
+      step of the solver (`diffrax.Bosh3()` by default) per step of the optimizer. d starts as the alternating
+      part of the steps that the optimizer takes next; its sign does not tell which steps are the even ones.
+      Only alternation of period two is followed, not an unstable mode that rotates.
+    - `floor`: with the closure, the smallest size of d, relative to that of the parameters; by default
+      eps^(3/4), with eps the rounding of their dtype (1.8e-12 in float64). A larger floor makes the first
+      burst come early: on a 4-layer tanh network, as Adam enters the edge (step 95), the centre is off by
+      .41% of the distance with 1.5e-8, and by .02% to .03% with 1e-10, 1e-12 and 1e-14.
 
-    A diverging run, or a solver that gave up, is flagged (`finite`), never raised. Raises `ValueError` for
-    bad arguments. Compiles once for all values of the hyperparameters and the start. Derivatives in any mode.
+    A run that diverges, or whose solver gives up, is flagged (`finite`), never raised. Raises `ValueError`
+    for bad arguments. Compiles once for all values of the hyperparameters and the start. Differentiable in
+    forward and reverse mode.
     """
     check_order(order, HIGHEST_CARRIED_ORDER)
     steps, save_every = check_saves(steps, save_every)
@@ -115,7 +115,7 @@ def carried_flow(
 
 
 class Solving(NamedTuple):
-    """How the equation is solved."""
+    """The order of the equation, its diffrax solver and its step size controller; None for the defaults."""
 
     order: int
     solver: diffrax.AbstractSolver | None
@@ -146,7 +146,7 @@ def _carried_flow(
     velocity = carried_velocity(carrier, solving.order)
     if floor is not None:
         state = two_branches(carrier, start, *state, floor)
-        # What the optimizer takes itself has one branch.
+        # The steps that the optimizer takes itself have one branch only.
         kept = (kept[0], (kept[1], jnp.zeros_like(kept[0]), jax.tree.map(jnp.zeros_like, kept[1])))
         velocity = two_branch_velocity(carrier, solving.order, floor)
     times = jnp.concatenate([jnp.asarray(early), late]).astype(h.dtype) * h
@@ -170,7 +170,7 @@ def _carried_flow(
 def _first_steps(
     carrier: Carrier, theta: Vector, start: int, early: tuple[int, ...], noise: Noise | None
 ) -> tuple[State, Any]:
-    """The state after the optimizer's first steps, and those to be saved."""
+    """The state after the optimizer's first `start` steps, and the states among them that are to be saved."""
     numbers = jnp.asarray(early)
 
     def keep(kept: Any, i: Any, state: State) -> Any:
@@ -179,7 +179,7 @@ def _first_steps(
     def advance(n: Any, carry: tuple[State, Any]) -> tuple[State, Any]:
         state, kept = carry
         state = carrier.step(n, *state, None if noise is None else partial(noise.of_step, n))
-        # Overwritten until the step that is to be kept.
+        # The row is overwritten until the step that is to be saved.
         return state, keep(kept, jnp.searchsorted(numbers, n + 1), state)
 
     state = (theta, carrier.start(theta))
@@ -208,8 +208,8 @@ def solved(
             pcoeff=0.4,
             icoeff=0.3,
             factormax=2.0,
-            # With branches, longer steps would pass over the growth of an alternation that is small yet, and
-            # shorter ones follow the rounding of a centre that stands still.
+            # With two branches, longer steps would miss the growth of an alternation that is still small,
+            # and shorter steps would follow the rounding of a centre that stands still.
             dtmin=h if leaps else None if floor is None else h / 8,
             dtmax=None if floor is None else h,
         )

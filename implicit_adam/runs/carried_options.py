@@ -1,4 +1,4 @@
-"""The options of a run of the equation with carried memory, checked: its start, its sampling, its closure."""
+"""Checks of the options of `carried_flow`: the start, the sampling of mini-batches, the closure."""
 
 import math
 from typing import Any
@@ -13,14 +13,16 @@ from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.types import Batches, Scalar, Vector
 
-# How many steps the optimizer takes itself at first.
+# How many steps the optimizer takes itself before the equation takes over.
 START = 10
 CLOSURES = ("two-branch",)
 
 
 def checked_start(start: int | None, steps: int, batches: Batches, noise: Any) -> int:
-    """The first steps; with the batches of a sampled run whole epochs: a rare gradient must have been seen
-    before it has a variance.
+    """How many steps the optimizer takes itself: `start`, or the default.
+
+    For a sampled run (`batches` given) the default is whole epochs: the memories must have seen a rare
+    gradient before its variance can be simulated.
     """
     start = _usual_start(batches, noise) if start is None else check_count("start", start, least=0)
     if start >= steps:
@@ -43,7 +45,7 @@ def _usual_start(batches: Batches, noise: Any) -> int:
 def check_sampled(
     key: Any, inputs: Inputs, order: int, solver: diffrax.AbstractSolver | None, *, replacement: bool
 ) -> None:
-    """A key for a rule in mini-batches, of the default solver; or none."""
+    """Raise `ValueError` unless `key` is None, or a key for a rule, mini-batches and the default solver."""
     if key is None:
         if replacement:
             msg = "replacement says how a sampled run draws its mini-batches: give a key, or leave it out"
@@ -67,7 +69,7 @@ def check_sampled(
 
 
 def checked_floor(closure: str | None, floor: Any, batches: Batches, inputs: Inputs) -> Scalar | None:
-    """The floor of the closure, None where there is none."""
+    """The floor of the closure's alternation, None without a closure; raises `ValueError` for bad options."""
     if closure is None:
         if floor is not None:
             msg = 'floor belongs to a closure, and there is none: give closure="two-branch", or leave it out'
@@ -91,5 +93,5 @@ def checked_floor(closure: str | None, floor: Any, batches: Batches, inputs: Inp
 
 
 def usual_floor(theta: Vector) -> Scalar:
-    """Of an alternation that nothing else keeps from vanishing, relative to theta."""
+    """eps^(3/4): the smallest alternation, relative to theta, since otherwise it would decay to nothing."""
     return jnp.asarray(float(jnp.finfo(theta.dtype).eps) ** 0.75, theta.dtype)

@@ -1,4 +1,4 @@
-"""Across one interval [nh, (n+1)h] of the equation with carried memory."""
+"""One step of a diffrax solver across one interval [nh, (n+1)h] of the equation with carried memory."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,7 @@ State = tuple[Vector, Memory]
 def carried_step(
     carrier: Carrier, h: Scalar, order: int, start: StepNumber, solver: diffrax.AbstractSolver | None = None
 ) -> Callable[[StepNumber, State], tuple[State, Scalar]]:
-    """`state, error = step(n, state)`: one step of a solver, with its local error estimate in the points.
+    """`state, error = step(n, state)`: one step of a solver, with its error estimate for theta (max norm).
 
     The optimizer takes the first `start` steps itself. Raises `ValueError` for a solver that is not explicit.
     """

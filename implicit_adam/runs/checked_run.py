@@ -1,4 +1,4 @@
-"""What every run of a modified equation does first."""
+"""The checks that every run of a modified equation makes first."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def checked_run(
     order: int,
     shifted: bool,
 ) -> Inputs:
-    """The checked inputs of a run up to an order, with the digest that its compiled program is kept by."""
+    """The checked inputs of a run of this order, with the digest under which its compiled program is kept."""
     check_order(order, HIGHEST_ORDER)
     check_shifted_order(order, shifted=shifted)
     inputs = checked_inputs(rule, loss, params, batches, schedule, steps, shifted=shifted, products=order > 0)

@@ -1,4 +1,4 @@
-"""The optimizer's modified equation, integrated with diffrax interval by interval."""
+"""`flow`: integrates the optimizer's modified equation with diffrax, interval by interval."""
 
 from typing import Any
 
@@ -42,33 +42,32 @@ def flow(
     shifted: bool = False,
     save_every: int = 1,
 ) -> Trajectory:
-    """The solution of the modified equation d theta / dt = f^(n)(theta) on [nh, (n+1)h], from the same start.
+    """Solve the modified equation d theta / dt = f^(n)(theta) on [nh, (n+1)h], n = 0 .. steps - 1.
 
-    Stays within O(h^(order+1)) of `iterate` with the same arguments, uniformly up to any fixed time
-    (Theorem 3.1 for order 1).
+    The solution stays within O(h^(order+1)) of `iterate` with the same arguments, uniformly up to any fixed
+    time (Theorem 3.1 for order 1).
 
     - `rule`, `loss`, `params`, `steps`, `batches`, `schedule`, `save_every`: as in `iterate`.
     - `order`: 0 for the leading (sign-type) flow, 1 for the paper's correction, 2 and 3 for the next terms.
-    - `solver`: any diffrax solver. By default the cheapest whose error is of the order of what the flow
-      itself leaves out, O(h^(order+1)): Heun (2 evaluations of the field a step) up to order 1, Bosh3 (4) at
-      order 2, Tsit5 (7) at order 3. To solve the equation far more exactly than it follows the optimizer,
-      or where a step nearly outruns the curvature (Heun's limit is h curvature = 2), take `diffrax.Tsit5()`.
-    - `stepsize_controller`: None takes one solver step an interval (of length h). A diffrax controller, e.g.
-      `diffrax.PIDController(rtol=1e-9, atol=1e-9)`, lets the solver adapt *inside* each interval, for small
-      eps, where the field turns over within a width sqrt(eps) of a vanishing gradient; the solver is then
-      Tsit5 by default. Implicit solvers,
-      whose root finder needs a tolerance, adapt by default, to eps^(2/3) of each interval's own movement.
-    - `shifted`: shifted gradients in place of Hessian-vector products, cheaper at the same order; see
-      `vector_field`.
+    - `solver`: any diffrax solver. The default is the cheapest whose error is of the same order as that of
+      the flow itself, O(h^(order+1)): Heun (2 evaluations of the field a step) up to order 1, Bosh3 (4) at
+      order 2, Tsit5 (7) at order 3. Take `diffrax.Tsit5()` to solve the equation far more exactly than it
+      follows the optimizer, or where h times the curvature comes near 2, Heun's limit of stability.
+    - `stepsize_controller`: None takes one solver step per interval (of length h). A diffrax controller, e.g.
+      `diffrax.PIDController(rtol=1e-9, atol=1e-9)`, lets the solver adapt *inside* each interval, which helps
+      for small eps, where the field flips within a width sqrt(eps) around a vanishing gradient; the default
+      solver is then Tsit5. Implicit solvers adapt by default, because their root finder needs a tolerance:
+      eps^(2/3) of each interval's own movement, with eps the rounding of the dtype.
+    - `shifted`: use shifted gradients in place of Hessian-vector products, which is cheaper and of the same
+      order; see `vector_field`.
 
-    Returns a `Trajectory` whose `step_error` holds the solver's error estimates. A diverging run, or a
-    solver that gave up, is flagged (`finite`), never raised. From order 1 on `validity` holds the size of the
-    correction over the leading flow, at every step, for
-    nothing more; where it passes 1 the series says nothing and, outside jit, an
-    `OutsideRangeWarning` says so, once a call. Raises `ValueError` for bad arguments. Compiles
-    once for all values of the hyperparameters and the start. Derivatives: forward mode (`jax.jvp`,
-    `jax.jacfwd`) always, reverse mode (`jax.grad`) up to order 1 for full-batch training with
-    bias-corrected memory and one solver step an interval; elsewhere it raises `RuntimeError`.
+    Returns a `Trajectory` whose `step_error` holds the solver's error estimates. A run that diverges, or
+    whose solver gives up, is flagged (`finite`), never raised. From order 1 on `validity` holds, at no extra
+    cost, the size of the correction over the leading flow at every step; where it passes 1 the series says
+    nothing, and outside jit an `OutsideRangeWarning` says so, once a call. Raises `ValueError` for bad
+    arguments. Compiles once for all values of the hyperparameters and the start. Derivatives: forward mode
+    (`jax.jvp`, `jax.jacfwd`) always; reverse mode (`jax.grad`) up to order 1 for full-batch training with
+    bias-corrected memory and one solver step per interval; elsewhere it raises `RuntimeError`.
     """
     steps, save_every = check_saves(steps, save_every)
     inputs = checked_run(rule, loss, params, steps, batches, schedule, order=order, shifted=shifted)

@@ -1,7 +1,7 @@
-"""Across one interval [nh, (n+1)h] of the modified equation with any diffrax solver, on local time [0, h].
+"""Integrates the modified equation across one interval [nh, (n+1)h] with any diffrax solver.
 
 The field changes at every multiple of h. Deriving n from t would pick the wrong interval at stage times near
-the right end, so a solver never sees more than one interval and n is given.
+the right end. So a solver only ever sees one interval, on local time [0, h], and n is given.
 """
 
 from collections.abc import Callable
@@ -16,29 +16,30 @@ from implicit_adam.loops import forward_only
 from implicit_adam.runs.travel import allowed_error, travel_controller
 from implicit_adam.types import Field, Scalar, StepNumber, Vector
 
-# A velocity and what else comes with it and is to be known where an interval starts.
+# A velocity, and other quantities computed with it whose values are wanted at the start of the interval.
 Rates = tuple[Vector, ...]
 IntervalStep = Callable[[StepNumber, Vector], tuple[Vector, Scalar]]
 
 
 def check_solver(solver: Any) -> None:
-    """A diffrax solver, not its class, or None for the default."""
+    """Raise `ValueError` unless `solver` is an instance of a diffrax solver, or None for the default."""
     if not isinstance(solver, diffrax.AbstractSolver | None):
         msg = f"solver must be a diffrax solver such as diffrax.Heun(), got {solver!r}"
         raise ValueError(msg)  # noqa: TRY004
 
 
 def solver_of_order(order: int) -> diffrax.AbstractSolver:
-    """The cheapest whose own error is no larger than what a flow of this order leaves out.
+    """The cheapest diffrax solver whose own error is no larger than that of a flow of this order.
 
-    One step an interval of a solver of order s is off by O(h^s) in all, the flow by O(h^(order+1)).
+    With one step per interval, a solver of order s has a global error of O(h^s), and the flow of
+    O(h^(order+1)).
     """
     solvers = (diffrax.Heun, diffrax.Heun, diffrax.Bosh3, diffrax.Tsit5)
     return solvers[order]()
 
 
 class Move(NamedTuple):
-    """Across one interval: theta((n+1)h) - theta(nh), its error estimate, and the rates at the start."""
+    """The result of one interval: theta((n+1)h) - theta(nh), its error estimate, the rates at the start."""
 
     by: Vector
     error: Scalar
@@ -53,8 +54,8 @@ def interval_step(
 ) -> IntervalStep:
     """`theta, error = step(n, theta)` across [nh, (n+1)h], with the solver's local error estimate (max norm).
 
-    One step of the solver (Tsit5 by default, whose own error is far below that of any order), unless a step
-    size controller asks for as many as its tolerance needs.
+    It takes one step of the solver (by default Tsit5, whose own error is far below that of a flow of any
+    order), or with a step size controller as many as its tolerance needs.
     """
 
     def alone(n: StepNumber) -> Callable[[Vector], Rates]:
@@ -76,7 +77,7 @@ def interval_move(
     solver: diffrax.AbstractSolver | None = None,
     controller: diffrax.AbstractStepSizeController | None = None,
 ) -> Callable[[StepNumber, Vector], Move]:
-    """The same before the new point is rounded, for a field n -> theta -> (velocity, ..)."""
+    """As `interval_step`, but returns the `Move`, not yet rounded; `rates(n)(theta)` is (velocity, ..)."""
     check_solver(solver)
     if not isinstance(controller, diffrax.AbstractStepSizeController | None):
         msg = (
@@ -91,7 +92,7 @@ def interval_move(
 
 
 def _differentiable(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
-    """Stages in a loop that both modes of autodiff accept: diffrax's default rejects `jax.jvp`."""
+    """The solver with a loop over stages that both modes of autodiff accept; diffrax's rejects `jax.jvp`."""
     if isinstance(solver, diffrax.AbstractRungeKutta) and solver.scan_kind is None:
         return eqx.tree_at(lambda s: s.scan_kind, solver, "bounded", is_leaf=lambda x: x is None)
     return solver
@@ -103,11 +104,11 @@ def _single_step(
     def move(n: StepNumber, theta: Vector) -> Move:
         # Traced once for the start and the stages.
         rates_n = jax.jit(rates(n), inline=True)
-        # What else comes with the velocity is integrated beside it, so that the first stage knows it.
+        # The other rates are integrated beside the velocity, so that the first stage has their values.
         here = jax.tree.map(jnp.zeros_like, jax.eval_shape(rates_n, theta))
         terms = diffrax.ODETerm(lambda t, y, args: rates_n(theta + y[0]))
         zero = jnp.zeros_like(h)
-        # Fresh solver state: a first stage kept from the interval before belongs to another field.
+        # A fresh solver state: a first stage kept from the interval before would be of another field.
         state = solver.init(terms, zero, h, here, None)
         (by, *_), error, info, _, _ = solver.step(terms, zero, h, here, None, state, made_jump=False)
         size = jnp.full_like(h, jnp.nan) if error is None else jnp.max(jnp.abs(error[0]))
@@ -127,7 +128,7 @@ def _adaptive_steps(
     def move(n: StepNumber, theta: Vector) -> Move:
         rates_n = rates(n)
         first = rates_n(theta)
-        # Without a controller time is counted in steps, and errors are relative to the movement of this one.
+        # Without a controller, time is counted in steps, and errors are relative to this interval's movement.
         unit = h if controller is None else jnp.ones_like(h)
         own = travel_controller(jnp.finfo(h.dtype).eps ** (2 / 3), theta, h * first[0])
         solution = diffrax.diffeqsolve(

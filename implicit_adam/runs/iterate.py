@@ -1,4 +1,4 @@
-"""The discrete optimizer itself, run through optax."""
+"""`iterate`: runs the discrete optimizer itself, through optax."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +31,7 @@ OptimizerState = tuple[Vector, Any]
 def optimizer_step(
     rule: AbstractOptimizer, objective: Objective
 ) -> tuple[Callable[[Vector], OptimizerState], Callable[[StepNumber, OptimizerState], OptimizerState]]:
-    """`start(theta)` and `step(n, (theta, state))`: theta^(n+1) = theta^(n) - h F^(n), by the optax twin."""
+    """`start(theta)` and `step(n, (theta, state))`: theta^(n+1) = theta^(n) - h F^(n), computed by optax."""
     start, update = optimizer_update(rule, objective)
 
     def step(n: StepNumber, carry: OptimizerState) -> OptimizerState:
@@ -44,7 +44,7 @@ def optimizer_step(
 def optimizer_update(
     rule: AbstractOptimizer, objective: Objective
 ) -> tuple[Callable[[Vector], OptimizerState], Callable[[StepNumber, OptimizerState], OptimizerState]]:
-    """`start(theta)` and `update(n, (theta, state))` -> (-h F^(n), the next state), by the optax twin."""
+    """`start(theta)` and `update(n, (theta, state))` -> (-h F^(n), the next state), computed by optax."""
     optimizer = raveled_transformation(rule.transformation(), objective.unravel)
 
     def start(theta: Vector) -> OptimizerState:
@@ -68,21 +68,21 @@ def iterate(
     schedule: Any = None,
     save_every: int = 1,
 ) -> Trajectory:
-    """The iterates theta^(0), .., theta^(steps) of the optimizer, through its optax twin.
+    """Run the optimizer itself, through optax: the iterates theta^(0), .., theta^(steps).
 
     - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation.
     - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
     - `params`: the start, a pytree of floating arrays of one dtype.
     - `steps`: how many steps.
     - `batches`, `schedule`: mini-batches (leading axis m) and the batch index of every step (default cyclic).
-    - `save_every`: keep every so many steps; it must divide `steps`.
+    - `save_every`: save one point in this many steps; it must divide `steps`.
 
-    A diverging run is flagged (`finite`), never raised. Raises `ValueError` for bad arguments. Compiles once
-    for all values of the hyperparameters and the start.
+    A run that diverges is flagged (`finite`), never raised. Raises `ValueError` for bad arguments. Compiles
+    once for all values of the hyperparameters and the start.
 
-    In bfloat16 and float16 the gradient is taken and the parameters are kept in that dtype, and the optimizer
-    computes in float32: theta <- the nearest of the dtype to theta - h F. What this rounds away is summed in
-    `rounding`, and a `RoundingWarning` says so where it outweighs the run.
+    In bfloat16 and float16 the gradient is taken and the parameters are kept in that dtype, while the
+    optimizer computes in float32; theta - h F is then rounded to the dtype. `rounding` sums what is rounded
+    away, and a `RoundingWarning` says so where it outweighs the movement of the run.
     """
     steps, save_every = check_saves(steps, save_every)
     inputs = checked_inputs(rule, loss, params, batches, schedule, steps, products=False, equation=False)

@@ -1,14 +1,15 @@
-"""An integrator of carried memory: leaps of many steps, one gradient each.
+"""An integrator for the equation with carried memory: leaps across many steps, at one gradient each.
 
-A Runge-Kutta method spends several gradients on every step and is held to the fastest memory. Here memories
-move exactly (`fading`, psi on a line), the update is read once, in the middle of the leap of k steps,
+A Runge-Kutta method spends several gradients on every step, and the fastest memory limits its step size.
+Here the memories are integrated exactly, with psi linear in time (`fading`), and the update is evaluated
+once, in the middle of a leap of k steps,
 
     theta(t + kh) = theta - k h F(t + kh/2),      A(t + kh) from psi(t), psi(t + kh),
 
-with psi continued beyond t on the line through its last two values. The error is O((kh)^2); points and
-memories are staggered as in a leapfrog scheme, which stays stable for leaps of up to about the period of the
-fastest oscillation over pi. A leap of one step is the optimizer's own step, to rounding, whatever psi does.
-The `noise` of mini-batches, in the mean over the leap, is added to psi for its length.
+with psi extrapolated beyond t linearly from its last two values. The error is O((kh)^2). Points and memories
+are staggered as in a leapfrog scheme, which is stable for leaps of up to about the period of the fastest
+oscillation over pi. A leap of one step is the optimizer's own step, up to rounding, whatever psi does.
+In a sampled run, the mean over the leap of the mini-batches' `noise` is added to psi.
 """
 
 from collections.abc import Callable
@@ -26,9 +27,10 @@ from implicit_adam.types import Scalar
 
 
 class Leaps(diffrax.AbstractSolver):
-    """One gradient a leap, of the state (theta, memory) in the optimizer's time t = (n - first) h.
+    """A diffrax solver of one gradient per step, for the state (theta, memory) at times t = (n - first) h.
 
-    `first` is the step at t = 0: late in a run time would be rounded by a part of a step in float32.
+    `first` is the step number at t = 0. Counted from 0, times late in a run would be off by part of a step
+    in float32.
     """
 
     carrier: Carrier = eqx.field(static=True)
@@ -62,8 +64,8 @@ class Leaps(diffrax.AbstractSolver):
         new_memory = carrier.ahead(memory, psi, new_change, k)
         new_moving = -carrier.update(tau + k, new, new_memory, new_psi, new_change, jnp.zeros_like(k))
 
-        # What the line that psi turned out to follow changes, half a step later: in a leap of one step the
-        # line does not matter, and an error of zero there would call for a longer one, which is rejected.
+        # How the update changes with the slope that psi turned out to have, half a step later: in a leap of
+        # one step it does not matter, and an error of zero would ask for a longer leap, which is rejected.
         later = (k + 1) / 2
         looking_back = -k * carrier.update(tau, between, memory, psi, new_change, later)
         looking_ahead = -k * carrier.update(tau, between, memory, psi, change, later)
@@ -89,10 +91,11 @@ class Leaps(diffrax.AbstractSolver):
 
 
 class RelativeToTheMove(diffrax.AbstractStepSizeController):
-    """Keeps the error of every step of the solver below a fraction of what the step moves.
+    """Keeps the error of every solver step below a fraction of the length of that step.
 
-    The sum of the errors is then below that fraction of the path, in whatever units parameters are; a
-    tolerance for single numbers would stop where one crosses zero. Memories count only through the points.
+    The sum of the errors is then below that fraction of the length of the path, in any units of the
+    parameters. A tolerance per coordinate would stall where one crosses zero. Errors of the memories count
+    only through theta.
     """
 
     controller: diffrax.PIDController

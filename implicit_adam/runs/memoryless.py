@@ -1,4 +1,7 @@
-"""The optimizer without memory: a discrete map that stays O(h^2)-close to it (Cattaneo & Shigida 2025)."""
+"""`memoryless`: a discrete map without memory that stays O(h^2)-close to the optimizer.
+
+Source: Cattaneo & Shigida 2025.
+"""
 
 from typing import Any
 
@@ -38,13 +41,13 @@ def memoryless(
     shifted: bool = False,
     save_every: int = 1,
 ) -> Trajectory:
-    """Iterate theta <- theta - h G^(n)(theta), the map that sees only the present point.
+    """Iterate the map theta <- theta - h G^(n)(theta), which depends on the present point only.
 
         G^(n) = F^(n) + h DF^(n)[u_0, .., u_n] + ..,        u_k = sum_{l=k}^{n-1} F^(l),
 
-    the field of `vector_field` without its half step: F^(n) over the history that leads to theta, as a series
-    in h. Its distance to `iterate` is O(h^(order+1)) over any fixed time, at one field evaluation a step.
-    Arguments, result, warnings and errors as in `flow`; `validity` costs nothing.
+    -G^(n) is the field of `vector_field` without its half step: the update F^(n) over the history that leads
+    to theta, expanded in h. The distance to `iterate` is O(h^(order+1)) over any fixed time, at one field
+    evaluation a step. Arguments, result, warnings and errors are those of `flow`.
     """
     steps, save_every = check_saves(steps, save_every)
     inputs = checked_run(rule, loss, params, steps, batches, schedule, order=order, shifted=shifted)

@@ -1,25 +1,25 @@
-"""The noise of mini-batches in carried memory: one run over random mini-batches instead of their mean.
+"""Mini-batch noise in carried memory: simulates one run over random mini-batches instead of the mean run.
 
-The equation of the mean run remembers E psi, the mean over the mini-batches b. A run remembers psi(g_b) of a
-random one each step; the mean of these over the k steps from tau on is
+The equation of the mean run remembers E psi, the mean over the mini-batches b. A single run remembers
+psi(g_b) of a random mini-batch at each step. The mean of these over the k steps from tau on is modelled as
 
     E psi + sum_b [W_b(tau + k) - W_b(tau)] (psi(g_b) - E psi) / (k sqrt(m))
 
-with m independent Brownian paths W_b of unit variance a step: a normal variable of the right mean and
-covariance. If every epoch of P steps goes through all of the data, the sum over an epoch has no variance: a
-bridge, s [W(t) - the line through W at the epoch's ends], s^2 = P/(P-1), has that of draws without
-replacement, j (P-j)/(P-1) after j steps.
+with m independent Brownian paths W_b of unit variance per step: a normal variable with the right mean and
+covariance. If every epoch of P steps goes through all of the data, the sum over an epoch has no variance.
+W is then replaced by a Brownian bridge, s [W(t) - the line through W at the epoch's ends], s^2 = P/(P-1),
+which has the variance of draws without replacement, j (P-j)/(P-1) after j steps.
 
-For another batch size, r of the mini-batches together and cut anew every epoch, with
+For another batch size, with r of the mini-batches merged into one and drawn anew every epoch,
 
     P = m/r = 1 + noise (m-1),          noise = (m-r) / (r (m-1)),
 
-it is the gradients that are normal and have no variance over an epoch, and what is added to E psi is
+the gradients are the normal variables whose sum over an epoch has no variance, and E psi gets the addition
 
     psi(g + delta) - psi(g) - f (E psi - psi(g)),     delta = sqrt(noise) sum_b [..] (g_b - g) / (k sqrt(m)),
 
-f the share that delta has of the variance of a step. For squares its mean is zero, and its sum over an epoch
-does vary. A large, rare gradient is no normal variable.
+where f is the variance of delta relative to that of one step. For squared gradients this addition has mean
+zero, and its sum over an epoch does vary. A large, rare gradient is not well described by a normal variable.
 """
 
 from collections.abc import Callable
@@ -36,23 +36,23 @@ from implicit_adam.types import Scalar, StepNumber, Vector
 
 
 class Noise(NamedTuple):
-    """What one run over random mini-batches sees beside the mean run.
+    """The noise that one run over random mini-batches sees, compared with the mean run.
 
-    - `of_step(n, theta)`: psi of the mini-batch of step n. At first memory is as short as a step, and what
-      Adam does with one gradient depends on more than its mean and variance.
-    - `of_leap(theta, memory, psi, tau, k)`: what is added to E psi in the mean over the k steps from tau on.
+    - `of_step(n, theta)`: psi of the mini-batch of step n, for the first steps. There the memory is only a
+      step long, and Adam's update depends on more than the mean and variance of the gradient.
+    - `of_leap(theta, memory, psi, tau, k)`: the addition to E psi, averaged over the k steps from tau on.
     """
 
     of_step: Callable[[StepNumber, Vector], Features]
     of_leap: Callable[[Vector, Memory, Features, Scalar, Scalar], Features]
 
 
-# Below this part of a step a path is interpolated.
+# Brownian paths are interpolated below this fraction of a step.
 FINEST = 0.25
 
 
 def sampled_run(carrier: Carrier, objective: Objective, steps: int, key: Any, *, replacement: bool) -> Noise:
-    """Of a run of so many steps; the key chooses its mini-batches."""
+    """The noise of one run of `steps` steps; the key chooses its mini-batches."""
     of_batch: Any = carrier.of_batch
     deviation: Any = carrier.deviation
     m = objective.m
@@ -69,7 +69,10 @@ def sampled_run(carrier: Carrier, objective: Objective, steps: int, key: Any, *,
 
 
 def remembering(carrier: Carrier, noise: Noise, start: int, theta: Vector, memory: Memory) -> Noise:
-    """Of what has no sign no less than is left of the first steps: a normal variable knows no bound."""
+    """The noise, bounded where a memory has no sign (g^2): it may not fall below what is left of the start.
+
+    A normal variable alone could make the memory of a square too small, or negative.
+    """
     bounded: Any = carrier.bounded
     psi = carrier.features(jnp.asarray(start, theta.dtype), carrier.gradients(theta), theta, memory, None)
     nothing = jax.tree.map(jnp.zeros_like, psi)
@@ -82,7 +85,7 @@ def remembering(carrier: Carrier, noise: Noise, start: int, theta: Vector, memor
 
 
 def _noise_and_epoch(objective: Objective, dtype: Any, *, replacement: bool) -> tuple[Scalar, Scalar]:
-    """Of the variance of the gradients how many times there is, and P."""
+    """`noise`, the factor on the variance of the gradients (1 by default), and P, the steps per epoch."""
     noise = jnp.ones((), dtype) if objective.noise is None else objective.noise.astype(dtype)
     return noise, jnp.ones_like(noise) if replacement else 1 + noise * (objective.m - 1)
 
@@ -90,11 +93,11 @@ def _noise_and_epoch(objective: Objective, dtype: Any, *, replacement: bool) -> 
 def _batch_of_step(
     objective: Objective, n: StepNumber, key: Any, dtype: Any, *, replacement: bool
 ) -> Float[Array, " m"]:
-    """The weights of the mini-batches, r of them together, in step n; r need not be whole."""
+    """The weight of each mini-batch in step n, which merges r of them; r need not be an integer."""
     m = objective.m
     noise, P = _noise_and_epoch(objective, dtype, replacement=replacement)
     if replacement:
-        # Drawn anew in every step: r = 1/noise of them, and no more than there are.
+        # Drawn anew in every step: r = 1/noise mini-batches, but at most all m.
         r = jnp.minimum(1 / noise, jnp.full_like(noise, m))
         begin, epoch = jnp.zeros((), dtype), jnp.asarray(n)
     else:
@@ -110,8 +113,9 @@ def _batch_of_step(
 def _increments(
     objective: Objective, steps: int, key: Any, dtype: Any, *, replacement: bool
 ) -> tuple[Callable[[Scalar, Scalar], Float[Array, " m"]], Callable[[Scalar, Scalar], Scalar]]:
-    """What the weights of the mini-batches gain from tau_0 to tau_1 over their mean, but for the noise; and
-    the variance of that.
+    """`increment(tau_0, tau_1)`: W_b(tau_1) - W_b(tau_0) for every b, or of the bridge; and its variance.
+
+    Both are without the factor `noise`.
     """
     m = objective.m
     _, P = _noise_and_epoch(objective, dtype, replacement=replacement)

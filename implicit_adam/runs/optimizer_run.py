@@ -1,4 +1,4 @@
-"""The optimizer on from a state of its own, through its optax twin: the last point and state only."""
+"""Continues an optimizer from a given state, through optax, and returns only the last point and state."""
 
 from typing import Any
 
@@ -22,9 +22,9 @@ def advanced(
     batches: Batches = None,
     first: int = 0,
 ) -> tuple[Params, Any]:
-    """(params, opt_state) so many steps on, the mini-batches in order; step `first` is the next one.
+    """(params, opt_state) after `steps` more steps, with the mini-batches in order; the next step is `first`.
 
-    The state is that of `rule.transformation()`, None at the start of a run.
+    `opt_state` is a state of `rule.transformation()`, or None at the start of a run.
     """
     inputs = checked_inputs(rule, loss, params, batches, products=False, equation=False)
     return on_from(identified(inputs), opt_state, jnp.asarray(first), jnp.asarray(steps))
@@ -32,7 +32,7 @@ def advanced(
 
 @eqx.filter_jit
 def on_from(inputs: Inputs, opt_state: Any, first: StepNumber, steps: StepNumber) -> tuple[Params, Any]:
-    """The same, of checked inputs."""
+    """As `advanced`, from checked inputs."""
     tx, objective = inputs.rule.transformation(), inputs.objective
 
     def advance(n: StepNumber, carry: Any) -> Any:

@@ -1,17 +1,17 @@
-"""The modified equation in one sweep: steps of a solver that cross many steps of the optimizer.
+"""`smooth_flow`: the modified equation in one adaptive solve, whose steps cross many steps of the optimizer.
 
-Full batch: in closed form the field depends on n only through the mean lags of Remark 3.2, smooth in n. With
-n = t/h - 1/2 in them, the middle of the interval for the whole of it, the field is smooth in t, and the
-solution moves by less than a tenth of the theorem's own error.
+Full batch: in closed form the field depends on n only through the mean lags of Remark 3.2, which are smooth
+in n. With n = t/h - 1/2 (exact in the middle of each interval) the field is smooth in t, and the solution
+changes by less than a tenth of the theorem's own error.
 
-At order 2 the first steps, where the lags bend, are taken interval by interval, and the mean lag after them
-is one whose average over the interval of step n is that of step n, which leaves O(h^3) with a small constant.
+At order 2 the first steps, where the lags are far from linear in n, are taken interval by interval. After
+them, the mean lag is replaced by a function of t whose average over the interval of step n is the mean lag of
+step n, which leaves an error of O(h^3) with a small constant.
 
-Cyclic mini-batches: interval by interval until the memory has settled, then along one field for all phases of
-an epoch, which meets the settled flow at the ends of epochs up to O(h^2).
+Cyclic mini-batches: interval by interval until the memory has settled, then along a single field that stands
+for all phases of an epoch. Its solution agrees with the settled flow at the ends of epochs up to O(h^2).
 
-One adaptive solve then crosses thousands of optimizer steps at once, at a cost that hardly depends on h: only
-through the tolerance, which follows the theorem's own error down.
+The cost hardly depends on h: only through the tolerance, which shrinks with the theorem's own error.
 """
 
 from collections.abc import Callable
@@ -44,12 +44,13 @@ from implicit_adam.types import Batches, Field, Loss, Params, Scalar, StepNumber
 
 Saved = Float[Array, "saves p"]
 
-# How many steps order 2 takes one by one: there the lags are far from linear in n.
+# Order 2 takes this many steps one by one, since the lags are far from linear in n there.
 EARLY = 32
 
-# The tolerance of the solve relative to the way gone: at most this, and at least so many roundings.
+# Bounds of the solve's tolerance, relative to the distance from the start: at most LOOSEST, and at least
+# TIGHTEST times the rounding of the dtype.
 LOOSEST, TIGHTEST = 1e-9, 10
-# How far below the theorem's own error it is.
+# The tolerance is this fraction of the theorem's own error.
 MARGIN = 1e-2
 
 
@@ -68,34 +69,34 @@ def smooth_flow(
     solver: diffrax.AbstractSolver | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
 ) -> Trajectory:
-    """The solution of the modified equation with a continuous step number, in one adaptive solve.
+    """Solve the modified equation with a continuous step number n = t/h - 1/2, in one adaptive solve.
 
-    With n = t/h - 1/2 the field is smooth in t, and a solver crosses thousands of optimizer steps at once,
-    at a cost that hardly depends on h (benchmarks/README.md has it for a million steps).
+    The field is then smooth in t, and one solver step crosses thousands of optimizer steps, at a cost that
+    hardly depends on h (benchmarks/README.md has figures for a million steps).
 
-    - In full batch: for bias-corrected memory, up to order 2. The result moves by less than a tenth of its
-      distance to the optimizer from that of `flow`, or by what n additions round off, eps sqrt(n) ||theta||
+    - In full batch: for bias-corrected memory, up to order 2. The result differs from that of `flow` by less
+      than a tenth of its distance to the optimizer, or by the rounding of n additions, eps sqrt(n) ||theta||
       with eps the rounding of the dtype (tested up to n = 1e6).
-    - In cyclic mini-batches: for a memory that fades, up to order 1. Interval by interval until the memory
-      has settled to the tolerance, then one field for whole epochs, which meets `flow` at the ends of epochs
-      up to O(h^2) (at order 0 to O(h), the error of that flow itself).
+    - In cyclic mini-batches: for a memory that fades, up to order 1. It goes interval by interval until the
+      memory has settled to the tolerance, then follows one field for whole epochs, which agrees with `flow`
+      at the ends of epochs up to O(h^2) (at order 0 to O(h), the error of that flow itself).
 
-    Others are refused: use `flow`.
+    Raises `ValueError` in all other cases; use `flow` there.
 
     - `rule`, `loss`, `params`, `steps`, `order`, `batches`, `shifted`: as in `flow`; `schedule` must be None,
       the cyclic order.
-    - `save_every`, or `save_at`, increasing step numbers up to `steps`: what to save, beside the start; the
+    - `save_every`, or `save_at` (increasing step numbers up to `steps`): what to save, besides the start; the
       run ends with the last. In mini-batches both are multiples of the number of mini-batches.
-    - `solver`: any diffrax solver; `diffrax.Tsit5()` by default. An implicit one crosses the stiff layers at
-      vanishing gradients of a small eps. After 65536 solver steps it gives up, which is flagged.
+    - `solver`: any diffrax solver; `diffrax.Tsit5()` by default. An implicit one is better for a small eps,
+      where the field is stiff around vanishing gradients. After 65536 solver steps it gives up.
     - `stepsize_controller`: by default, errors are relative to the distance from the start, and the tolerance
-      of a solver step is a hundredth of r^(order+1), r = |h f_1| / |f_0| at the start, and at most 1e-9. Any
-      diffrax controller instead.
+      of a solver step is a hundredth of r^(order+1), r = |h f_1| / |f_0| at the start, and at most 1e-9. Or
+      any diffrax controller.
 
-    Returns a `Trajectory`: `step_error` is what the tolerance allows each solver step, `validity` is measured
-    at five of the saved points. A diverging run, or a solver that gave up, is flagged (`finite`), never
-    raised. Warns and raises as `flow` does. Compiles once for all values of the hyperparameters and the
-    start. Derivatives: forward mode (`jax.jvp`, `jax.jacfwd`).
+    Returns a `Trajectory`: `step_error` is the error that the tolerance allows each solver step, `validity`
+    is measured at five of the saved points. A run that diverges, or whose solver gives up, is flagged
+    (`finite`), never raised. Warns and raises as `flow` does. Compiles once for all values of the
+    hyperparameters and the start. Derivatives: forward mode (`jax.jvp`, `jax.jacfwd`).
     """
     steps, save_every = check_saves(steps, save_every)
     inputs = checked_run(rule, loss, params, steps, batches, schedule, order=order, shifted=shifted)
@@ -129,7 +130,7 @@ def _smooth_flow(
 
 
 def check_smooth(inputs: Inputs, saved: np.ndarray, order: int) -> None:
-    """Full batch needs a closed form for every n; mini-batches the cyclic schedule and a fading memory."""
+    """Raise `ValueError` unless full batch with a closed form, or cyclic batches and a fading memory."""
     rule, m = inputs.rule, inputs.objective.m
     if order > (2 if m == 1 else 1):
         msg = (
@@ -164,11 +165,11 @@ def smooth_solution(
     solver: diffrax.AbstractSolver | None,
     controller: diffrax.AbstractStepSizeController | None,
 ) -> tuple[Saved, Float[Array, " saves"]]:
-    """The points after the saved numbers of steps, 0 first, and the error allowed to each solver step."""
+    """The points at the saved step numbers (the first is 0), and the error allowed per solver step."""
     rule, theta = inputs.rule, inputs.theta
     late = _late_field(inputs)
     tolerance = _tolerance(late(0)(theta), late(1)(theta), order)
-    # One's own controller counts time as it is, the default one in steps of the optimizer.
+    # A controller given by the user counts time as it is, the default one in steps of the optimizer.
     unit = jnp.ones_like(rule.h) if controller is not None else rule.h
     if controller is None:
         controller = travel_controller(tolerance, theta, rule.h * late(0)(theta))
@@ -181,7 +182,7 @@ def smooth_solution(
 
     first, field = _settled(inputs, saved[-1], order, tolerance)
     point, early = _interval_by_interval(step, theta, first, saved)
-    # Times before the start of the solve are met at its start, and taken from the other part.
+    # Times before the start of the solve are moved to its start; their points come from the first part.
     start = jnp.asarray(first, times.dtype) * rule.h
     late = _solve(
         lambda t, y: field((start + t) / rule.h - 1 / 2)(y),
@@ -206,7 +207,7 @@ def _late_field(inputs: Inputs) -> Callable[[int], Velocity]:
 
 
 def _tolerance(plain: Vector, corrected: Vector, order: int) -> Scalar:
-    """A hundredth of what the theorem leaves out: one more power of the correction's share in the field."""
+    """`MARGIN` r^(order+1), r = |h f_1| / |f_0|: a hundredth of the theorem's own error, within bounds."""
     size = rms(plain)
     share = rms(corrected - plain) / jnp.where(size > 0, size, jnp.ones_like(size))
     share = jnp.where(jnp.isfinite(share) & (size > 0), share, jnp.ones_like(share))
@@ -215,7 +216,7 @@ def _tolerance(plain: Vector, corrected: Vector, order: int) -> Scalar:
 
 
 def _settled(inputs: Inputs, steps: StepNumber, order: int, tolerance: Scalar) -> tuple[StepNumber, Field]:
-    """How many of the steps are taken interval by interval, and the field from there on."""
+    """How many steps are taken interval by interval, and the field from there on."""
     rule, objective = inputs.rule, inputs.objective
     if objective.m == 1:
         terms = closed_form_terms(rule, objective, 2, flow=True, moments=smooth_lag_moments)
@@ -227,13 +228,13 @@ def _settled(inputs: Inputs, steps: StepNumber, order: int, tolerance: Scalar) -
 def _interval_by_interval(
     step: IntervalStep, theta: Vector, first: StepNumber, saved: Int[Array, " saves"]
 ) -> tuple[Vector, Saved]:
-    """The point after `first` steps, and the saved ones before."""
+    """The point after `first` steps, and the points up to there that are saved."""
     points = jnp.zeros((len(saved), theta.size), theta.dtype).at[0].set(theta)
 
     def advance(n: StepNumber, carry: tuple[Vector, Saved]) -> tuple[Vector, Saved]:
         point, points = carry
         point, _ = step(n, point)
-        # Overwritten until the step that is to be kept.
+        # The row is overwritten until the step that is to be saved.
         return point, points.at[jnp.searchsorted(saved, n + 1)].set(point, mode="drop")
 
     return loop(0, first, advance, (theta, points))

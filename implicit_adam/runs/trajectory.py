@@ -1,4 +1,7 @@
-"""A run as data, and how to record one: points at saved steps, and the largest of what is watched between."""
+"""`Trajectory`, a recorded run, and `record`, which records one.
+
+Points are kept at the saved steps; of error estimates and the like, the largest value since the last save.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -14,26 +17,27 @@ State = TypeVar("State")
 
 
 class Trajectory(NamedTuple):
-    """Points of a run at the saved times, the start included.
+    """A recorded run: its points at the saved times, the start included, with error estimates and flags.
 
     - `t`: (saves,) times n h.
     - `params`: the saved points, a pytree like the parameters with a leading axis of saves.
-    - `finite`: whether every saved number is finite; False marks a run that diverged, whose solver failed, or
-      with a traced hyperparameter outside its interval.
-    - `step_error`: (saves,) the largest local error estimate (max norm) among the intervals since the last
-      save, by the embedded method of the flow's solver; zero for an optimizer, NaN where the solver has none.
+    - `finite`: whether every saved number is finite. False marks a run that diverged, or whose solver failed,
+      or that has a traced hyperparameter outside its interval.
+    - `step_error`: (saves,) the largest local error estimate (max norm) of the flow's solver among the
+      intervals since the last save; zero for an optimizer, NaN where the solver has no estimate.
     - `validity`: (saves,) the largest ||f - f_0|| / ||f_0|| among the steps since the last save, the size of
-      the correction over the leading flow (||h DF[v]|| / ||F|| at order 1): the expansion is to be trusted
-      below about 0.1 and says nothing above 1. Zero at the start; NaN for an optimizer, for
-      `carried_flow`, and at order 0, which corrects nothing.
-    - `rounding`: (saves,) how far (max norm) rounding each step to the parameters' dtype has moved the run so
-      far. Where it is as large as the distance travelled, the steps are too small for the dtype. NaN where
-      a solver hides its own steps (`stepsize_controller`, `smooth_flow`).
-    - `memories`: the saved memories of a `carried_flow` that was asked for them, as in `carried_field`.
+      the correction over the leading flow (||h DF[v]|| / ||F|| at order 1). Trust the expansion below about
+      0.1; above 1 it says nothing. Zero at the start; NaN for an optimizer, for `carried_flow`, and at order
+      0, which has no correction.
+    - `rounding`: (saves,) how far (max norm) the rounding of each step to the parameters' dtype has moved the
+      run so far. Where it is as large as the distance travelled, the steps are too small for the dtype. NaN
+      where a solver hides its own steps (`stepsize_controller`, `smooth_flow`).
+    - `memories`: from `carried_flow(.., memories=True)`, the saved memories, as in `carried_field`.
     - `solver_steps`: how many steps the solver of a `carried_flow` tried, accepted or not. A leap, the
       default, takes one gradient (of every mini-batch). None for other runs.
-    - `alternating`: with a closure, half the difference d between the two branches that iterates alternate
-      between, about `params`, a pytree like `params`; zero at the steps that the optimizer takes itself.
+    - `alternating`: with a closure, half the difference d between the two branches that the iterates
+      alternate between, `params` + d and `params` - d; a pytree like `params`, zero at the steps that the
+      optimizer takes itself.
     """
 
     t: Float[Array, " saves"]
@@ -51,30 +55,30 @@ class Trajectory(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a run is, and the sum of what rounding took from its steps."""
+    """The point of a run, and the sum of what rounding has taken from its steps, both (p,)."""
 
     theta: Vector
     lost: Vector
 
     def moved(self, by: Vector, stored: Callable[[Vector], Vector]) -> "Place":
-        """One step on, as the parameters' dtype holds it (`stored`)."""
+        """The place one step on, with the point rounded to the parameters' dtype by `stored`."""
         theta = stored(self.theta + by)
         return Place(theta, self.lost + (by - (theta - self.theta)))
 
     def seen(self) -> tuple[Vector, Scalar]:
-        """The point, and the size of what is lost."""
+        """The point, and the size (max norm) of what rounding has taken."""
         return self.theta, jnp.max(jnp.abs(self.lost))
 
 
 class Watched(NamedTuple):
-    """Of one step: the error estimate of its solver, and the size of its correction."""
+    """Two numbers watched at every step: the solver's error estimate, and the size of the correction."""
 
     step_error: Scalar
     validity: Scalar
 
 
 def at_start(theta: Vector) -> Place:
-    """Nothing lost yet."""
+    """The place at the start of a run, where rounding has taken nothing yet."""
     return Place(theta, jnp.zeros_like(theta))
 
 
@@ -91,9 +95,9 @@ def record(
     save_every: int,
     keep: Callable[[State], Any],
 ) -> tuple[Any, Watched]:
-    """Run `state, watched = step(n, state)`; at every save stack `keep(state)` and the largest watched.
+    """Run `state, watched = step(n, state)`; at every save keep `keep(state)` and the largest `watched`.
 
-    The integer n is carried along, never recovered from a time: floor(t/h) picks the wrong interval.
+    The integer n is carried along, never recovered from a time, since floor(t/h) picks the wrong interval.
     """
 
     def advance(carry: tuple[State, Watched], n: Int[Array, ""]) -> tuple[tuple[State, Watched], None]:

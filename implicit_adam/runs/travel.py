@@ -1,11 +1,11 @@
-"""Adaptive steps whose tolerance has no unit: the error of a step is compared with the way gone so far.
+"""A step size controller whose tolerance is relative to the distance from the start of the run.
 
     rms(error) <= tolerance rms(theta - start) + eps rms(theta)
 
-Rescaling the parameters rescales both sides alike. Nothing else tells how much an error matters: a coordinate
-that is 0, or a start of zeros, has no size of its own. The second term, with eps the rounding of the dtype,
-is what the parameters can represent. Time is counted in steps of the optimizer, so that a velocity has the
-unit of the parameters too.
+Rescaling the parameters rescales both sides alike. The size of the parameters would be no good measure: a
+coordinate that is 0, or a start of zeros, has none. The second term, with eps the rounding of the dtype, is
+what the parameters can represent. Time is counted in steps of the optimizer, so that a velocity has the unit
+of the parameters too.
 """
 
 from typing import Any, final
@@ -18,7 +18,7 @@ from implicit_adam.types import Scalar, Vector
 
 
 def rms(x: Array) -> Scalar:
-    """The root mean square, without squaring numbers whose squares leave the range of the dtype."""
+    """The root mean square, scaled so that no square overflows or underflows."""
     top = jnp.max(jnp.abs(x))
     # A solver marks a failed step by an infinite error, which stays infinite.
     top = jnp.where((top > 0) & jnp.isfinite(top), top, jnp.ones_like(top))
@@ -29,7 +29,7 @@ def rms(x: Array) -> Scalar:
 
 @final
 class TravelController(diffrax.AbstractAdaptiveStepSizeController):
-    """A PIDController with this measure of errors, whose first step is one of the optimizer.
+    """A PIDController with the error measure of this module, whose first step is one of the optimizer's.
 
     `relative` is the tolerance; `rtol` and `atol` are for the root finders of implicit solvers alone, which
     compare velocities elementwise.
@@ -42,7 +42,7 @@ class TravelController(diffrax.AbstractAdaptiveStepSizeController):
     norm: Any = rms
 
     def wrap(self, direction: Any) -> "TravelController":
-        """No direction is needed."""
+        """Return this controller, which does not depend on the direction of time."""
         return self
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
@@ -50,7 +50,7 @@ class TravelController(diffrax.AbstractAdaptiveStepSizeController):
         return _UNIT.init(terms, t0, t1, y0, jnp.ones_like(t0), args, func, error_order)
 
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
-        """As the PIDController does, of the error in units of what is allowed."""
+        """The PIDController's next step size, for the error divided by what is allowed."""
         if y_error is None:
             msg = "an adaptive solve needs a solver with an error estimate, such as diffrax.Tsit5()"
             raise ValueError(msg)
@@ -69,7 +69,10 @@ _UNIT = diffrax.PIDController(rtol=0.0, atol=1.0, norm=rms)
 
 
 def travel_controller(tolerance: Any, start: Vector, movement: Vector) -> TravelController:
-    """`movement` is that of one step at the start, what a change of a velocity is compared with."""
+    """A `TravelController` for a run from `start`; `movement` is that of one step there.
+
+    The root finder of an implicit solver compares its changes of a velocity with `movement`.
+    """
     # Tighter than the steps, whose error estimates would otherwise be those of the root finder.
     root = jnp.maximum(tolerance / 10, 10 * jnp.finfo(start.dtype).eps)
     return TravelController(
@@ -78,9 +81,9 @@ def travel_controller(tolerance: Any, start: Vector, movement: Vector) -> Travel
 
 
 def allowed_error(controller: diffrax.AbstractStepSizeController, theta: Vector) -> Scalar:
-    """How large (max norm) the error of one solver step to theta may be; NaN if the controller has no say."""
+    """The largest error (max norm) allowed in a solver step to theta; NaN if the controller sets none."""
     if isinstance(controller, TravelController):
-        # No coordinate is further off than the 2-norm.
+        # The max norm is at most the 2-norm.
         return controller.allowed(theta) * theta.size**0.5
     rtol, atol = getattr(controller, "rtol", jnp.nan), getattr(controller, "atol", jnp.nan)
     return atol + rtol * jnp.max(jnp.abs(theta))

@@ -1,9 +1,9 @@
-"""The range of the expansion: how large the correction is beside the flow that it corrects.
+"""`validity`, the size of the correction over the leading flow, tells where the expansion holds.
 
     validity = ||f - f_0|| / ||f_0||  =  ||h DF^(n)[v]|| / ||F^(n)||  at order 1        (2-norms)
 
-is h times memory times curvature, and the next term is about its square: below 0.1 the expansion is to be
-trusted, above 1 the correction is as large as the flow itself and the series says nothing.
+It is about h times memory times curvature, and the next term of the series is about its square. Below 0.1 the
+expansion can be trusted; above 1 the correction is larger than the flow itself, and the series says nothing.
 """
 
 import warnings
@@ -17,22 +17,22 @@ from implicit_adam.checks.numbers import is_traced
 from implicit_adam.runs.trajectory import Trajectory
 from implicit_adam.types import Field, Scalar, StepNumber, Vector
 
-# Of the saved points of a smooth flow, whose cost is that of a few dozen evaluations, so many are measured.
+# A smooth flow, which costs only a few dozen evaluations, measures its validity at this many saved points.
 POINTS = 5
 
 
 class OutsideRangeWarning(UserWarning):
-    """A run took steps for which the modified equation is no longer an approximation."""
+    """Warns that a run took steps outside the range in which the modified equation approximates it."""
 
 
 class RoundingWarning(UserWarning):
-    """The parameters' dtype rounds away more of a run than is left of it."""
+    """Warns that rounding to the parameters' dtype took more than half of a run's movement."""
 
 
 def size_of_correction(corrected: Vector, leading: Vector) -> Scalar:
-    """||f - f_0|| / ||f_0||, zero where both vanish; no derivative passes through it."""
+    """||f - f_0|| / ||f_0|| for f `corrected`, f_0 `leading`; zero where both vanish, not differentiated."""
     corrected, leading = jax.lax.stop_gradient((corrected, leading))
-    # In units of the largest entry: in float32 the square of 1e-23, late on in a run, is 0.
+    # In units of the largest entry: in float32 the square of 1e-23, found late in a run, is 0.
     largest = jnp.maximum(jnp.max(jnp.abs(corrected)), jnp.max(jnp.abs(leading)))
     unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
     difference = jnp.linalg.norm((corrected - leading) / unit)
@@ -43,12 +43,15 @@ def size_of_correction(corrected: Vector, leading: Vector) -> Scalar:
 def at_saves(
     corrected: Field, leading: Field, saved: Int[Array, " saves"], thetas: Float[Array, "saves p"]
 ) -> Float[Array, " saves"]:
-    """At `POINTS` of the saved points or all, the last included, each standing for those up to it."""
+    """`validity` (saves,), measured at `POINTS` of the saved points, the last included.
+
+    Each value also stands for the saved points between it and the one before.
+    """
     last = len(thetas) - 1
     places = np.unique(np.round(np.linspace(0, last, min(POINTS + 1, last + 1))).astype(int))[1:]
 
     def size(at: tuple[StepNumber, Vector]) -> Scalar:
-        # The point after n steps, seen by the field that brought it there.
+        # At the point after n steps, the field of step n - 1, which led there.
         n, theta = at
         return size_of_correction(corrected(n - 1)(theta), leading(n - 1)(theta))
 
@@ -58,7 +61,7 @@ def at_saves(
 
 
 def warned(run: Trajectory, order: int = 0) -> Trajectory:
-    """The same run, after a warning, once a call, where it deserves one; silent inside jit and vmap."""
+    """The run itself, after a warning (once a call) where it deserves one; silent inside jit and vmap."""
     if any(is_traced(x) for x in jax.tree.leaves(run)):
         return run
     _warn_of_range(run, order)

@@ -1,1 +1,1 @@
-"""Studies of any optimizer on any loss, as the command line offers them."""
+"""Ready-made studies of any optimizer on any loss, run by the commands and notebooks."""

@@ -1,4 +1,4 @@
-"""Seeded runs of an optimizer over random mini-batches, a leading axis of runs."""
+"""Ensembles of seeded runs of an optimizer over random mini-batches, with a leading axis of runs."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from implicit_adam.types import Params
 
 
 def reshuffled_runs(rule: AbstractOptimizer, problem: Problem, steps: int, runs: int, every: int) -> Params:
-    """The problem's mini-batches, every epoch in another order."""
+    """Runs over the problem's mini-batches, in a new random order every epoch."""
     m = check_batches(problem.batches)
     epochs = np.tile(np.arange(m), (runs, -(-steps // m), 1))
     schedules = np.random.default_rng(0).permuted(epochs, axis=2).reshape(runs, -1)[:, :steps]
@@ -29,7 +29,10 @@ def reshuffled_runs(rule: AbstractOptimizer, problem: Problem, steps: int, runs:
 def shuffled_runs(
     rule: AbstractOptimizer, problem: Problem, size: int, steps: int, runs: int, every: int
 ) -> Params:
-    """Mini-batches of `size` of the problem's own, which hold one sample each, cut anew every epoch."""
+    """Runs with mini-batches of `size` samples, drawn anew every epoch.
+
+    Each of the problem's own mini-batches must hold one sample.
+    """
     samples = check_batches(problem.batches)
     data = jax.tree.map(lambda x: x.reshape(samples, *x.shape[2:]), problem.batches)
 

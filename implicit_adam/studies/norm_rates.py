@@ -1,7 +1,8 @@
-"""Does an optimizer's memory work for the norm of eq. (4) or against it, at practical settings?
+"""Does an optimizer's memory make the norm in eq. (4) grow or shrink, at practical settings?
 
-There eq. (4) itself is outside its range. What memory and step really change of the velocity is known from
-the parts of the carried velocity; along the gradient of the norm it is the rate at which they let it grow:
+Eq. (4) itself is outside its range there. The real effect of memory and step on the velocity is known from
+the parts of the carried velocity. Its product with the gradient of the norm is the rate at which they change
+the norm, compared here with the rate that eq. (4) predicts:
 
     grad ||grad E||_{1,eps} . (memory + step)        against        grad ||grad E||_{1,eps} . (-bias / R)
 
@@ -25,7 +26,10 @@ MEASURED, PREDICTED = "carried memory", "eq. (4)"
 
 
 def norm_rates(rule: Adam | RMSProp, loss: Loss, run: Trajectory) -> dict[str, np.ndarray]:
-    """(saves - 1,) rates of the norm, all but the start, along a carried flow in full batch with memories."""
+    """Rates of the norm, measured and by eq. (4), along a full-batch `carried_flow` with `memories`.
+
+    Each is (saves - 1,), at all saved points but the start.
+    """
     field = carried_field(rule, loss)
     corrected, leading = (limiting_field(rule, loss, order=order) for order in (1, 0))
 
@@ -44,5 +48,5 @@ def norm_rates(rule: Adam | RMSProp, loss: Loss, run: Trajectory) -> dict[str, n
 
 
 def along(x: Params, y: Params) -> Scalar:
-    """x . y."""
+    """The inner product x . y of two pytrees."""
     return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), x, y)), start=jnp.zeros(()))

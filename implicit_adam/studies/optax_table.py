@@ -1,8 +1,8 @@
-"""Every optimizer of optax and its modified equation: the order measured, or why there is none.
+"""The order of the modified equation, measured for every optimizer of optax, or why there is none.
 
-Each is made with a short memory. First it is looked at as `ia.Optax` does; then its updates of learning rate
-h are compared with h times those of learning rate 1, so that what is measured is the optimizer itself; then
-the plain (order 0) and the corrected flow (order 1) are followed along its iterates at several h, on a small
+Each optimizer gets a short memory. It is first examined as in `ia.Optax`. Then its updates at learning rate
+h are compared with h times those at learning rate 1, to make sure that the optimizer itself is measured. Then
+the plain (order 0) and the corrected flow (order 1) are compared with its iterates at several h, on a small
 network in three mini-batches.
 """
 
@@ -116,7 +116,7 @@ ALIASES: dict[str, dict[str, Any]] = {
     "contrib.sophia": {},
 }  # fmt: skip
 
-# Wrappers, chains and variants, with what they wrap.
+# Wrappers, chains and variants, with the transformations that they wrap.
 COMPOSED: dict[str, tuple[str, Make]] = {
     "polyak_sgd": ("", optax.polyak_sgd),
     "adam, mu_dtype": ("mu_dtype=bfloat16", partial(_adam, mu_dtype=jnp.bfloat16)),
@@ -170,15 +170,15 @@ COMPOSED: dict[str, tuple[str, Make]] = {
     "contrib.schedule_free": ("sgd", lambda h: optax.contrib.schedule_free(optax.sgd(h), h, b1=0.5)),
 }
 
-# Parameters that tell an optimizer, or a wrapper of one, from its parts.
+# A function of optax with one of these parameters makes or wraps a whole optimizer, not a part of one.
 TELLING = {"learning_rate", "max_learning_rate", "inner", "inner_factory", "optimizer", "base_optimizer"}
 TELLING |= {"fast_optimizer", "opt", "transforms", "tx"}
 
 
 class Row(NamedTuple):
-    """One optimizer: the slopes of orders 0 and 1, the last error of order 1 over the distance travelled.
+    """The result for one optimizer: the slopes of orders 0 and 1, and the relative error of order 1.
 
-    NaN where nothing was measured.
+    `error` is that at the smallest h, over the distance travelled. NaN where nothing was measured.
     """
 
     name: str
@@ -190,7 +190,7 @@ class Row(NamedTuple):
 
 
 def names() -> list[str]:
-    """What optax offers: every function, in optax and its contrib, that makes or wraps an optimizer."""
+    """The names of all functions in optax and optax.contrib that make or wrap an optimizer."""
     found = []
     for prefix, module in (("", optax), ("contrib.", optax.contrib)):
         for name in dir(module):
@@ -207,19 +207,19 @@ def names() -> list[str]:
 
 
 def entries() -> dict[str, tuple[str, Make]]:
-    """Name -> (arguments in words, learning rate -> transformation)."""
+    """By name: the arguments as text, and a function from the learning rate to the transformation."""
     return {name: _alias(name, arguments) for name, arguments in ALIASES.items()} | COMPOSED
 
 
 def rows(chosen: list[str] | None = None, threads: int = 2) -> Iterator[Row]:
-    """The table, row by row; `chosen` names some of `entries()`."""
+    """The rows of the table, one by one; `chosen` restricts them to some names of `entries()`."""
     table = entries()
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(lambda name: row(name, *table[name]), table if chosen is None else chosen)
 
 
 def row(name: str, arguments: str, make: Make) -> Row:
-    """Look at one, then measure it."""
+    """Examine one optimizer, then measure its slopes if it has a modified equation."""
     params = _problem()[1]
     try:
         tx = make(1.0)
@@ -251,7 +251,7 @@ def _alias(name: str, arguments: dict[str, Any]) -> tuple[str, Make]:
 
 
 def _problem() -> tuple[Callable[..., Scalar], Params, Any]:
-    """A layer of three units on three mini-batches; no gradient is near zero."""
+    """(loss, params, batches): a small tanh layer on three mini-batches, with no gradient near zero."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> Any:
@@ -265,7 +265,7 @@ def _problem() -> tuple[Callable[..., Scalar], Params, Any]:
 
 
 def _measured(tx: optax.GradientTransformation) -> tuple[tuple[float, float], float]:
-    """The slopes of orders 0 and 1 between the two smallest h, and the last relative error of order 1."""
+    """The slopes of orders 0 and 1 between the two smallest h, and the relative error of order 1 there."""
     loss, params, batches = _problem()
     objective, theta = raveled_loss(loss, params, batches), ravel(params)
 

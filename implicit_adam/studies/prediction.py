@@ -1,4 +1,4 @@
-"""How well equations predict a whole run: the distance in parameters, and the loss."""
+"""Measures how well equations predict a whole run: the distance in parameters, and the loss."""
 
 import warnings
 from typing import Any, NamedTuple
@@ -19,21 +19,21 @@ from implicit_adam.studies.ensembles import reshuffled_runs, shuffled_runs
 from implicit_adam.studies.norm_rates import norm_rates
 from implicit_adam.types import Params
 
-# The equations, and the optimizer itself from a start nearby.
+# The equations, and the optimizer itself from a nearby start.
 CARRIED, PLAIN, CORRECTED, NEARBY = "carried memory", "plain flow", "corrected flow", "nearby start"
-# How far the nearby start is away, in every component times a normal variable.
+# The nearby start adds this times a standard normal variable to every component.
 NUDGE = 1e-6
 
 
 class Prediction(NamedTuple):
-    """At the saved steps (saves,): of the optimizer, and by name of what is compared with it.
+    """An optimizer at the saved steps (saves,), and by name the equations that are compared with it.
 
-    - `loss`: of all mini-batches, of the optimizer; the mean over the runs if there are several.
-    - `predicted_loss`: of what is compared with it, at its points.
-    - `error`: ||theta - optimizer|| over the largest distance that the optimizer travels, theirs in the mean
-      over the runs; `sampling_error`: what that mean is uncertain by, a standard error; 0 of one run.
+    - `loss`: the loss over all mini-batches along the optimizer; the mean over the runs if there are several.
+    - `predicted_loss`: the same along each equation.
+    - `error`: ||theta - optimizer|| of each equation, over the largest distance that the optimizer travels;
+      for several runs, of their mean. `sampling_error`: the standard error of that mean; 0 for one run.
     - `gradients`: how many full-batch gradients the optimizer and the equation with carried memory took.
-    - `norm_rate`: (saves - 1,) of Adam and RMSProp in full batch, the `norm_rates`; else empty.
+    - `norm_rate`: the `norm_rates` (saves - 1,) for Adam and RMSProp in full batch; otherwise empty.
     """
 
     steps: np.ndarray
@@ -48,12 +48,12 @@ class Prediction(NamedTuple):
 def predict(
     rule: AbstractOptimizer, problem: Problem, steps: int, saves: int, *, runs: int = 1, flows: bool = False
 ) -> Prediction:
-    """An optimizer on a problem, `saves` times as it goes, and the equations for it.
+    """Run an optimizer on a problem and compare it with the equations for it at `saves` steps.
 
-    In full batch `problem` has one mini-batch. With several, the optimizer is run `runs` times, each epoch in
-    another order, and the equation with carried memory is that of the mean run.
+    A full-batch `problem` has one mini-batch. With several, the optimizer runs `runs` times, every epoch in a
+    new order, and the equation with carried memory is that of the mean run.
 
-    - `flows`: whether to solve the plain and the corrected flow too (full batch, some 10 gradients a step).
+    - `flows`: solve the plain and the corrected flow, too (full batch only, some 10 gradients a step).
     """
     m, every = check_batches(problem.batches), steps // saves
     options: Any = {"save_every": every}
@@ -78,9 +78,9 @@ def predict(
 def predict_batch_size(
     rule: AbstractOptimizer, problem: Problem, size: int, steps: int, saves: int, runs: int
 ) -> Prediction:
-    """The mean of runs whose samples are shuffled every epoch, from the gradients of single samples.
+    """Predict the mean of runs with batches of `size` samples from the gradients of single samples.
 
-    `problem` has mini-batches of one sample each, N in all; those of the runs have `size` of them.
+    Each mini-batch of `problem` holds one sample. The runs shuffle the samples every epoch.
     """
     samples, every = check_batches(problem.batches), steps // saves
     noise = (samples / size - 1) / (samples - 1)
@@ -101,7 +101,7 @@ def _compared(
     gradients: np.ndarray,
     rates: dict[str, np.ndarray],
 ) -> Prediction:
-    """What was found with the mean of the ensemble, a leading axis of runs."""
+    """Compare the `found` points with the mean of `ensemble`, which has a leading axis of runs."""
     thetas = jax.vmap(vectors)(ensemble)
     mean, apart = jnp.mean(thetas, 0), jnp.linalg.norm(jnp.std(thetas, 0), axis=-1)
     travelled = jnp.max(jnp.linalg.norm(mean - mean[:1], axis=1))
@@ -123,7 +123,7 @@ def _compared(
 def _flows(rule: AbstractOptimizer, problem: Problem, steps: int, options: Any) -> dict[str, Params]:
     options = {"solver": diffrax.Tsit5(), **options}
     with warnings.catch_warnings():
-        # That they are outside their range here is what is shown.
+        # These runs are meant to show that the flows are outside their range here.
         warnings.simplefilter("ignore", OutsideRangeWarning)
         return {
             name: flow(rule, problem.mean_loss, problem.params, steps, order=order, **options).params
@@ -132,7 +132,7 @@ def _flows(rule: AbstractOptimizer, problem: Problem, steps: int, options: Any) 
 
 
 def nudged(params: Params) -> Params:
-    """A start nearby."""
+    """A nearby start: every component plus `NUDGE` times a standard normal variable."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [
@@ -142,5 +142,5 @@ def nudged(params: Params) -> Params:
 
 
 def vectors(points: Params) -> jax.Array:
-    """(saves, p), in float64."""
+    """The points as an array (saves, p), in float64."""
     return jnp.concatenate([x.reshape(len(x), -1).astype(float) for x in jax.tree.leaves(points)], axis=1)

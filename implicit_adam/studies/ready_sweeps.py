@@ -1,7 +1,7 @@
-"""Ready functions for `ia.sweep`: the order of the theorem, the bias, and observables, at one point each.
+"""Ready-made functions for `ia.sweep`: the order of convergence, the bias, and observables of a run.
 
-Every builder takes `build(**hyperparameters) -> rule` and a problem and returns `fn(**point)` of the
-hyperparameters by name, so that any of them can be swept.
+Each builder takes `build(**hyperparameters) -> rule` and a problem, and returns a function `fn(**point)` of
+the hyperparameters by name, so that any of them can be swept.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,11 +36,12 @@ def order_at(
     step_counts: Sequence[int],
     orders: Sequence[int] = (0, 1),
 ) -> Point:
-    """The convergence study at a point: errors against the optimizer and local slopes of every order.
+    """The convergence study at one point: distances to the optimizer and local slopes for every order q.
 
-    `error_q` (K,) is the sup over the run at each step count, `local_slope_q` (K-1,), `slope_q` the last of
-    these: near q + 1 once the asymptotic regime is reached, which it is not where `validity` or `remembered`,
-    (K,) as in `convergence`, are above a tenth. The rule's own h is replaced by horizon / steps.
+    `error_q` (K,) is the largest distance along the run at each step count, `local_slope_q` (K-1,), and
+    `slope_q` the last local slope. It is near q + 1 in the asymptotic regime, which is not reached where
+    `validity` or `remembered`, (K,) as in `convergence`, are above a tenth. The rule's own h is replaced by
+    horizon / steps.
     """
     counts = jnp.asarray(check_step_counts(step_counts))
     check_horizon(horizon)
@@ -55,7 +56,7 @@ def order_at(
             found = supremum(run, steps, orders)
             return found.two_norm, found.watched.validity, found.remembered
 
-        # One after the other, or the short runs of a sweep would wait for the long ones.
+        # One after the other: vmapped, the short runs would wait for the long ones.
         errors, validity, remembered = jax.lax.map(measured, counts)
         ratio = jnp.log(counts[1:].astype(float) / counts[:-1].astype(float))
         result = {"validity": validity, "remembered": remembered}
@@ -68,11 +69,11 @@ def order_at(
 
 
 def bias_at(build: Build, problem: Problem) -> Point:
-    """Sign and size of eq. (4) at the start, full batch and n to infinity.
+    """Sign and size of the bias of eq. (4) at the start, in full batch, as n goes to infinity.
 
-    With D = Hess E . F, the gradient of the perturbed one-norm for Adam, `factor` is the mean of the braces
-    of (4) weighted with D^2: <bias, D> / <D, D> in units of h/2; positive penalises the norm. `alignment` is
-    the cosine of the two and `size` the 2-norm of the bias.
+    D = Hess E . F is, for Adam, the gradient of the perturbed one-norm. `factor` is <bias, D> / <D, D> in
+    units of h/2, the mean of the braces of (4) weighted with D^2; if positive, the norm is penalised.
+    `alignment` is the cosine between bias and D, and `size` the 2-norm of the bias.
     """
 
     def at(**point: Any) -> dict[str, Scalar]:
@@ -105,12 +106,11 @@ def observables_at(
     every: int = 1,
     records: int = 0,
 ) -> Point:
-    """A run to time T at a point: the last, largest and mean value of each observable, and its record.
+    """A run to time T at one point: the last, largest and mean value of each observable, and its record.
 
-    With "distance", `validity` too: how far the flow of order 1 is to be trusted there, see `Observed`.
-
-    Where `seed` is swept, `problem.start(seed)` gives the parameters, else they are the problem's own. Steps
-    are T / h, rounded, so that h can be swept too: hand `cost=run_length(..)` to `sweep`.
+    With "distance" it also returns `validity`, which tells whether to trust that flow, see `Observed`. If
+    `seed` is swept, the start is `problem.start(seed)`, otherwise the problem's own. The number of steps is
+    T / h, rounded, so that h can be swept, too; pass `cost=run_length(..)` to `sweep` then.
     """
     check_horizon(horizon)
 
@@ -136,7 +136,7 @@ def observables_at(
             if records:
                 result[f"record_{name}"] = seen.record[name]
         if "distance" in names:
-            # How far the flow of order 1 that it is measured to is to be trusted.
+            # Tells whether the flow of order 1, to which the distance is measured, can be trusted.
             result["validity"] = seen.validity
         return result
 
@@ -144,7 +144,7 @@ def observables_at(
 
 
 def run_length(default_h: float) -> Callable[..., float]:
-    """The relative length of a run: 1 / h."""
+    """The `cost` of a run for `sweep`: its relative length 1 / h."""
 
     def cost(*, h: float = default_h, **_: Any) -> float:
         return 1 / float(h)

@@ -1,4 +1,4 @@
-"""Theorem 3.1, checked: the order of the plain, the corrected and the higher flows on real input."""
+"""Checks Theorem 3.1: measures the orders of the plain, the corrected and the higher flows on real input."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +21,10 @@ from implicit_adam.rules import AbstractOptimizer, AbstractRule, Optax, rule_nam
 from implicit_adam.rules.hyperparameters import ALLOWED, DECAY, POSITIVE_DECAY
 
 STEP_COUNTS = (48, 96, 192, 384, 768)
-# The first are so many that the memory and the optimizer's own first steps are short against the run.
+# Large enough that the memory and the optimizer's own first steps are short compared with the run.
 CARRIED_STEP_COUNTS = (96, 192, 384, 768, 1536)
-# Beyond order 1 an evaluation in mini-batches runs the optimizer again over all the steps it remembers: fewer
-# steps, and a shorter time on fewer digits.
+# Beyond order 1 an evaluation in mini-batches runs the optimizer again over all the steps it remembers; so
+# there are fewer steps, a shorter time and fewer digits.
 HIGH_ORDER_STEP_COUNTS = (32, 64, 128, 256)
 HIGH_ORDER_SAMPLES = 100
 SCHEDULES = ("cyclic", "shuffled")
@@ -34,7 +34,7 @@ OUTSIDE = "outside the theorem"
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """What to check. None leaves a value to the default named beside it.
+    """The optimizers, problems and settings to check; None takes the default named beside the field.
 
     An optimizer is a name that `rule_named` knows or one of the keys of `transformations`.
     """
@@ -42,10 +42,10 @@ class VerifyConfig:
     problems: tuple[str, ...] = ("bilinear", "digits")
     optimizers: tuple[str, ...] = ("adam", "rmsprop")
     eps_placements: tuple[str, ...] = ("inside", "outside")
-    # The theorem's regime needs h times memory small; with .9 and .999 it begins at far smaller h.
+    # The theorem needs h times memory to be small; with .9 and .999 its regime begins at far smaller h.
     beta: float = 0.5
     rho: float = 0.7
-    # None: 1e-3 inside the root and its square root outside, so that both floor the denominator alike.
+    # None: 1e-3 inside the root and its square root outside, which bound the denominator alike.
     eps: float | None = None
     # None: the problem's own.
     horizon: float | None = None
@@ -53,11 +53,11 @@ class VerifyConfig:
     step_counts: tuple[int, ...] | None = None
     orders: tuple[int, ...] = (0, 1)
     # The flows with carried memory in place of the expanded ones, in full batch. The decays are those at the
-    # largest step size: memories last as long for every h.
+    # largest step size; at smaller h they are adjusted so that memories last equally long in time.
     carried: bool = False
-    # None: Tsit5, one step an interval.
+    # None: Tsit5, one step per interval.
     solver: diffrax.AbstractSolver | None = None
-    # The order of the mini-batches: one of SCHEDULES. It means nothing to a problem of one loss.
+    # The order of the mini-batches: one of SCHEDULES. It has no effect on a problem without mini-batches.
     schedule: str = "cyclic"
     seed: int = 0
     dtype: str = "float64"
@@ -67,12 +67,12 @@ class VerifyConfig:
 
     @property
     def high_order(self) -> bool:
-        """Whether a flow beyond the paper's is asked for."""
+        """Whether a flow of order 2 or higher is asked for."""
         return max(self.orders) > 1
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """The numbers of steps of every case."""
+        """The step counts for every case."""
         if self.step_counts is not None:
             return self.step_counts
         if self.carried:
@@ -81,7 +81,7 @@ class VerifyConfig:
 
 
 class Case(NamedTuple):
-    """One optimizer on one problem, before it is run."""
+    """One optimizer on one problem, with the time T of its runs."""
 
     problem: Problem
     optimizer: str
@@ -91,13 +91,13 @@ class Case(NamedTuple):
 
     @property
     def label(self) -> str:
-        """E.g. `Adam, eps inside`."""
+        """The name of the case, e.g. `Adam, eps inside`."""
         name = self.optimizer if isinstance(self.rule, Optax) else type(self.rule).__name__
         return name if self.placement is None else f"{name}, eps {self.placement}"
 
 
 class Outcome(NamedTuple):
-    """A case with its measured orders and what they say of the theorem, per order of the flow."""
+    """A case with its measured orders and, for each order of the flow, the verdict on the theorem."""
 
     case: Case
     study: Convergence
@@ -105,7 +105,7 @@ class Outcome(NamedTuple):
 
 
 def cases(config: VerifyConfig) -> Iterator[Case]:
-    """Every problem with every optimizer and, where it has an eps, every placement of it."""
+    """All cases: every problem with every optimizer and, if it has an eps, every placement of eps."""
     for name in config.problems:
         problem = _problem(config, name)
         for optimizer in config.optimizers:
@@ -116,7 +116,7 @@ def cases(config: VerifyConfig) -> Iterator[Case]:
 
 
 def run(config: VerifyConfig, callback: Callable[[Case, int], None] | None = None) -> Iterator[Outcome]:
-    """The outcome of each case, as it comes; `callback(case, steps)` after each finished run."""
+    """Run every case and yield its outcome; calls `callback(case, steps)` after each finished run."""
     for case in cases(config):
         problem, done = case.problem, 0
 
@@ -157,7 +157,7 @@ def _as_long_for_every_step_size(config: VerifyConfig, case: Case) -> Callable[[
 
 
 def _schedule(config: VerifyConfig, problem: Problem) -> np.ndarray | None:
-    """None for cyclic; else every epoch in an order of its own, drawn by the seed."""
+    """None for "cyclic", otherwise a new random order every epoch, drawn with the seed."""
     m = check_batches(problem.batches)
     if config.schedule == "cyclic" or m == 1 or config.carried:
         return None
@@ -167,16 +167,15 @@ def _schedule(config: VerifyConfig, problem: Problem) -> np.ndarray | None:
 
 
 def verdict(rule: AbstractOptimizer, study: Convergence, order: int) -> str:
-    """What a study says of `error = O(h^(order+1))`, see `asymptotics`.
+    """The verdict of a study on `error = O(h^(order+1))`, see `asymptotics`.
 
-    A memory that never fades (Adagrad) spans the whole run: h times memory does not go to zero with h, and
-    the theorem promises nothing.
+    A memory that never fades (Adagrad) spans the whole run, so the theorem does not apply.
     """
     return OUTSIDE if never_fades(rule) and not study.carried else study.verdict[order]
 
 
 def never_fades(rule: AbstractOptimizer) -> bool:
-    """Whether a kernel holds old gradients for ever."""
+    """Whether one of the optimizer's memories keeps old gradients for ever."""
     return isinstance(rule, AbstractRule) and not np.isfinite(window(rule.kernels(0)))
 
 
@@ -191,13 +190,13 @@ def kind_of(config: VerifyConfig, optimizer: str) -> type[AbstractOptimizer]:
 
 
 def hyperparameter_values(case: Case) -> dict[str, float | bool]:
-    """The same with their values."""
+    """The optimizer's own hyperparameters, without the step size, with their values."""
     values = {name: getattr(case.rule, name) for name in hyperparameters(type(case.rule))}
     return {name: value if isinstance(value, bool) else float(value) for name, value in values.items()}
 
 
 def as_json(config: VerifyConfig, outcomes: list[Outcome]) -> dict[str, Any]:
-    """The steps, the seed and everything measured, as plain numbers and strings (NaN as null)."""
+    """The settings and all measurements as plain numbers and strings for JSON (NaN as null)."""
     return {
         "versions": installed(PACKAGES),
         "solver": "Tsit5" if config.solver is None else type(config.solver).__name__,
@@ -220,7 +219,7 @@ def _horizon(config: VerifyConfig, problem: Problem, rule: AbstractOptimizer) ->
 
 
 def _moves_by_gradients(rule: AbstractOptimizer, problem: Problem) -> bool:
-    """Whether a thousand times the gradient makes about so much of the update, too, and not the same."""
+    """Whether a gradient a thousand times as large gives a far larger first update, unlike in Adam."""
     tx = rule.transformation()
 
     def first_update(size: float) -> jax.Array:
@@ -237,7 +236,7 @@ def _placements(config: VerifyConfig, optimizer: str) -> tuple[str | None, ...]:
 
 
 def _rule(config: VerifyConfig, problem: Problem, optimizer: str, placement: str | None) -> AbstractOptimizer:
-    """With h = 1, which the study replaces."""
+    """The optimizer of a case, with h = 1, which the study replaces."""
     if optimizer in config.transformations:
         return Optax(1.0, config.transformations[optimizer], config.window)
     kind: Any = rule_named(optimizer)

@@ -1,4 +1,4 @@
-"""One function over a grid of points: vmapped, chunked, sharded, resumable."""
+"""Sweeps of one function over a grid of points: vmapped, chunked, sharded and resumable."""
 
 from implicit_adam.sweeps.result import SweepResult as SweepResult
 from implicit_adam.sweeps.sweep import sweep as sweep

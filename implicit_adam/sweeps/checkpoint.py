@@ -1,4 +1,4 @@
-"""Finished chunks on disk: one file each, written atomically, named by what determines it."""
+"""Checkpoints of a sweep: one file per finished chunk, written atomically, named by a key of its inputs."""
 
 import hashlib
 import json
@@ -16,17 +16,17 @@ PACKAGES = ("implicit-adam", "jax", "jaxlib", "numpy", "optax", "diffrax", "equi
 
 
 class Checkpoint(NamedTuple):
-    """A folder of chunks of one configuration, whose key begins every file name."""
+    """The folder of finished chunks and the key of one configuration, with which every file name begins."""
 
     folder: Path
     key: str
 
     def path(self, chunk: int) -> Path:
-        """Where a chunk is kept."""
+        """The file of a chunk."""
         return self.folder / f"{self.key[:16]}-{chunk:06d}.npz"
 
     def save(self, chunk: int, leaves: list[np.ndarray]) -> None:
-        """Write beside, then rename: a reader sees all of a chunk or nothing, also with several writers."""
+        """Write a temporary file, then rename it, so that readers never see part of a chunk."""
         arrays: Any = {str(i): leaf for i, leaf in enumerate(leaves)}
         stamp = np.frombuffer(bytes.fromhex(self.key + _checksum(chunk, leaves)), np.uint8)
         note = (
@@ -36,7 +36,7 @@ class Checkpoint(NamedTuple):
         save_arrays(self.path(chunk), {"stamp": stamp, **arrays}, note)
 
     def load(self, chunk: int, like: list[jax.ShapeDtypeStruct]) -> list[np.ndarray] | None:
-        """The chunk's leaves; None, with a warning where a file is there, if it is not this chunk whole."""
+        """The chunk's leaves; None without a file, or, with a warning, if it is broken or another chunk's."""
         path = self.path(chunk)
         if not path.exists():
             return None
@@ -58,14 +58,15 @@ class Checkpoint(NamedTuple):
 
 
 def opened(folder: Any, grid: Grid, digest: str, devices: list[str], *details: Any) -> Checkpoint:
-    """The folder, made and tried before anything runs, and the key of this configuration on these kinds of
-    devices.
+    """The `Checkpoint` of this configuration on these kinds of devices.
+
+    The folder is made and tested for writing before anything runs.
     """
     return Checkpoint(check_writable("checkpoint", folder), _key(grid, digest, devices, *details))
 
 
 def _key(grid: Grid, digest: str, devices: list[str], *details: Any) -> str:
-    """What the bits of a lane may depend on: the program, the points, the devices and their software."""
+    """A hash of everything that the bits of a result may depend on: program, points, devices, versions."""
     key = hashlib.sha256(digest.encode())
     key.update(json.dumps([list(grid.points), devices, installed(PACKAGES), *details]).encode())
     for values in grid.points.values():

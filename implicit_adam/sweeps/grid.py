@@ -1,4 +1,4 @@
-"""The points of a sweep: a product of axes, or a table of points taken as they are."""
+"""The points of a sweep: a product of axes, or a list of points."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +13,13 @@ POINT = "point"
 
 
 class Grid(NamedTuple):
-    """Named dimensions, coordinates along them, and the same points as N lanes.
+    """The points of a sweep with named dimensions, and the same points as a list of N lanes.
 
-    - `dims`: one a swept name for a product; ("point",) for a table.
-    - `coords`: 1-D, along the dimension of its own name, or along "point"; as they were given, to be found
-      again by value.
-    - `points`: each name's values for all N lanes, in row-major order, in the dtype that JAX computes with.
-    - `shape`: of the results.
+    - `dims`: the swept names for a product of axes; ("point",) for a list of points.
+    - `coords`: the 1-D values of each name, along the dimension of its own name or along "point"; kept as
+      they were given, so that they can be looked up by value.
+    - `points`: the values of each name for all N lanes, in row-major order, in the dtype of JAX.
+    - `shape`: the shape of the results.
     """
 
     dims: tuple[str, ...]
@@ -29,12 +29,12 @@ class Grid(NamedTuple):
 
     @property
     def lanes(self) -> int:
-        """How many points."""
+        """The number of points."""
         return int(np.prod(self.shape))
 
 
 def as_grid(grid: Any, fn: Callable[..., Any]) -> Grid:
-    """A mapping of 1-D arrays (product), or a sequence of mappings with the same keys (table), checked."""
+    """The checked `Grid` of a mapping of 1-D arrays (their product) or a sequence of points (mappings)."""
     if isinstance(grid, Mapping):
         checked = _product({str(name): _axis(name, values) for name, values in grid.items()})
     elif isinstance(grid, Sequence) and grid and all(isinstance(point, Mapping) for point in grid):
@@ -94,10 +94,10 @@ def _axis(name: Any, values: Any) -> np.ndarray:
 
 
 def _computed(name: str, array: np.ndarray) -> np.ndarray:
-    """In JAX's dtype, which without float64 is the nearest float32."""
+    """The array in JAX's dtype, which without float64 is float32."""
     with np.errstate(over="ignore"):
         cast = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
-    # A number below the normal ones is 0 to XLA.
+    # XLA treats subnormal numbers as 0.
     vanishes = array.dtype.kind == "f" and ((np.abs(cast) < np.finfo(cast.dtype).tiny) & (array != 0)).any()
     if vanishes or not np.isfinite(cast).all() or (array.dtype.kind in "iu" and (cast != array).any()):
         msg = f"grid: {name!r} does not fit into {cast.dtype}, {_few(array)}; enable float64 and int64 in JAX"
@@ -106,7 +106,7 @@ def _computed(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def check_names(what: str, fn: Callable[..., Any], names: tuple[str, ...]) -> None:
-    """A function that takes the point by the names of the grid."""
+    """Raise `ValueError` unless `fn` takes the names of the grid as keyword arguments."""
     if not callable(fn):
         msg = f"{what} must be a function of {', '.join(names)}, got {fn!r}; ia.sweep(fn, grid)"
         raise ValueError(msg)  # noqa: TRY004

@@ -1,4 +1,4 @@
-"""One compiled program for a chunk of lanes, spread over all devices."""
+"""Compiles one program for a chunk of lanes (points that run together), spread over all devices."""
 
 import hashlib
 import os
@@ -16,14 +16,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from implicit_adam.checks.numbers import is_numeric
 from implicit_adam.programs.captured import digest, trace
 
-# How much of a device's memory an automatic chunk may take.
+# The fraction of a device's memory that an automatic chunk may take.
 SHARE_OF_MEMORY = 0.5
 
 Lanes = dict[str, np.ndarray]
 
 
 class Program(NamedTuple):
-    """fn, traced once: its jaxpr and the shape of what it returns."""
+    """A traced function: its jaxpr, and the shapes that it returns."""
 
     jaxpr: Any
     shape: Any
@@ -60,7 +60,7 @@ def _as_array(x: Any) -> Any:
 
 
 def device_mesh(mesh: Mesh | None = None, devices: Any = None) -> Mesh:
-    """The given mesh, or one axis over the devices, by default all of all processes."""
+    """The given mesh, or a mesh with one axis over the devices, by default all devices of all processes."""
     if mesh is not None:
         if not isinstance(mesh, Mesh):
             msg = f"mesh must be a jax.sharding.Mesh, got {mesh!r}; jax.make_mesh((4,), ('lanes',)) makes one"
@@ -71,9 +71,9 @@ def device_mesh(mesh: Mesh | None = None, devices: Any = None) -> Mesh:
 
 
 class Chunk(NamedTuple):
-    """The compiled program for so many lanes at a time, and the shape of what one lane returns.
+    """The compiled program for `size` lanes at a time, and the shapes that one lane returns.
 
-    It keeps no jaxpr: JAX would take a constant inside for unchanged as long as that lives.
+    It keeps no jaxpr: as long as one lives, JAX takes the constants in it to be unchanged.
     """
 
     shape: Any
@@ -96,7 +96,7 @@ class Chunk(NamedTuple):
 
 
 def compiled(program: Program, points: Lanes, size: int, mesh: Mesh) -> Chunk:
-    """Compile for `size` lanes rounded up to a multiple of the devices."""
+    """Compile the program for `size` lanes, rounded up to a multiple of the number of devices."""
     size = -(-size // mesh.size) * mesh.size
     spec = PartitionSpec(mesh.axis_names)
     sharding = NamedSharding(mesh, spec)
@@ -116,25 +116,25 @@ def _portable(x: Any) -> np.ndarray:
 
 
 def _portable_dtype(dtype: Any) -> Any:
-    """Files know the dtypes of numpy: bfloat16 and narrower ones become float32."""
+    """The dtype in files: float32 for dtypes that numpy does not have, such as bfloat16 and narrower ones."""
     return np.dtype(np.float32) if np.dtype(dtype).kind == "V" else dtype
 
 
-# Compiled chunks by what determines them, the latest last. The jaxprs are not kept: see `Chunk`.
+# Compiled chunks by everything that determines them, the last used at the end; for jaxprs see `Chunk`.
 _kept: OrderedDict[Hashable, Chunk] = OrderedDict()
 MOST_KEPT = 32
 
 
 def prepared(fn: Callable[..., Any], points: Lanes, size: Any, mesh: Mesh) -> Chunk:
-    """The program for chunks of `size` lanes (None: all, "auto": what fits), kept for later sweeps of it.
+    """The compiled program for chunks of `size` lanes, kept for later sweeps; None: all, "auto": what fits.
 
-    fn is traced at every call, so that what it closes over is what it is now; unchanged, it compiles once.
+    fn is traced at every call, so that changes in what it closes over are seen; unchanged, it compiles once.
     """
     lanes = len(next(iter(points.values())))
     one = {name: np.zeros((), values.dtype) for name, values in points.items()}
     program = traced(fn, one)
     types = tuple((name, x.dtype.name) for name, x in one.items())
-    # The function too: its callbacks are in no digest.
+    # The key also has the function itself, since no digest covers its callbacks.
     known = fn if isinstance(fn, Hashable) else id(fn)
     key = (known, digest(program.jaxpr), types, lanes, size, mesh)
     if key not in _kept:
@@ -147,14 +147,14 @@ def prepared(fn: Callable[..., Any], points: Lanes, size: Any, mesh: Mesh) -> Ch
 
 
 def automatic_size(program: Program, points: Lanes, lanes: int, mesh: Mesh) -> int:
-    """As many lanes as fit into half of the memory, from the compiler's plans for few and for more lanes."""
+    """The number of lanes that fit into half of the memory, by the compiler's plans for two chunk sizes."""
     few, more = (compiled(program, points, k * mesh.size, mesh).bytes_a_device for k in (8, 64))
     a_lane = max((more - few) / 56, 1)
     return int(min(lanes, max(1, SHARE_OF_MEMORY * _memory() / a_lane) * mesh.size))
 
 
 def _memory() -> float:
-    """Bytes that one device has; CPU devices share the machine's."""
+    """The memory of one device in bytes; CPU devices share the machine's."""
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
     if limit:
@@ -163,5 +163,5 @@ def _memory() -> float:
 
 
 def _digest(program: Program, text: str) -> str:
-    """A hash of the computation itself, with the constants it holds."""
+    """A hash of the computation, with the constants in it."""
     return hashlib.sha256(f"{text}{digest(program.jaxpr)}".encode()).hexdigest()

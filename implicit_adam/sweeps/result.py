@@ -1,4 +1,4 @@
-"""What a sweep found, as arrays with named dimensions."""
+"""`SweepResult`: the results of a sweep, as arrays with named dimensions."""
 
 import dataclasses
 import json
@@ -14,12 +14,12 @@ from implicit_adam.reprs import listed, table
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SweepResult:
-    """Results over a grid.
+    """The results of a sweep over a grid, as numpy arrays whose leading axes are those of the grid.
 
-    - `dims`: the names of the leading axes of everything below.
-    - `coords`: the values along them, as they were given; for a table all along "point".
-    - `values`: fn's pytree, numpy arrays with the axes of the grid leading.
-    - `ok`: whether all numbers of a lane are finite; of a run, what its flag `finite` says.
+    - `dims`: the names of the leading axes.
+    - `coords`: the values along them, as they were given; for a list of points all along "point".
+    - `values`: the pytree that fn returns, each array with the axes of the grid in front.
+    - `ok`: for each point, whether all numbers are finite; for a run, its own flag `finite`.
     """
 
     dims: tuple[str, ...]
@@ -35,16 +35,16 @@ class SweepResult:
     def variables(self) -> dict[str, np.ndarray]:
         """Leaves of `values` by name: their path in the pytree, joined by dots; "value" for a bare array.
 
-        Raises `ValueError` where two paths read alike, or like a coordinate or "ok".
+        Raises `ValueError` where two paths have the same name, or that of a coordinate or "ok".
         """
         named = _named(self.values)
         _check_distinct([*dict.fromkeys([*self.coords, *self.dims]), "ok", *(name for name, _ in named)])
         return dict(named)
 
     def to_xarray(self) -> Any:
-        """An `xarray.Dataset` (needs xarray), to select from with its `sel`; further axes are NAME_0, ..
+        """The results as an `xarray.Dataset` (needs xarray); further axes of a variable are NAME_0, ..
 
-        Raises `ValueError` where two names would meet, as those of an axis `theta_0` and of a vector `theta`.
+        Raises `ValueError` where two names would coincide, such as an axis `theta_0` and a vector `theta`.
         """
         import xarray
 
@@ -58,10 +58,10 @@ class SweepResult:
         return xarray.Dataset({**data, "ok": (self.dims, self.ok)}, coords)
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` (needs pandas), a row a point; an array becomes columns NAME_0, NAME_1, ..,
-        a matrix NAME_0_0, NAME_0_1, ..
+        """The results as a `pandas.DataFrame` (needs pandas) with one row per point.
 
-        Raises `ValueError` where two names would meet, as those of an axis `theta_0` and of a vector `theta`.
+        A vector becomes columns NAME_0, NAME_1, .., a matrix NAME_0_0, NAME_0_1, .. Raises `ValueError` where
+        two names would coincide, such as an axis `theta_0` and a vector `theta`.
         """
         import pandas
 
@@ -78,8 +78,9 @@ class SweepResult:
         return pandas.DataFrame({**points, **dict(columns), "ok": self.ok.ravel()})
 
     def save(self, path: Any) -> None:
-        """Write one npz file, without pickle, whole or not at all. Dicts, lists and tuples come back; other
-        pytrees as dicts.
+        """Write one npz file, without pickle, whole or not at all.
+
+        `load` restores dicts, lists and tuples; other pytrees come back as dicts.
         """
         leaves: list[np.ndarray] = []
         layout = {"dims": self.dims, "coords": list(self.coords), "values": _layout(self.values, leaves)}
@@ -89,12 +90,12 @@ class SweepResult:
         save_arrays(Path(path), everything, f"{path} was not written; what was there before is intact")
 
     def _names(self) -> list[str]:
-        """What a result's own columns are called."""
+        """The names of the result's own columns: dimensions, coordinates and "ok"."""
         return [*dict.fromkeys([*self.dims, *self.coords]), "ok"]
 
     @staticmethod
     def load(path: Any) -> "SweepResult":
-        """What `save` wrote. Raises `ValueError` for another file."""
+        """Read a result that `save` wrote. Raises `ValueError` for any other file."""
         try:
             with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 layout = json.loads(str(file["layout"]))
@@ -117,7 +118,7 @@ def _suffixed(name: str, suffixes: Iterable[Any]) -> list[str]:
 
 
 def _check_distinct(names: list[str]) -> None:
-    """Of two columns with one name the first would be lost without a word."""
+    """Raise `ValueError` for columns with the same name, of which all but the last would be lost."""
     clashes = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if clashes:
         msg = (
@@ -129,7 +130,7 @@ def _check_distinct(names: list[str]) -> None:
 
 
 def _layout(tree: Any, leaves: list[np.ndarray]) -> Any:
-    """The nesting in JSON, with the number of each leaf in its place."""
+    """The nesting of a pytree for JSON, with the number of each leaf in its place."""
     if isinstance(tree, dict):
         return {"dict": [[_json_key(key), _layout(value, leaves)] for key, value in tree.items()]}
     if hasattr(tree, "_asdict"):
@@ -147,7 +148,7 @@ def _layout(tree: Any, leaves: list[np.ndarray]) -> Any:
 
 
 def _json_key(key: Any) -> Any:
-    """A dict's key as it is where JSON has its like, so that {0: x} comes back as {0: x}."""
+    """A dict's key in a form that JSON keeps, so that {0: x} comes back as {0: x}."""
     return key if isinstance(key, str | int) else str(key)
 
 

@@ -1,4 +1,4 @@
-"""`sweep`: one function, many points."""
+"""`sweep`: evaluates one function at many points."""
 
 import contextlib
 import sys
@@ -30,27 +30,27 @@ def sweep(
     mesh: Mesh | None = None,
     cost: Callable[..., Any] | None = None,
 ) -> SweepResult:
-    """fn at every point of a grid, as one compiled program over all devices.
+    """Evaluate fn at every point of a grid, as one compiled program over all devices.
 
-    - `fn`: `fn(**point) -> pytree of arrays`, traced once a sweep and vmapped, with what it closes over as it
-      is at the call. Called again with the same function (not a new lambda) it is not compiled again.
+    - `fn`: `fn(**point) -> pytree of arrays`, traced once per sweep and vmapped; values that it closes over
+      are those at the call. A second sweep of the same function (not a new lambda) is not compiled again.
     - `grid`: `{name: 1-D array, ..}` with increasing values, for their product (the axes of the result, in
       this order), or a list of points `[{name: value, ..}, ..]` (one axis, "point").
-    - `chunk_size`: how many lanes run at a time, which bounds the memory: None all, "auto" as many as the
-      compiler's plan allows in half of the memory. Rounded up to a multiple of the devices.
-    - `checkpoint`: a folder that keeps every finished chunk. The same call goes on where it was interrupted,
-      and ends with the same bits; a different fn, grid, chunk size, dtype, version or set of devices never
-      finds the chunks of another. Broken files are computed again with a warning.
-    - `progress`: a bar with the time left (on a terminal or in a notebook; needs tqdm), nothing, or your own
-      `progress(done, lanes)`.
+    - `chunk_size`: how many points ("lanes") run at a time, which bounds the memory. None: all; "auto": as
+      many as fit into half of the memory by the compiler's plan. Rounded up to a multiple of the devices.
+    - `checkpoint`: a folder that keeps every finished chunk. The same call continues where it was interrupted
+      and ends with the same bits. A different fn, grid, chunk size, dtype, version or set of devices never
+      reads the chunks of another. Broken files are computed again with a warning.
+    - `progress`: True for a bar with the time left (on a terminal or in a notebook; needs tqdm), False for
+      nothing, or your own `progress(done, lanes)`.
     - `mesh`: the devices; by default all, of all processes after `jax.distributed.initialize()`. Every
       process gets the whole result.
-    - `cost`: `cost(**point) -> number`, the relative length of a lane, e.g. `lambda h, beta: 1 / h`. Lanes
-      of a chunk run until its longest ends; with costs, alike lanes share a chunk.
+    - `cost`: `cost(**point) -> number`, the relative length of a run, e.g. `lambda h, beta: 1 / h`. A chunk
+      runs until its longest lane ends; with costs, lanes of similar length share a chunk.
 
-    A lane with a number that is not finite is a False in `ok`; the others are not touched. Of a `Trajectory`
-    or an `Observed` that fn returns its own flag `finite` decides. Raises `ValueError` for a bad grid
-    (empty, not increasing, not finite, names that fn does not take), chunk size or folder, and `OSError` with
+    A point with a number that is not finite has False in `ok`; the others are not affected. If fn returns a
+    `Trajectory` or an `Observed`, its own flag `finite` decides. Raises `ValueError` for a bad grid (empty,
+    not increasing, not finite, names that fn does not take), chunk size or folder, and an `OSError` that says
     what to do when a chunk cannot be written.
     """
     points = as_grid(grid, fn)
@@ -80,7 +80,7 @@ def sweep(
 
 
 def _order(grid: Grid, cost: Callable[..., Any] | None) -> np.ndarray:
-    """Lanes from short to long, in the order of the grid where they are alike."""
+    """The lanes from short to long; lanes of equal cost stay in the order of the grid."""
     if cost is None:
         return np.arange(grid.lanes)
     check_names("cost", cost, tuple(grid.points))
@@ -100,13 +100,13 @@ def _chunks(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def _padded(grid: Grid, lanes: np.ndarray, size: int) -> Lanes:
-    """A whole chunk: the last lane fills what is missing."""
+    """The points of a whole chunk, filled up with copies of the last lane."""
     filled = np.concatenate([lanes, np.full(size - len(lanes), lanes[-1])])
     return {name: values[filled] for name, values in grid.points.items()}
 
 
 def _load(store: Checkpoint, i: int, like: list[jax.ShapeDtypeStruct]) -> list[np.ndarray] | None:
-    """The first process reads and tells the others, so that all of them agree on what is there."""
+    """Read a chunk in the first process and broadcast it, so that all processes agree on what is there."""
     if jax.process_count() == 1:
         return store.load(i, like)
     found = store.load(i, like) if jax.process_index() == 0 else None
@@ -127,7 +127,7 @@ def _result(grid: Grid, structure: Any, leaves: list[np.ndarray]) -> SweepResult
 
 
 def _is_flagged(part: Any) -> bool:
-    """Whether a part of a result says itself if it is finite, as runs do: there NaN may mean "unknown"."""
+    """Whether a part of a result has its own flag `finite`, as runs do, where NaN may mean "unknown"."""
     return isinstance(part, tuple) and "finite" in getattr(part, "_fields", ())
 
 
@@ -153,7 +153,7 @@ def _reporter(lanes: int, *, progress: bool | Advance) -> Iterator[Advance]:
 
 
 def _bar(lanes: int) -> Any:
-    """A bar with the time left, where tqdm is installed and somebody looks: in a log it leaves fragments."""
+    """A bar with the time left, if tqdm is installed, on a terminal or in a notebook; None otherwise."""
     if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
         return None
     try:

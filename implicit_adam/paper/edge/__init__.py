@@ -1,1 +1,1 @@
-"""Through the edge of stability: Adam where it alternates, and the equations beside it, on four networks."""
+"""Through the edge of stability: Adam where it alternates, and the equations for it, on four networks."""

@@ -7,12 +7,12 @@ import numpy as np
 from implicit_adam.paper.claims import Claim, decided
 from implicit_adam.paper.edge.runs import ADAM, CARRIED, CLOSURE, NEARBY, Curves, Edge, EdgeConfig
 
-# How far off: the centre in parts of the distance, the mean loss, the eigenvalue.
+# Allowed errors: of the centre relative to the distance, of the mean loss, of the eigenvalue.
 CENTRE, LOSS, EIGENVALUE = 0.01, 0.1, 0.03
 
 
 def claims(config: EdgeConfig, found: Edge) -> tuple[Claim, ...]:
-    """Three of each network."""
+    """Three claims for each network."""
     return tuple(claim for name in config.networks for claim in _of(config, found, name))
 
 

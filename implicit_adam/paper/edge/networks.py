@@ -1,6 +1,6 @@
 """Four small networks with squared loss on handwritten digits, smooth and in float64.
 
-Each is `network(key) -> (params, apply)`, apply(params, images) of images (n, 8, 8) to outputs (n, 10).
+Each is `network(key) -> (params, apply)`; apply(params, images) maps images (n, 8, 8) to outputs (n, 10).
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ Apply = Callable[[Params, Images], Float[Array, "n 10"]]
 
 
 class Network(NamedTuple):
-    """Parameters to start from, and the forward pass."""
+    """The initial parameters and the forward pass of a network."""
 
     params: Params
     apply: Apply
 
 
 def on_digits(network: Callable[[Any], Network], samples: int) -> tuple[Loss, Params]:
-    """Half the mean over the images of ||output - one-hot label||^2, and where it starts."""
+    """The loss, half the mean over the images of ||output - one-hot label||^2, and the initial parameters."""
     images, labels = load_digits()
     order = np.random.default_rng(0).permutation(len(images))[:samples]
     x = jnp.asarray(images[order].reshape(-1, 8, 8) / 16.0, float)
@@ -60,7 +60,7 @@ def dense_layers(activation: Callable[[Array], Array], width: int, layers: int) 
 
 
 def convolutions(channels: tuple[int, ...]) -> Callable[[Any], Network]:
-    """3 x 3 convolutions with GELU, every one after the first halving the image, and a mean pool."""
+    """3 x 3 convolutions with GELU, each after the first with stride 2, and a mean pool."""
 
     def network(key: Any) -> Network:
         *keys, last = jax.random.split(key, len(channels) + 1)
@@ -80,7 +80,7 @@ def convolutions(channels: tuple[int, ...]) -> Callable[[Any], Network]:
 
 
 def vision_transformer(width: int, heads: int, blocks: int) -> Callable[[Any], Network]:
-    """Patches of 2 x 2 pixels as tokens, pre-norm attention and GELU layers, a mean pool."""
+    """A vision transformer: tokens of 2 x 2 pixels, pre-norm attention and GELU layers, a mean pool."""
 
     def network(key: Any) -> Network:
         first, last, places, *keys = jax.random.split(key, 3 + blocks)
@@ -137,7 +137,7 @@ def _times(layer: dict[str, Array], z: Array) -> Array:
 
 
 def _neighbours(z: Float[Array, "n h w c"], stride: int) -> Float[Array, "n H W 9*c"]:
-    """The nine pixels around each, zeros outside: a convolution is their product with its weights."""
+    """The 3 x 3 patch around every pixel, zero-padded; its product with weights is a convolution."""
     _, h, w, _ = z.shape
     padded = jnp.pad(z, ((0, 0), (1, 1), (1, 1), (0, 0)))
     shifts = [padded[:, i : i + h : stride, j : j + w : stride] for i in range(3) for j in range(3)]
@@ -145,6 +145,6 @@ def _neighbours(z: Float[Array, "n h w c"], stride: int) -> Float[Array, "n H W 
 
 
 def _normalised(z: Array) -> Array:
-    """Zero mean and unit variance of every token."""
+    """Every token with zero mean and unit variance."""
     centred = z - jnp.mean(z, axis=-1, keepdims=True)
     return centred / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)

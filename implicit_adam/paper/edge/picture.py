@@ -1,4 +1,4 @@
-"""Adam and the equations at the edge, in pictures."""
+"""The picture of Adam and the equations at the edge of stability."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
 """Through the edge of stability: Adam where it alternates, the equation with carried memory, and its closure.
 
-Past the edge the top eigenvalue of P^-1/2 Hess E P^-1/2, P from the optimizer's own second memory, stays
-about its threshold 2 (1+beta) / ((1-beta) h), and iterates alternate about a centre (Cohen et al. 2022). The
-equation with carried memory has no alternation; with `closure="two-branch"` it has.
+Past the edge the top eigenvalue of P^-1/2 Hess E P^-1/2, with P from the optimizer's own second memory, stays
+near its threshold 2 (1+beta) / ((1-beta) h), and the iterates alternate about a centre (Cohen et al. 2022).
+The equation with carried memory has no alternation; with `closure="two-branch"` it does.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from implicit_adam.studies.prediction import nudged
 from implicit_adam.types import Loss, Params
 
 ADAM, NEARBY, CARRIED, CLOSURE = "Adam", "Adam from 1e-6 away", "carried memory", "two-branch closure"
-# For a step of the solver: three stages of two gradients each, and of twice two.
+# Gradients per step of the solver: three stages of two gradients each, or of four.
 GRADIENTS = {CARRIED: 6, CLOSURE: 12}
 NETWORKS: dict[str, Callable[[Any], Network]] = {
     "4-layer tanh network": dense_layers(jnp.tanh, 24, 4),
@@ -44,9 +44,9 @@ NETWORKS: dict[str, Callable[[Any], Network]] = {
 
 @dataclass(frozen=True)
 class EdgeConfig:
-    """Adam in full batch with squared loss, on digits, through the edge that comes after 60 to 200 steps.
+    """Full-batch Adam with squared loss on digits; the edge of stability comes after 60 to 200 steps.
 
-    - `mean`: over how many steps losses are averaged; `every`: how often a solution is saved.
+    - `mean`: how many steps losses are averaged over; `every`: solutions are saved after this many steps.
     """
 
     networks: tuple[str, ...] = tuple(NETWORKS)
@@ -60,12 +60,12 @@ class EdgeConfig:
 
 
 class Curves(NamedTuple):
-    """Of one run, at every so many steps (saves,) and for every stretch of `mean` steps (stretches,).
+    """Measurements along one run, at the saved steps (saves,) and for stretches of `mean` steps (stretches,).
 
-    - `loss`: of the closure the mean over both branches; `mean_loss` over a stretch.
-    - `amplitude`: how far the iterates are from their centre, the Euclidean norm.
-    - `error`: (stretches,) ||centre - that of Adam|| over the distance that Adam travels, at the ends.
-    - `eigenvalue`: (stretches,) at the ends, at the centre, over the threshold.
+    - `loss`: (saves,), for the closure the mean over both branches; `mean_loss`: (stretches,).
+    - `amplitude`: (saves,) the distance (2-norm) of the iterates from their centre.
+    - `error`: (stretches,) ||centre - Adam's centre|| at the ends, over the distance that Adam travels.
+    - `eigenvalue`: (stretches,) at the centre, at the ends, over the threshold.
     """
 
     loss: np.ndarray
@@ -76,7 +76,7 @@ class Curves(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """Of each network the curves of each run, and how many gradients each equation took."""
+    """For each network, the curves of each run and the number of gradients that each equation took."""
 
     steps: np.ndarray
     curves: dict[str, dict[str, Curves]]
@@ -84,7 +84,7 @@ class Edge(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Centres, amplitudes, losses, and the second memory (not bias-corrected), leading axes of saves."""
+    """Centres, amplitudes, losses and the second memory (not bias-corrected), with leading axes of saves."""
 
     centre: Params
     amplitude: np.ndarray
@@ -93,7 +93,7 @@ class _Run(NamedTuple):
 
 
 def run(config: EdgeConfig, advance: Advance) -> Edge:
-    """Adam, Adam from nearby and both equations, on every network."""
+    """Run Adam, Adam from a nearby start, and both equations on every network."""
     curves, gradients = {}, {}
     for i, name in enumerate(config.networks):
         loss, params = on_digits(NETWORKS[name], config.samples)
@@ -107,7 +107,7 @@ def _network(config: EdgeConfig, loss: Loss, params: Params) -> tuple[dict[str, 
     every: Any = {"save_every": config.every, "memories": True}
     runs = {ADAM: _iterates(rule, loss, params, config)}
     runs[NEARBY] = _iterates(rule, loss, nudged(params), config)
-    # A solver of the equation: leaps of one step, the default, are the optimizer itself.
+    # Not the default solver, whose leaps of one step would be the optimizer itself.
     controller = diffrax.PIDController(1e-3, 1e-9, dtmin=config.h / 4, dtmax=config.h)
     solved: Any = {"solver": diffrax.Bosh3(), "stepsize_controller": controller, **every}
     carried = carried_flow(rule, loss, params, config.steps, **solved)
@@ -120,7 +120,7 @@ def _network(config: EdgeConfig, loss: Loss, params: Params) -> tuple[dict[str, 
 
 
 def _iterates(rule: Adam, loss: Loss, params: Params, config: EdgeConfig) -> _Run:
-    """Centres are (1, 2, 1)/4 of three consecutive iterates, half-differences (1, -2, 1)/4."""
+    """Adam's iterates; centres are (1, 2, 1)/4 of three consecutive ones, half-differences (1, -2, 1)/4."""
     tx = rule.transformation()
 
     @eqx.filter_jit
@@ -159,7 +159,7 @@ def _solution(flow: Trajectory, loss: Loss) -> _Run:
 def _curves(rule: Adam, loss: Loss, one: _Run, adam: _Run, config: EdgeConfig) -> Curves:
     ends = np.arange(config.mean, config.steps + 1, config.mean)
     stride = config.steps // (len(one.loss) - 1)
-    # Trapezia: solutions are saved less often than Adam's losses.
+    # The trapezoidal rule, since solutions are saved less often than Adam's losses.
     between = (one.loss[1:] + one.loss[:-1]) / 2
     mean = [np.mean(between[(n - config.mean) // stride : n // stride]) for n in ends]
     own, reference = _vectors(one.centre), _vectors(adam.centre)
@@ -192,5 +192,5 @@ def _norms(points: Params) -> np.ndarray:
 
 
 def _vectors(points: Params) -> np.ndarray:
-    """(saves, p)."""
+    """The points as an array (saves, p)."""
     return np.concatenate([np.asarray(x).reshape(len(x), -1) for x in jax.tree.leaves(points)], axis=1)

@@ -1,1 +1,1 @@
-"""All equations for Adam on the same runs: which one to believe at which settings."""
+"""All equations for Adam on the same runs: which one predicts it at which settings."""

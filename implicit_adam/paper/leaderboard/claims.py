@@ -1,4 +1,4 @@
-"""Where the expansion helps, where it harms, and where carried memory is better than both."""
+"""The claims: where the expansion helps, where it harms, and where carried memory is better than both."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ CLOSE = 0.01
 
 
 def claims(config: LeaderboardConfig, found: Leaderboard) -> tuple[Claim, ...]:
-    """Where the expansion helps, where it harms, and where carried memory is better than both."""
+    """The claims on where the expansion helps, where it harms, and where carried memory is better."""
     at = {
         (column.kind, column.setting): error
         for column, error in zip(config.columns, found.position, strict=True)

@@ -1,7 +1,8 @@
-"""Which equation for which settings: all equations for Adam on the same runs, from tame to fast ones.
+"""Runs all equations for Adam on the same problems, from tame settings to the edge of stability.
 
-The gradient's or sign-type flow, the series in h that the paper begins, its two maps, and the equation with
-carried memory; in full batch, in mini-batches whose order is given, and against the mean over random orders.
+They are the sign-type flow, the further orders of the paper's series in h, two discrete maps, and the
+equation with carried memory; in full batch, in mini-batches with a given order, and compared with the mean
+over random orders.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from implicit_adam.rules import Adam
 
 @dataclass(frozen=True)
 class Setting:
-    """Adam's hyperparameters, eps outside the root, and what they are called."""
+    """Adam's hyperparameters, with eps outside the root, and a name for them."""
 
     name: str
     h: float
@@ -39,13 +40,13 @@ class Setting:
 TAME = Setting("tame", 1e-4, 0.5, 0.7, 1e-2)
 LONGER = Setting("longer memory", 1e-4, 0.9, 0.99, 1e-3)
 USUAL = Setting("usual", 1e-3, 0.9, 0.999, 1e-8)
-# Ten times the step, and no momentum, which would bear more curvature.
+# Ten times the step size, and no momentum, with which more curvature would be stable.
 EDGE = Setting("edge", 1e-2, 0.0, 0.99, 1e-8)
 
 
 @dataclass(frozen=True)
 class LeaderboardConfig:
-    """All problems in full batch, some in mini-batches; with each its number of samples."""
+    """The problems with their numbers of samples, all in full batch and some in mini-batches; settings."""
 
     full: tuple[tuple[str, int], ...] = (
         ("bilinear", 1),
@@ -61,14 +62,14 @@ class LeaderboardConfig:
     sizes: tuple[int, ...] = (8, 64)
     steps: int = 200
     saves: int = 10
-    # Random orders that a mean is taken over.
+    # The number of random orders in a mean.
     runs: int = 16
-    # What would take more floating-point operations is not run.
+    # Runs that would take more floating-point operations are skipped.
     budget: float = 1e11
 
     @property
     def columns(self) -> tuple["Column", ...]:
-        """What the equations are compared on."""
+        """The columns of the leaderboard: kinds of runs at each setting."""
         full = [Column(FULL, setting, 0, self.full) for setting in self.settings]
         batched = [
             Column(kind, setting, size, self.batched)
@@ -81,7 +82,7 @@ class LeaderboardConfig:
 
 @dataclass(frozen=True)
 class Column:
-    """One kind of runs at one setting: in mini-batches of so many samples, 0 in full batch."""
+    """One kind of runs at one setting; `size` is the number of samples in a mini-batch, 0 in full batch."""
 
     kind: str
     setting: Setting
@@ -94,7 +95,7 @@ class Column:
 
 
 class Leaderboard(NamedTuple):
-    """In the order of the config's columns, each with axes (problems, competitors): see `Race`."""
+    """The results of each column of the config, with axes (problems, competitors); see `Race`."""
 
     position: tuple[np.ndarray, ...]
     loss: tuple[np.ndarray, ...]
@@ -105,7 +106,7 @@ class Leaderboard(NamedTuple):
 
 
 def run(config: LeaderboardConfig, advance: Advance) -> Leaderboard:
-    """Every problem and kind of run, all settings and competitors at once."""
+    """Run every problem and kind of run, with all settings and competitors."""
     kinds = [(FULL, 0), *((kind, size) for kind in (ORDERED, MEAN) for size in config.sizes)]
     total = len(config.full) + (len(kinds) - 1) * len(config.batched)
     columns: list[list[Race]] = []
@@ -130,5 +131,5 @@ def _problem(name: str, samples: int, size: int) -> Problem:
 
 
 def _at(one: Race, i: int) -> Race:
-    """At one setting."""
+    """The results at one setting."""
     return Race(*(numbers[i] for numbers in one))

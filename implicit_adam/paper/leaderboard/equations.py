@@ -1,7 +1,7 @@
-"""The equations for an optimizer, as competitors: what each is, where it applies, what it costs.
+"""The competitors: the equations for an optimizer, where each applies, and what it costs.
 
-All of them start where the optimizer starts and give their points at the same steps: of a run in full batch,
-of one in mini-batches whose order is given, or of the mean run over random orders of the mini-batches.
+All start where the optimizer starts and return their points at the same steps. They predict a run in full
+batch, a run in mini-batches with a given order, or the mean run over random orders of the mini-batches.
 """
 
 from collections.abc import Callable
@@ -26,25 +26,23 @@ from implicit_adam.types import Batches, Loss, Params, Vector
 
 FULL, ORDERED, MEAN = "full batch", "mini-batches in a given order", "mean over random orders"
 
-# Of the solvers: Tsit5 of `flow`, so that the equations are compared and not their solvers; the default Bosh3
-# of `carried_flow` without corrections (its last stage is the next one's first), a leap of it with them.
+# Evaluations per solver step: of Tsit5 for `flow`, so that equations are compared and not solvers; of Bosh3,
+# the default of `carried_flow` at order 0 (its last stage is the next one's first); and of a leap at order 1.
 SOLVER = diffrax.Tsit5()
 STAGES, CARRIED_STAGES, LEAP = SOLVER.tableau.num_stages, 3, 1
-# Of a closure a stage takes four gradients, and there is at least one step of the solver for each of Adam's.
+# With a closure a stage takes four gradients, and there is at least one solver step for each step of Adam.
 CLOSURE_STAGES = 4 * CARRIED_STAGES
-# Of the stochastic equation, over which its mean is taken.
+# The number of paths in the mean of the stochastic equation.
 PATHS = 16
-# Gradients an evaluation of the field takes for Adam's two features (`vector_field`; tests/test_costs.py): in
-# closed form in full batch, in mini-batches for each of them, for each remembered step if it is run again.
+# Gradients per evaluation of the field for Adam's two features (`vector_field`; tests/test_costs.py): in
+# closed form in full batch; per mini-batch; and per remembered step where the optimizer is run again.
 CLOSED = {0: 1.0, 1: 3.0, 2: 16 / 3 + 4}
 IN_BATCHES = {0: 1.0, 1: 5.0}
 RUN_AGAIN = {2: 11.0, 3: 75.0}
 
 
 class Course(NamedTuple):
-    """What is to be predicted: a loss of params and batch, or of params alone, over so many steps, and saved
-    every so many.
-    """
+    """A run to predict: its loss, of params and batch or of params alone, and its steps, saved at `every`."""
 
     loss: Loss
     steps: int
@@ -52,7 +50,7 @@ class Course(NamedTuple):
 
 
 class Start(NamedTuple):
-    """With which numbers: the order of the mini-batches is for runs that have a given one."""
+    """The numbers of a run: hyperparameters, start, data, and the order of mini-batches if it is given."""
 
     rule: AbstractRule
     params: Params
@@ -61,8 +59,10 @@ class Start(NamedTuple):
 
 
 class Competitor(NamedTuple):
-    """`run(course, start) -> points, solver steps`; to which kinds of runs it applies; `gradients(kind,
-    course, start, solver steps)`, how many full-batch gradients it takes for a step of the optimizer.
+    """An equation that competes.
+
+    - `run(course, start) -> points, solver steps`; `applies`: the kinds of runs that it can predict.
+    - `gradients(kind, course, start, solver steps)`: its full-batch gradients per step of the optimizer.
     """
 
     run: Callable[[Course, Start], tuple[Params, Any]]
@@ -71,7 +71,7 @@ class Competitor(NamedTuple):
 
 
 def with_loss(course: Course, start: Start) -> tuple[Loss, dict[str, Any]]:
-    """The loss of params and the options of a run: without an order it is that in full batch."""
+    """The loss and the options of a run; without an order of mini-batches, those of full batch."""
     if start.schedule is None:
         return mean_loss(course.loss, start.batches), {"save_every": course.every}
     options = {"batches": start.batches, "schedule": start.schedule, "save_every": course.every}
@@ -149,7 +149,7 @@ def _stochastic() -> Competitor:
 
 
 def evaluation(order: int, kind: str, course: Course, start: Start) -> float:
-    """How many full-batch gradients an evaluation of the field takes, in the mean over the steps."""
+    """The number of full-batch gradients per evaluation of the field, averaged over the steps."""
     if kind == FULL and order in CLOSED:
         return CLOSED[order]
     if order in IN_BATCHES:
@@ -159,7 +159,7 @@ def evaluation(order: int, kind: str, course: Course, start: Start) -> float:
 
 
 def remembered(rule: AbstractRule, steps: int, order: int) -> float:
-    """How many steps are looked back on, in the mean over a run."""
+    """The number of remembered steps that the field uses, averaged over a run."""
     look_back = float(window(rule.kernels(0), moment=order))
     return float(np.mean(np.minimum(np.arange(1, steps + 1), look_back)))
 

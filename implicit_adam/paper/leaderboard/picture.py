@@ -1,4 +1,4 @@
-"""How far off each equation is, the worst problem of each kind of run, and what a step of it costs."""
+"""The picture: the error of each equation on the worst problem of each kind of run, and its cost."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from implicit_adam.paper.leaderboard.race import DOES_NOT_APPLY, RAN
 from implicit_adam.paper.leaderboard.tables import NAMES
 from implicit_adam.plotting.panels import panels, styled
 
-# An equation that is further off than the way that the optimizer goes has left it.
+# Errors beyond the distance that the optimizer travels are shown as lost.
 LOST = 1.0
 
 
 @styled
 def picture(config: LeaderboardConfig, found: Leaderboard) -> Any:
-    """How far off each equation is, the worst problem of each kind of run, and what a step of it costs."""
+    """The error of each equation on the worst problem of each kind of run, and its cost per step."""
     from matplotlib.colors import LinearSegmentedColormap
 
     figure, ((errors, costs),) = panels(1, 2, 6.2, 3.9)
@@ -49,7 +49,7 @@ def picture(config: LeaderboardConfig, found: Leaderboard) -> Any:
 
 
 def _worst(errors: np.ndarray) -> np.ndarray:
-    """(competitors,): over the problems that were run."""
+    """(competitors,) the largest error over the problems that were run."""
     largest = np.max(np.where(np.isnan(errors), -np.inf, errors), axis=0)
     return np.where(np.isnan(errors).all(axis=0), np.nan, largest)
 

@@ -1,4 +1,4 @@
-"""One problem, several settings, all competitors: errors of position and of loss, gradients and seconds."""
+"""Runs all competitors on one problem at several settings, with their errors, gradients and seconds."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -26,20 +26,22 @@ from implicit_adam.studies.prediction import nudged, vectors
 from implicit_adam.types import Params
 
 RAN, DOES_NOT_APPLY, TOO_DEAR = range(3)
-# Operations that are counted for a gradient at least: the smallest one must be called, too.
+# The least number of operations counted for a gradient, since even the smallest has the cost of a call.
 CALL = 1e3
 
 
 class Race(NamedTuple):
-    """Axes (settings, competitors); the last of these is what nobody can be better than in earnest: the
-    optimizer from a start 1e-6 away, or of a mean run the standard error of the mean.
+    """Results with axes (settings, competitors).
+
+    The last competitor shows the best error that means anything: that of the optimizer from a start 1e-6
+    away, or for a mean run the standard error of the mean.
 
     - `position`: the largest ||theta - optimizer|| at the saved steps over the largest distance that the
       optimizer travels. `loss`: the largest relative error of the loss. Infinite if a number is not finite,
       NaN where nothing ran (`why`: RAN, DOES_NOT_APPLY or TOO_DEAR).
-    - `gradients`: full-batch gradients for a step of the optimizer. `seconds`: of the run, once compiled.
-    - `turning`: (settings,) the share of the optimizer's steps that lead back, at a cosine below zero with
-      the step before: past the edge of stability the iterates alternate.
+    - `gradients`: full-batch gradients per step of the optimizer. `seconds`: of the run, once compiled.
+    - `turning`: (settings,) the share of the optimizer's steps that have a negative cosine with the step
+      before, as past the edge of stability, where the iterates alternate.
     """
 
     position: np.ndarray
@@ -51,8 +53,9 @@ class Race(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """The optimizer's points (saves, p), in the mean over its runs, and their loss; the errors of position
-    and of loss of what is beside it.
+    """The optimizer's points (saves, p) and their loss, means over its runs if there are several.
+
+    `beside` are the errors of position and loss of the last competitor in `Race`.
     """
 
     points: np.ndarray
@@ -64,10 +67,10 @@ class Truth(NamedTuple):
 def race(
     problem: Problem, rules: Sequence[AbstractRule], kind: str, course: Course, *, runs: int, budget: float
 ) -> Race:
-    """Every competitor under every rule; these differ in their numbers only, so that each compiles once.
+    """Run every competitor for every rule; rules differ only in their numbers, so that each compiles once.
 
-    - `runs`: over how many random orders of the mini-batches a mean is taken; the first is the given order.
-    - `budget`: what would take more floating-point operations is not run.
+    - `runs`: the number of random orders of the mini-batches in a mean; the first is the given order.
+    - `budget`: runs that would take more floating-point operations are skipped.
     """
     schedules = None if kind == FULL else _orders(check_batches(problem.batches), runs, course.steps)
     given = None if kind == MEAN or schedules is None else schedules[0]
@@ -99,7 +102,7 @@ def race(
 
 
 def errors(true: Truth, points: Params, losses: Callable[[Params], Any]) -> tuple[float, float]:
-    """Of position and of loss, infinite if not finite."""
+    """The errors of position and of loss, infinite if not finite."""
     position, loss = np.asarray(vectors(points)), np.asarray(losses(points))
     travelled = np.max(np.linalg.norm(true.points - true.points[0], axis=1))
     off = np.max(np.linalg.norm(position - true.points, axis=1)) / travelled
@@ -108,14 +111,14 @@ def errors(true: Truth, points: Params, losses: Callable[[Params], Any]) -> tupl
 
 
 def _timed(solve: Callable[[Start], Any], start: Start) -> tuple[Params, float, float]:
-    """The points, the solver's steps, and the seconds."""
+    """The points, the number of solver steps, and the seconds."""
     begun = time.perf_counter()
     points, tried = jax.block_until_ready(solve(start))
     return points, float(tried), time.perf_counter() - begun
 
 
 def _single_runs(course: Course, starts: list[Start], _: Any, losses: Callable[[Params], Any]) -> list[Truth]:
-    """The optimizer, and itself from a start nearby."""
+    """The optimizer at every setting, with the errors of its own run from a nearby start."""
     run, found = eqx.filter_jit(partial(_optimizer, course)), []
     for start in starts:
         points, turning = run(start)
@@ -126,7 +129,7 @@ def _single_runs(course: Course, starts: list[Start], _: Any, losses: Callable[[
 
 
 def _optimizer(course: Course, start: Start) -> tuple[Params, jax.Array]:
-    """Its points at the saved steps, and the share of its steps that lead back."""
+    """The optimizer's points at the saved steps, and the share of its steps that turn back."""
     loss, options = with_loss(course, start)
     points = iterate(start.rule, loss, start.params, course.steps, **options | {"save_every": 1}).params
     steps = jnp.diff(vectors(points), axis=0)
@@ -137,7 +140,7 @@ def _optimizer(course: Course, start: Start) -> tuple[Params, jax.Array]:
 def _mean_runs(
     course: Course, starts: list[Start], schedules: Any, losses: Callable[[Params], Any]
 ) -> list[Truth]:
-    """The mean over random orders, and its standard error."""
+    """The mean over random orders at every setting, with its standard error."""
 
     def one(start: Start, schedule: jax.Array) -> Params:
         return _optimizer(course, start._replace(schedule=schedule))[0]
@@ -156,13 +159,13 @@ def _mean_runs(
 
 
 def _orders(m: int, runs: int, steps: int) -> jax.Array:
-    """(runs, steps): every epoch in another order."""
+    """Indices of mini-batches (runs, steps), every epoch in a new random order."""
     epochs = np.tile(np.arange(m), (runs, -(-steps // m), 1))
     shuffled = np.random.default_rng(0).permuted(epochs, axis=2)
     return jnp.asarray(shuffled.reshape(runs, -1)[:, :steps])
 
 
 def _operations(function: Callable[..., Any], *arguments: Any) -> float:
-    """Of one call, as the compiler counts them."""
+    """The floating-point operations of one call, as the compiler counts them."""
     analysis: Any = jax.jit(function).lower(*arguments).compile().cost_analysis()
     return float(analysis["flops"])

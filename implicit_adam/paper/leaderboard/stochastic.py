@@ -6,8 +6,9 @@ the covariance of the mini-batches' gradients,
     d theta = -M_hat / (sqrt(V_hat) + eps) dt,    dM = (1-beta)/h ((g - M) dt + sqrt(h) Sigma^(1/2) dW),
     dV = (1-rho)/h (g^2 + diag Sigma - V) dt
 
-hats as in Adam. Theirs is the limit of large noise, in which g^2 is left out of V. Solved by the method of
-Euler and Maruyama in steps of h: the optimizer itself, with normal noise in place of a mini-batch's.
+with hats as in Adam. Malladi et al. take the limit of large noise, which leaves g^2 out of V. It is solved by
+the Euler-Maruyama method in steps of h, which is the optimizer itself with normal noise in place of a
+mini-batch's.
 """
 
 from typing import Any
@@ -23,9 +24,9 @@ State = tuple[Vector, Vector, Vector]
 
 
 def mean_path(rule: Adam, objective: Objective, theta: Vector, saves: int, every: int, paths: int) -> Any:
-    """(saves + 1, p): the mean over so many paths, every so many steps, the start first."""
+    """The mean (saves + 1, p) over `paths` paths, at the start and after every `every` steps."""
     keys = jax.random.split(jax.random.key(0), paths)
-    # Path after path: the mini-batches' gradients fill the memory of one.
+    # One path after the other, since the gradients of all mini-batches need memory.
     return jnp.mean(jax.lax.map(lambda key: _path(rule, objective, theta, saves, every, key), keys), axis=0)
 
 

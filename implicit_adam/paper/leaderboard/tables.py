@@ -1,4 +1,4 @@
-"""The errors of position and of loss, and what they cost, run by run."""
+"""The tables of the report: errors of position and of loss, and costs, run by run."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ NAMES = (*COMPETITORS, "limit: start 1e-6 away, standard error")
 
 
 def tables(config: LeaderboardConfig, found: Leaderboard) -> tuple[Table, ...]:
-    """The errors of position and of loss, and what they cost, run by run."""
+    """The tables with errors of position and of loss, and costs, run by run."""
     return (
         _table(
             "Error of position, the largest over the run, in parts of the distance that the optimizer "

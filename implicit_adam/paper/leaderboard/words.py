@@ -1,15 +1,15 @@
-"""Errors in words."""
+"""Errors as text."""
 
 import numpy as np
 
 
 def error(x: float) -> str:
-    """Infinite where a run has left the numbers."""
+    """A relative error as text; infinite for a run that overflowed."""
     return "diverges" if np.isinf(x) else percent(x)
 
 
 def percent(x: float) -> str:
-    """Two digits, and no more than that."""
+    """A relative error as a percentage with two digits."""
     if not x < 100:
         return "not run" if np.isnan(x) else "more than a hundredfold"
     return f"{x:.0%}" if x >= 0.1 else f"{100 * x:.2g}%" if x >= 1e-6 else "below 0.0001%"

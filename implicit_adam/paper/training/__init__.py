@@ -1,1 +1,1 @@
-"""Full-batch training: many small networks in one sweep, or one large one at a time, resumable."""
+"""Full-batch training, of many small networks in one sweep or of one large network, resumable."""

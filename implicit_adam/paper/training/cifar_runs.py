@@ -1,6 +1,4 @@
-"""Figures 4 to 6 in the paper's own setting: ResNets and others on CIFAR, one run after the other, on a
-GPU.
-"""
+"""Figures 4 to 6 in the paper's own setting: networks on CIFAR, one run after the other, on a GPU."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -22,10 +20,10 @@ _TRAINING = FullBatchConfig(epochs=3600)
 
 @dataclass(frozen=True)
 class CifarConfig:
-    """All combinations of beta, rho and seed. Each run is kept in its own folder and goes on where it
-    stopped.
+    """The settings of runs with all combinations of beta, rho and seed.
 
-    eps is the paper's, inside the root (Definition 1.1).
+    Each run is kept in its own folder and continues where it stopped. eps is the paper's, inside the root
+    (Definition 1.1).
     """
 
     data_dir: str
@@ -35,14 +33,14 @@ class CifarConfig:
     h: float
     dataset: str = "cifar10"
     eps: float = 1e-8
-    # Two are the least that can show a trend.
+    # A trend needs at least two seeds.
     seeds: tuple[int, ...] = (0, 1)
-    # Files of fewer records than the official ones are refused unless this is set.
+    # Files with fewer records than the official ones are refused unless this is set.
     allow_partial: bool = False
     training: FullBatchConfig = _TRAINING
 
     def load(self) -> ImageData:
-        """The data; everything that can be wrong with them or with the choices raises `ValueError` here."""
+        """Load the data; raises `ValueError` for anything wrong with them or with the settings."""
         check_seeds(self.seeds)
         Adam(self.h, self.beta[0], self.rho[0], self.eps, eps_in_sqrt=True)
         if self.training.epochs <= self.training.test_every:
@@ -56,7 +54,7 @@ class CifarConfig:
         return data
 
     def trained(self, advance: Advance) -> NetworkRuns:
-        """All runs."""
+        """Train all runs."""
         data, points = self.load(), list(product(self.beta, self.rho, self.seeds))
         logs = []
         for i, point in enumerate(points):
@@ -102,7 +100,7 @@ def _stacked(config: CifarConfig, data: ImageData, logs: list[dict[str, np.ndarr
 
 
 def _filled(values: np.ndarray, length: int) -> np.ndarray:
-    """A run that ended early, with NaN up to the length of the others."""
+    """The values of a run, filled with NaN up to `length` if it ended early."""
     return np.concatenate([values, np.full(length - len(values), np.nan)])
 
 

@@ -1,4 +1,4 @@
-"""One epoch of full-batch training, one step of the optimizer: compiled once, whatever its numbers."""
+"""One epoch of full-batch training, which is one step of the optimizer, compiled once for all numbers."""
 
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from implicit_adam.types import Params, Scalar, StepNumber
 
 
 class Setup(NamedTuple):
-    """What a compiled epoch depends on; everything else is an argument."""
+    """The static settings of a compiled epoch; everything else is an argument."""
 
     network: Network
     choices: Choices
@@ -28,12 +28,12 @@ class Setup(NamedTuple):
 
     @property
     def normalisation(self) -> Normalisation:
-        """What the normalisation asks of the passes."""
+        """The normalisation, and how the passes over the data must treat it."""
         return NORMALISATIONS[self.choices.normalisation]
 
 
 class State(NamedTuple):
-    """The optimizer's place, and the statistics that "frozen" took at the start."""
+    """The parameters and optimizer state, and for "frozen" the statistics from the start."""
 
     params: Params
     optimizer: optax.OptState
@@ -42,7 +42,7 @@ class State(NamedTuple):
 
 @eqx.filter_jit
 def start(setup: Setup, rule: AbstractOptimizer, train: Examples, key: Key) -> State:
-    """The place before the first step."""
+    """The state before the first step."""
     params = setup.network.init(key)
     frozen = None
     if setup.normalisation.frozen:
@@ -55,7 +55,7 @@ def start(setup: Setup, rule: AbstractOptimizer, train: Examples, key: Key) -> S
 def epoch_step(
     setup: Setup, rule: AbstractOptimizer, state: State, train: Examples, key: Key, epoch: StepNumber
 ) -> tuple[State, dict[str, Scalar], Statistics]:
-    """One step; what was seen before it, and the statistics to test with there."""
+    """Take one step; also returns the measurements before it, and the statistics to test with there."""
     order = _order(setup, key, epoch)
     loss, gradient, seen = full_batch(setup.network, state.params, train, order, state.frozen)
     updates, optimizer = _transformation(rule).update(gradient, state.optimizer, state.params)
@@ -66,19 +66,19 @@ def epoch_step(
 
 @eqx.filter_jit
 def tested(setup: Setup, params: Params, statistics: Statistics, test: Examples) -> Scalar:
-    """The accuracy on the test images, as many at a time as in training."""
+    """The accuracy on the test images, with micro-batches as large as in training."""
     size = min(setup.micro_batch, test.labels.shape[0])
     return accuracy(setup.network, params, test, size, statistics)
 
 
 def names(rule: AbstractOptimizer) -> tuple[str, ...]:
-    """What an epoch shows: the perturbed norm belongs to rules with an eps in or outside a root."""
+    """The names of an epoch's measurements; the perturbed norm only for rules with an eps at a root."""
     perturbed = ("perturbed_one_norm",) if hasattr(rule, "eps_in_sqrt") else ()
     return ("loss", "one_norm", "two_norm", *perturbed)
 
 
 def _order(setup: Setup, key: Key, epoch: StepNumber) -> Order:
-    """Which images make a micro-batch: another division every epoch where that matters."""
+    """The images of each micro-batch, divided anew every epoch if the normalisation depends on it."""
     indices = jnp.arange(setup.size)
     if setup.normalisation.reshuffled:
         indices = jax.random.permutation(jax.random.fold_in(key, epoch), indices)
@@ -97,7 +97,7 @@ def _transformation(rule: AbstractOptimizer) -> optax.GradientTransformation:
     tx = rule.transformation()
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        # optax raises floating decays to an integer count, which strict promotion would refuse.
+        # optax raises floating decays to the power of an integer count, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             return tx.update(updates, state, params)
 

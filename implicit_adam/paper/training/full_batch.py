@@ -1,4 +1,4 @@
-"""Section 5: full-batch training of networks on images, with the norms that Adam's bias speaks of."""
+"""Section 5: full-batch training of networks on images, recording the norms in Adam's bias."""
 
 import hashlib
 from collections.abc import Callable
@@ -26,20 +26,20 @@ Callback = Callable[[int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class FullBatchConfig:
-    """What to train and how to look at it. None leaves a choice to the model (networks.MODELS).
+    """The network to train and its measurements. None takes the model's default (networks.MODELS).
 
-    The accuracy is taken with statistics averaged over the training micro-batches at the same parameters,
-    where there are any (PyTorch's running average is a smoothed version of it); "frozen" keeps its constants.
+    With batch statistics, the accuracy uses their average over the training micro-batches at the same
+    parameters (PyTorch's running average is a smoothed version of it); "frozen" keeps its constants.
     """
 
     model: str = "resnet50"
     normalisation: str | None = None
     activation: str | None = None
     width: int | None = None
-    # Of the forward pass; parameters, gradients and optimizer are float32. How exact float32 products are is
-    # jax.default_matmul_precision's business: by default recent GPUs round their factors.
+    # Of the forward pass; parameters, gradients and optimizer are float32. jax.default_matmul_precision sets
+    # the precision of float32 products; by default, recent GPUs round their factors.
     dtype: str = "float32"
-    # Images held at a time; with "ghost" also what is normalised together.
+    # The number of images processed at a time, and with "ghost" also normalised together.
     micro_batch: int = 500
     epochs: int = 100
     test_every: int = 10
@@ -55,21 +55,21 @@ def run(
     folder: Any = None,
     callback: Callback | None = None,
 ) -> dict[str, np.ndarray]:
-    """Train on all images at once; what was seen at the parameters before each step, one entry an epoch.
+    """Train in full batch; returns measurements at the parameters before each step, one entry per epoch.
 
     `seed` draws the weights and, with "ghost", the micro-batches.
 
     - "loss", and of its gradient "one_norm", "two_norm" and, for rules with an eps in or outside a root,
       "perturbed_one_norm" (with the rule's own eps and placement).
     - "accuracy" on the test images, at the epochs "accuracy_epoch" = 0, test_every, 2 test_every, ..
-    - "finite": false if the run ended early, at the first epoch whose loss or norms are no finite numbers;
-      the entries are those before it.
+    - "finite": false if the run ended early, at the first epoch whose loss or norms are not finite; the
+      entries are those before it.
 
-    With a `folder` the run is kept there every `checkpoint_every` epochs and at its end, and the same call
-    goes on from it to the same bits as without a break, as far as the device repeats itself; `epochs` and
-    `checkpoint_every` may change between calls. `callback(epoch, entries)` comes after every epoch. Runs of
-    the same choices and shapes compile once, whatever the hyperparameters and the seed. Raises `ValueError`
-    for bad arguments and for a folder that holds another run.
+    With a `folder` the run is saved there every `checkpoint_every` epochs and at its end. The same call
+    continues from there, to the same bits as without a break if the device is deterministic; `epochs` and
+    `checkpoint_every` may change between calls. `callback(epoch, entries)` is called after every epoch. Runs
+    with the same settings and shapes compile once for all hyperparameters and seeds. Raises `ValueError` for
+    bad arguments and for a folder that holds another run.
     """
     rule = as_optimizer(rule)
     check_rule(rule, AbstractOptimizer)
@@ -99,8 +99,9 @@ def run(
 
 
 def checked_setup(config: FullBatchConfig, data: ImageData) -> Setup:
-    """The choices made, before anything runs. Raises `ValueError` for bad ones and for data they cannot
-    take.
+    """The static settings, checked before anything runs.
+
+    Raises `ValueError` for bad settings, and for data that they cannot use.
     """
     chosen = choices(
         config.model,
@@ -130,7 +131,7 @@ def checked_setup(config: FullBatchConfig, data: ImageData) -> Setup:
 
 
 def _examples(data: ImageData) -> tuple[Examples, Examples]:
-    """On the device, as bytes; both normalised by the training images."""
+    """The training and test images on the device, as bytes; both are normalised by the training images."""
     mean, std = (jnp.asarray(x) for x in channel_statistics(data.train_images))
     train, test = (
         Examples(jnp.asarray(images), jnp.asarray(labels), mean, std)
@@ -145,7 +146,7 @@ def _examples(data: ImageData) -> tuple[Examples, Examples]:
 def _fingerprint(
     config: FullBatchConfig, seed: int, setup: Setup, data: ImageData, rule: AbstractOptimizer
 ) -> dict[str, Any]:
-    """All that a run's numbers depend on; not how far it goes nor how often it is kept."""
+    """Everything that a run's numbers depend on, without its length and how often it is saved."""
     digest = hashlib.sha256()
     for array in data[:4]:
         digest.update(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
@@ -158,14 +159,14 @@ def _empty(rule: AbstractOptimizer) -> Logs:
 
 
 def _extended(logs: Logs, entries: dict[str, float]) -> Logs:
-    """With an epoch's entries, or with the flag that they were not finite."""
+    """The logs with an epoch's entries added, or with the flag that they were not finite."""
     if not np.isfinite(list(entries.values())).all():
         return logs | {"finite": [0.0]}
     return logs | {name: [*logs[name], entry] for name, entry in entries.items()}
 
 
 def _result(config: FullBatchConfig, logs: Logs) -> dict[str, np.ndarray]:
-    """Cut to the epochs asked for: a run kept in a folder may have gone further."""
+    """The logs of the epochs asked for; a run kept in a folder may have gone further."""
     tests = -(-config.epochs // config.test_every)
     result = {
         name: np.asarray(values[: tests if name.startswith("accuracy") else config.epochs])

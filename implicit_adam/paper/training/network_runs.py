@@ -1,6 +1,6 @@
 """Full-batch Adam on a small smooth network and real digits: many hyperparameters and seeds in one sweep.
 
-With every run goes its prediction, the equation with carried memory from the same start.
+Every run is predicted by the equation with carried memory from the same start.
 """
 
 from collections.abc import Callable
@@ -28,24 +28,24 @@ from implicit_adam.types import Params, Scalar, Vector
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What is trained, and the values of beta and rho: all combinations, each with every seed."""
+    """The network and data, and the values of beta, rho and the seed, of which all combinations are run."""
 
     beta: tuple[float, ...]
     rho: tuple[float, ...]
     h: float = 3e-4
     eps: float = 1e-8
     epochs: int = 800
-    # Draw the weights; the split of the data is the same for all.
+    # Seeds of the weights; the split of the data is the same for all.
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
-    # The first so many images of a fixed shuffle train, the others (1797 in all) test.
+    # The number of training images, the first of a fixed shuffle; the others, of 1797, are for testing.
     train: int = 200
     channels: int = 8
     blocks: int = 2
-    # Epochs between two tests, and between two points of the prediction.
+    # The number of epochs between two tests, and between two points of the prediction.
     test_every: int = 10
 
     def trained(self, advance: Advance) -> "NetworkRuns":
-        """All runs in one sweep, as many at a time as there are devices."""
+        """Train all runs in one sweep, as many at a time as there are devices."""
         return train_networks(self, advance)
 
 
@@ -53,9 +53,9 @@ class NetworkRuns(NamedTuple):
     """Curves over the epochs, before each step, with axes (beta, rho, seed, epochs).
 
     `norm` is the perturbed one-norm of the full-batch gradient, `accuracy` that on the test images every
-    `test_every` epochs (the digits after them, CIFAR before them), `regime` (beta, rho, seed) indexes
-    `REGIMES`; p is the number of parameters. `predicted` (beta, rho, seed, looks) is the norm along the
-    equation with carried memory before the epochs 0, test_every, 2 test_every, ..; no looks on CIFAR.
+    `test_every` epochs (on the digits after them, on CIFAR before them). `regime` (beta, rho, seed) indexes
+    `REGIMES`, and p is the number of parameters. `predicted` (beta, rho, seed, looks) is the norm along the
+    equation with carried memory before the epochs 0, test_every, 2 test_every, ..; on CIFAR it is empty.
     """
 
     beta: np.ndarray
@@ -74,7 +74,7 @@ class Data(NamedTuple):
 
 
 def train_networks(config: NetworkConfig, advance: Advance) -> NetworkRuns:
-    """As `NetworkConfig.trained`. Raises `ValueError` for seeds that are not different integers >= 0."""
+    """Train all runs of the config; raises `ValueError` for seeds that are not different integers >= 0."""
     check_seeds(config.seeds)
     train, test = _digits(config.train)
     grid = {"beta": np.asarray(config.beta), "rho": np.asarray(config.rho), "seed": np.asarray(config.seeds)}

@@ -1,4 +1,4 @@
-"""One file that a long run leaves behind and goes on from, to the same bits."""
+"""The file from which a long run continues after an interruption, to the same bits."""
 
 import json
 from collections.abc import Callable
@@ -18,13 +18,13 @@ Logs = dict[str, list[float]]
 
 
 class Resumable(NamedTuple):
-    """The file and the fingerprint, by name, of what determines the run."""
+    """The file of a run, and a fingerprint of everything that determines the run, by name."""
 
     path: Path
     fingerprint: dict[str, Any]
 
     def save(self, state: Any, logs: Logs) -> None:
-        """The state's leaves and the logs, atomically: the last file or this one, whatever happens."""
+        """Write the state's leaves and the logs atomically, so that an interruption leaves a whole file."""
         leaves = {f"state/{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
         arrays = {f"log/{name}": np.asarray(values, np.float64) for name, values in logs.items()}
         note = (
@@ -33,9 +33,9 @@ class Resumable(NamedTuple):
         save_arrays(self.path, {"fingerprint": json.dumps(self.fingerprint), **leaves, **arrays}, note)
 
     def load(self, like: Any) -> tuple[Any, Logs] | None:
-        """The state, a pytree as `like`, and the logs; None where there is no file.
+        """The saved state, a pytree like `like`, and the logs; None if there is no file.
 
-        Raises `ValueError` for a file that is another run's or cannot be read.
+        Raises `ValueError` for a file of another run, or one that cannot be read.
         """
         if not self.path.exists():
             return None
@@ -66,7 +66,7 @@ class Resumable(NamedTuple):
 
 
 def resumable(folder: Any, name: str, fingerprint: Callable[[], dict[str, Any]]) -> Resumable | None:
-    """The run's file in a folder, made and tried before anything runs; None without a folder."""
+    """The run's file in a folder, which is made and tested before anything runs; None without a folder."""
     if folder is None:
         return None
     return Resumable(check_writable("folder", folder) / f"{name}.npz", fingerprint())
@@ -75,7 +75,7 @@ def resumable(folder: Any, name: str, fingerprint: Callable[[], dict[str, Any]])
 def described(rule: AbstractOptimizer) -> dict[str, Any]:
     """An optimizer's name and hyperparameters as plain values.
 
-    Raises `ValueError` for one that holds functions, which nobody can tell apart in another process.
+    Raises `ValueError` for an optimizer that holds functions, which another process cannot compare.
     """
     values: dict[str, Any] = {"optimizer": type(rule).__name__}
     for field in fields(rule):
@@ -86,6 +86,6 @@ def described(rule: AbstractOptimizer) -> dict[str, Any]:
                 "from another: run without a folder, or take an optimizer given by numbers such as ia.Adam"
             )
             raise ValueError(msg)
-        # The shortest decimals that mean this number in its dtype: 0.9, and not float32's 0.8999999762.
+        # The shortest decimal for this number in its dtype: 0.9, not float32's 0.8999999762.
         values[field.name] = value if isinstance(value, bool) else float(str(np.asarray(value)[()]))
     return values
