@@ -33,9 +33,10 @@ class Experiment(NamedTuple):
     """An experiment on a figure, table or statement of the paper, or beyond it.
 
     `run(config, advance)` returns arrays, `claims(config, found)` judges them, `picture(config, found)` draws
-    them as a matplotlib Figure, and `tables(config, found)` returns further tables for the report,
-    `more_pictures(config, found)` further pictures by the suffix of their file names. `subject` is the problem
-    it is measured on, `quick` the config of a run that takes seconds, `caveat` a limitation of the result.
+    them as a matplotlib Figure. `tables(config, found)` returns further tables for the report, and
+    `more_pictures(config, found)` further pictures, by the suffix of their file names. `subject` is the
+    problem it is measured on, `quick` the config of a run that takes seconds, `caveat` a limitation of the
+    result.
     """
 
     title: str
