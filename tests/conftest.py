@@ -10,7 +10,11 @@ ENOUGH = 2 * 2**30
 
 # Most of the time of these tests goes into compiling small programs that run once, and most of that into
 # making them fast. An unknown flag ends the process, so that each is tried in another one.
-FLAGS = ("--xla_cpu_use_fusion_emitters=false", "--xla_backend_optimization_level=0")
+FLAGS = (
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
 
 
 def compile_quickly():

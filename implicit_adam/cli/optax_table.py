@@ -13,7 +13,7 @@ import optax
 
 from implicit_adam.cli.arguments import folder, require
 from implicit_adam.files import check_writable
-from implicit_adam.studies import optax_table
+from implicit_adam.studies import optax_examples, optax_table
 from implicit_adam.studies.optax_table import (
     HORIZON,
     OUTSIDE,
@@ -102,14 +102,14 @@ def _short(reason: str) -> str:
 def _optax(options: argparse.Namespace) -> int:
     require("tqdm")
     out = check_writable("--out", options.out)
-    missing = sorted(set(optax_table.names()) - set(optax_table.entries()))
+    missing = sorted(set(optax_examples.names()) - set(optax_examples.entries()))
     if missing:
         print(f"not in the table, new in this optax: {', '.join(missing)}", file=sys.stderr)
 
     from tqdm.auto import tqdm
 
     started, rows = time.perf_counter(), []
-    with tqdm(total=len(optax_table.entries()), leave=False, file=sys.stderr) as bar:
+    with tqdm(total=len(optax_examples.entries()), leave=False, file=sys.stderr) as bar:
         for row in optax_table.rows():
             rows.append(row)
             bar.set_description(row.name, refresh=False)

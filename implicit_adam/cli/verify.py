@@ -25,6 +25,7 @@ from implicit_adam.plotting import flow_name, plot_studies
 from implicit_adam.rules import RULES, rule_named
 from implicit_adam.studies import verify
 from implicit_adam.studies.verify import Case, Outcome, VerifyConfig
+from implicit_adam.studies.verify_json import as_json
 
 HOLDS, CONTRADICTED, UNDECIDED = 0, 1, 3
 # The usual hyperparameters, at which the expanded flows are outside their range.
@@ -179,7 +180,7 @@ def _verify(options: argparse.Namespace) -> int:
             bar.clear()
             print(_table(outcome), flush=True)
 
-    (out / "verify.json").write_text(json.dumps(verify.as_json(config, outcomes), indent=1) + "\n")
+    (out / "verify.json").write_text(json.dumps(as_json(config, outcomes), indent=1) + "\n")
     picture = out / f"verify.{options.format}"
     plot_studies(_by_problem(outcomes)).savefig(picture)
     status = _status(outcomes)

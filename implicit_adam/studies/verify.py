@@ -1,6 +1,5 @@
 """Checks Theorem 3.1: measures the orders of the plain, the corrected and the higher flows on real input."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
@@ -13,7 +12,6 @@ import optax
 
 from implicit_adam.checks.batches import check_batches
 from implicit_adam.fields.mini_batch.history_sum import window
-from implicit_adam.files import installed
 from implicit_adam.losses.problems import Problem, build_problem
 from implicit_adam.measures.convergence import Convergence, convergence
 from implicit_adam.objective import ravel
@@ -28,7 +26,6 @@ CARRIED_STEP_COUNTS = (96, 192, 384, 768, 1536)
 HIGH_ORDER_STEP_COUNTS = (32, 64, 128, 256)
 HIGH_ORDER_SAMPLES = 100
 SCHEDULES = ("cyclic", "shuffled")
-PACKAGES = ("jax", "numpy", "optax", "diffrax", "equinox")
 OUTSIDE = "outside the theorem"
 
 
@@ -195,21 +192,6 @@ def hyperparameter_values(case: Case) -> dict[str, float | bool]:
     return {name: value if isinstance(value, bool) else float(value) for name, value in values.items()}
 
 
-def as_json(config: VerifyConfig, outcomes: list[Outcome]) -> dict[str, Any]:
-    """The settings and all measurements as plain numbers and strings for JSON (NaN as null)."""
-    return {
-        "versions": installed(PACKAGES),
-        "solver": "Tsit5" if config.solver is None else type(config.solver).__name__,
-        "dtype": config.dtype,
-        "window": config.window,
-        "carried": config.carried,
-        "step_counts": list(config.counts),
-        "schedule": config.schedule,
-        "seed": config.seed,
-        "cases": [_outcome_as_json(outcome) for outcome in outcomes],
-    }
-
-
 def _horizon(config: VerifyConfig, problem: Problem, rule: AbstractOptimizer) -> float:
     if _moves_by_gradients(rule, problem):
         chosen = problem.gradient_horizon
@@ -262,41 +244,3 @@ def _problem(config: VerifyConfig, name: str) -> Problem:
     )
     cast = jax.tree.map(lambda x: x.astype(config.dtype), (problem.params, problem.batches))
     return problem._replace(params=cast[0], batches=cast[1])
-
-
-def _outcome_as_json(outcome: Outcome) -> dict[str, Any]:
-    case, study = outcome.case, outcome.study
-    return {
-        "problem": case.problem.name,
-        "optimizer": case.optimizer,
-        "hyperparameters": hyperparameter_values(case),
-        "horizon": case.horizon,
-        "h": study.h.tolist(),
-        "steps": study.steps.tolist(),
-        "rounding_floor": study.rounding_floor.tolist(),
-        "travelled": [_number(x) for x in study.travelled],
-        "validity": [_number(x) for x in study.validity],
-        "remembered": [_number(x) for x in study.remembered],
-        "roughness": [_number(x) for x in study.roughness],
-        "orders": {str(order): _order_as_json(outcome, order) for order in study.error},
-    }
-
-
-def _order_as_json(outcome: Outcome, order: int) -> dict[str, Any]:
-    study = outcome.study
-    return {
-        "error": [_number(x) for x in study.error[order]],
-        "max_norm_error": [_number(x) for x in study.max_norm_error[order]],
-        "local_slope": [_number(x) for x in study.local_slope[order]],
-        "slope": _number(study.slope[order]),
-        "limiting_slope": _number(study.limiting_slope[order]),
-        "slope_stderr": _number(study.slope_stderr[order]),
-        "constant": _number(study.constant[order]),
-        "asymptotic": bool(study.asymptotic[order]),
-        "verdict": outcome.verdict[order],
-        "why": study.why[order],
-    }
-
-
-def _number(x: float) -> float | None:
-    return float(x) if math.isfinite(x) else None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from implicit_adam.cli.optax_table import line
-from implicit_adam.studies import optax_table
+from implicit_adam.studies import optax_examples, optax_table
 
 PAGE = Path(__file__).parents[2] / "docs" / "optax.md"
 COLUMNS = ("name", "arguments", "verdict", "plain", "corrected", "error", "why")
@@ -20,10 +20,10 @@ def committed():
 
 
 def test_every_optimizer_of_optax_is_in_the_table():
-    names = optax_table.names()
+    names = optax_examples.names()
     assert {"adam", "MultiSteps", "lookahead", "contrib.muon", "contrib.sam", "chain"} <= set(names)
-    assert set(names) <= set(optax_table.entries())
-    assert list(committed()) == list(optax_table.entries())
+    assert set(names) <= set(optax_examples.entries())
+    assert list(committed()) == list(optax_examples.entries())
 
 
 def test_no_supported_optimizer_is_written_with_a_wrong_slope():
@@ -53,7 +53,7 @@ def test_a_row_says_what_the_code_does(name):
 
 def test_an_optimizer_of_which_the_learning_rate_is_no_factor_is_not_measured_as_another():
     """Measured as h times the updates of learning rate 1, fromage would be found to hold."""
-    _, make = optax_table.entries()["fromage"]
+    _, make = optax_examples.entries()["fromage"]
     slope, _ = optax_table._measured(make(1.0))
     np.testing.assert_allclose(slope, (1, 2), atol=0.15)
     assert optax_table.row("fromage", "", make).verdict == optax_table.REFUSED
