@@ -46,7 +46,7 @@ Run the optimizer and its flows from the same start, for several step sizes h an
 with which power of h their distance shrinks: about 1 for the plain (sign-type) flow, about 2 for the
 corrected flow, and one more for every further term of the modified equation (--orders).
 Without arguments: Adam and RMSProp, eps inside and outside the square root, on the paper's bilinear model
-and on a small network trained on real digits in mini-batches; about a minute on two cores."""
+and on a small network trained on real digits in mini-batches; about two minutes on two cores."""
 
 VERIFY_EXAMPLES = """\
 examples:
