@@ -23,7 +23,14 @@ from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_veloci
 from implicit_adam.fields.carried.two_branch import two_branch_velocity, two_branches
 from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractOptimizer
-from implicit_adam.runs.carried_options import check_sampled, checked_floor, checked_start
+from implicit_adam.runs.carried_options import (
+    MOST,
+    check_closure_ends,
+    check_sampled,
+    check_solving,
+    checked_floor,
+    checked_start,
+)
 from implicit_adam.runs.leaps import Leaps, RelativeToTheMove
 from implicit_adam.runs.mini_batch_noise import Noise, remembering, sampled_run
 from implicit_adam.runs.trajectory import Trajectory, all_finite
@@ -89,8 +96,9 @@ def carried_flow(
       iterates that alternate, and of half the difference d between the two branches (`alternating` in the
       trajectory), so that the mean loss of the optimizer there is (loss(c + d) + loss(c - d)) / 2, c in
       `params`. In full batch only; 4 gradients for each evaluation of the field, 2 at order 0, and at least
-      one step of the solver (`diffrax.Bosh3()` by default) for each of the optimizer. d starts with what
-      alternates in the steps that the optimizer takes next; the sign of d is not that of the even steps.
+      one step of the solver (`diffrax.Bosh3()` by default) for each of the optimizer, of which there may be
+      65535. d starts with what alternates in the steps that the optimizer takes next; the sign of d is not
+      that of the even steps.
       Alternation of period two alone: an optimizer whose first unstable mode turns is not followed.
     - `floor`: of the closure, the size that half the difference does not fall below, of that of the
       parameters; by default eps^(3/4), eps the rounding of their dtype (1.8e-12 in float64). A larger one
@@ -101,13 +109,16 @@ def carried_flow(
     bad arguments. Compiles once for all values of the hyperparameters and the start. Derivatives in any mode.
     """
     check_order(order, HIGHEST_CARRIED_ORDER)
+    check_solving(solver, stepsize_controller)
     steps, save_every = check_saves(steps, save_every)
-    start = checked_start(start, steps, None if key is None else batches, noise)
     saved = check_saved(steps, save_every, save_at)
-    early = tuple(n for n in saved.tolist() if n <= start)
     inputs = carried_inputs(rule, loss, params, batches, checked_noise(noise, batches))
+    start = checked_start(start, steps, 1 if key is None else inputs.objective.m, noise)
+    early = tuple(n for n in saved.tolist() if n <= start)
     late = jnp.asarray(saved[len(early) :])
-    floor = checked_floor(closure, floor, batches, inputs)
+    floor = checked_floor(closure, floor, inputs)
+    if floor is not None:
+        check_closure_ends(int(saved[-1]) - start, stepsize_controller)
     solving = Solving(order, solver, stepsize_controller)
     check_sampled(key, inputs, order, solver, replacement=replacement)
     drawn = None if key is None else (steps, replacement)
@@ -226,7 +237,7 @@ def solved(
         saveat=diffrax.SaveAt(ts=times),
         stepsize_controller=controller,
         adjoint=diffrax.DirectAdjoint(),
-        max_steps=2**16,
+        max_steps=MOST,
         throw=False,
     )
     successful = solution.result == diffrax.RESULTS.successful

@@ -170,6 +170,8 @@ def test_the_bound_is_what_is_left_of_the_first_steps():
         ({"key": KEYS[0], "batches": SHIFTS[:1]}, "give two batches or more"),
         ({"key": KEYS[0], "batches": SHIFTS, "order": 0}, "leave out order and solver"),
         ({"replacement": True, "batches": SHIFTS}, "give a key"),
+        ({"key": KEYS[0], "batches": 5.0}, "must be a pytree of arrays"),
+        ({"key": KEYS[0], "batches": SHIFTS, "noise": -0.5}, "noise must be"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(options, words):
