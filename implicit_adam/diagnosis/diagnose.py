@@ -171,9 +171,9 @@ def diagnose(
       about the point where these lead.
     - `batches`: a pytree of arrays with leading axis m. The equations are then those of the mean over random
       orders, compared with the mean of `runs` runs.
-    - `step`: how many steps the run has taken; by default what the state counts, or late where it does not.
+    - `step`: how many steps the run has taken, for a state that does not count them; late by default.
     - `horizon`: how many steps to predict, at least 3.
-    - `runs`: how many random orders of the mini-batches; `seed`: of these.
+    - `runs`: how many random orders of the mini-batches, two or more; `seed`: of these.
     - `k`: how many eigenvalues; `iterations`: Hessian-vector products for each.
 
     Costs, in full-batch gradients, about 11 `horizon` + 2 k `iterations` + 18 (278 by default), with
@@ -183,7 +183,7 @@ def diagnose(
     Raises `ValueError` for bad arguments, a state of another optimizer, and an optimizer whose memory cannot
     be carried (a maximum, a decay that changes). Not to be traced: call it outside of `jax.jit`.
     """
-    horizon, runs = check_count("horizon", horizon, least=3), check_count("runs", runs)
+    horizon, runs = check_count("horizon", horizon, least=3), check_count("runs", runs, least=2)
     check_known("diagnose", params, opt_state)
     now = moment(rule, loss, params, opt_state, batches, step)
     m = 1 if batches is None else jax.tree.leaves(batches)[0].shape[0]

@@ -285,6 +285,14 @@ def test_a_state_of_something_else_is_refused():
     ):
         with pytest.raises(ValueError, match=words):
             ia.diagnose(USUAL, net_loss, params, opt_state=state)
+    params, state, _ = usual_run()
+    for options, words in (
+        ({"opt_state": state, "step": 2}, "opt_state has counted 60 steps"),
+        ({"step": 60}, "without one the run begins at params"),
+        ({"runs": 1}, "runs must be"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ia.diagnose(USUAL, net_loss, params, **options)
     with pytest.raises(ValueError, match="outside of"):
         jax.jit(lambda params: ia.diagnose(USUAL, net_loss, params).speed)(params)
     with pytest.raises(ValueError, match="horizon must be"):
