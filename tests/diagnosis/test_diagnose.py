@@ -12,6 +12,7 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.diagnosis import verdict
 from implicit_adam.diagnosis.moment import _of_transformation
+from implicit_adam.diagnosis.norms import _eps
 from implicit_adam.fields.carried.carried_field import carried_inputs
 from tests import examples
 from tests.fields.test_carried import NET, net_loss
@@ -274,6 +275,12 @@ def test_a_scheduled_rule_takes_the_state_of_optax_on_that_schedule():
             states.append(tx.update(g, tx.init(NET), NET)[1])
     assert jax.tree.structure(states[0]) != jax.tree.structure(states[1])
     chex.assert_trees_all_close(_of_transformation(inputs, states[0]), states[1], rtol=1e-12)
+
+
+def test_a_scheduled_rule_has_the_eps_of_the_rule_below():
+    schedule = optax.constant_schedule(0.5)
+    twice = ia.Scheduled(ia.Scheduled(ia.Adam(1.0, eps=0.25), schedule), schedule)
+    assert _eps(twice) == 0.25**2
 
 
 def test_a_state_of_something_else_is_refused():
