@@ -106,7 +106,9 @@ def carried_flow(
       Adam enters the edge (step 95) with 1.5e-8, by .02% to .03% with 1e-10, 1e-12 and 1e-14.
 
     A diverging run, or a solver that gave up, is flagged (`finite`), never raised. Raises `ValueError` for
-    bad arguments. Compiles once for all values of the hyperparameters and the start. Derivatives in any mode.
+    bad arguments. Compiles once for all values of the hyperparameters and the start. Derivatives in any mode;
+    those of a sampled run hold its leaps, and by `h` and `noise`, which move its epochs and its path, it has
+    none (`RuntimeError`).
     """
     check_order(order, HIGHEST_CARRIED_ORDER)
     check_solving(solver, stepsize_controller)
