@@ -107,8 +107,8 @@ def carried_flow(
 
     A diverging run, or a solver that gave up, is flagged (`finite`), never raised. Raises `ValueError` for
     bad arguments. Compiles once for all values of the hyperparameters and the start. Derivatives in any mode;
-    those of a sampled run hold its leaps, and by `h` and `noise`, which move its epochs and its path, it has
-    none (`RuntimeError`).
+    those of a sampled run hold its leaps, and by `noise`, which moves its epochs, it has none
+    (`RuntimeError`).
     """
     check_order(order, HIGHEST_CARRIED_ORDER)
     check_solving(solver, stepsize_controller)

@@ -61,6 +61,8 @@ def sampled_run(carrier: Carrier, objective: Objective, steps: int, key: Any, *,
         return of_batch(theta, _batch_of_step(objective, n, key, theta.dtype, replacement=replacement))
 
     def of_leap(theta: Vector, _memory: Memory, psi: Features, tau: Scalar, k: Scalar) -> Features:
+        # In steps, whatever h is.
+        tau, k = jax.lax.stop_gradient((tau, k))
         increment, variance = _increments(objective, steps, key, theta.dtype, replacement=replacement)
         weights = increment(tau, tau + k) / (k * m**0.5)
         return deviation(theta, psi, weights, variance(tau, tau + k) / k**2)

@@ -9,7 +9,7 @@ import implicit_adam as ia
 from implicit_adam.fields.carried.rule_carrier import carried_rule
 from implicit_adam.losses.problems import bilinear
 from implicit_adam.objective import raveled_loss
-from implicit_adam.runs.mini_batch_noise import Noise, _batch_of_step, _increments, remembering
+from implicit_adam.runs.mini_batch_noise import Noise, _batch_of_step, _increments, remembering, sampled_run
 
 KEYS = jax.random.split(jax.random.key(0), 600)
 M = 3
@@ -77,6 +77,16 @@ def test_an_epoch_longer_than_the_run_has_its_whole_length():
 
     found = jax.jit(jax.vmap(gained))(KEYS)
     assert abs(jnp.var(found) / (steps * (P - steps) / (P - 1)) - 1) < 0.1
+
+
+def test_its_path_goes_by_steps_and_does_not_move_with_the_step_size():
+    rule, objective = ia.GradientDescent(0.1), raveled_loss(parabola, jnp.zeros(1), SHIFTS)
+    noise = sampled_run(carried_rule(rule, objective), objective, 20, KEYS[0], replacement=True)
+    theta, one = jnp.zeros(1), jnp.ones(())
+    at = lambda tau: noise.of_leap(theta, (), (theta,), tau, one)[0]
+    (value,), (slope,) = jax.jvp(at, (5 * one,), (one,))
+    assert value != 0
+    assert slope == 0
 
 
 def test_batches_of_any_size_have_weights_that_sum_to_one_and_go_through_all_data():
