@@ -11,8 +11,9 @@ does both exactly, and v steps later, or earlier for v < 0, with `change` the ch
 which for v = 1 is d A + psi whatever the change: the optimizer's own step. For d = 1, a sum, G = v and
 C = v(v-1)/2. The state kept is S = A weighted by 1-d, an average, or A itself for d = 1.
 
-A decay of zero would be infinitely fast. There the state stays as it is and nobody reads it: A(t + v h) is
-that of a memory that has settled, (psi + (v - 1/(1-d)) change)/(1-d), whose derivative in d is right as well.
+A decay of zero would be infinitely fast. There the state, psi(t - h), goes on with its change, for the user
+to see; no equation reads it: A(t + v h) is that of a memory that has settled, (psi + (v - 1/(1-d)) change) /
+(1-d), whose derivative in d is right as well.
 """
 
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def rate(d: Scalar, S: Values, psi: Values, change: Values) -> Values:
     fading = _rate_of_decay(d)
     growth = jnp.where(d < 1, fading, jnp.ones_like(d))
     moving = growth * (psi - _delta(fading) * change) - fading * S
-    return jnp.where(d > 0, moving, jnp.zeros_like(S))
+    return jnp.where(d > 0, moving, change)
 
 
 def ahead(d: Scalar, S: Values, psi: Values, change: Values, v: Scalar) -> Values:
