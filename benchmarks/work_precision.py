@@ -14,7 +14,8 @@ from jax.flatten_util import ravel_pytree
 
 import implicit_adam as ia
 from implicit_adam.plotting import COLOURS, MARKERS, STYLE
-from implicit_adam.runs.carried_flow import START, TOLERANCE
+from implicit_adam.runs.carried_flow import TOLERANCE
+from implicit_adam.runs.carried_options import START
 from implicit_adam.runs.leaps import RelativeToTheMove
 
 STEPS, EVERY, SAMPLES = 1000, 50, 400
@@ -65,7 +66,8 @@ def curves() -> dict[str, list[Point]]:
             solver=solver,
             stepsize_controller=RelativeToTheMove(pid),
         )
-        return point(f"tolerance {tolerance:.0e}", START + each * int(run.solver_steps), run)  # pyright: ignore[reportArgumentType]
+        tried: Any = run.solver_steps
+        return point(f"tolerance {tolerance:.0e}", START + each * int(tried), run)
 
     with np.errstate(all="ignore"), jax.numpy_dtype_promotion("standard"):
         return {

@@ -25,6 +25,13 @@ class OddRule(AbstractRule):
         return M / jnp.sqrt(R2 + 0.1)
 
 
+class SoftSigns(OddRule):
+    """Features whose width is a hyperparameter."""
+
+    def features(self, g):
+        return jnp.tanh(g / self.rho), g**2 / self.rho
+
+
 class SquareFirst(OddRule):
     """Adam with its features in the other order."""
 

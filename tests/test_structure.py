@@ -1,6 +1,7 @@
 """Imports point one way, and importing changes nothing."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from importlib.metadata import version
@@ -129,3 +130,11 @@ def test_pictures_are_reached_from_the_top_without_loading_matplotlib():
 
 def test_the_version_is_that_of_the_package():
     assert implicit_adam.__version__ == version("implicit-adam")
+
+
+def test_what_the_benchmarks_import_is_there():
+    for path in sorted((PACKAGE.parent / "benchmarks").glob("*.py")):
+        for module, names in imports(path):
+            if names and module.startswith("implicit_adam"):
+                owner = importlib.import_module(module)
+                assert [name for name in names if not hasattr(owner, name)] == [], (path.name, module)

@@ -175,9 +175,9 @@ def diagnose(
       of the point where they lead.
     - `batches`: a pytree of arrays with leading axis m. The equations are then those of the mean over random
       orders, compared with the mean of `runs` runs.
-    - `step`: how many steps the run has taken; by default the state's own count, or late if it has none.
+    - `step`: how many steps the run has taken, for a state that does not count them; by default late.
     - `horizon`: how many steps to predict, at least 3.
-    - `runs`: how many random orders of the mini-batches; `seed`: of these.
+    - `runs`: how many random orders of the mini-batches, two or more; `seed`: of these.
     - `k`: how many eigenvalues; `iterations`: Hessian-vector products for each.
 
     Costs about 11 `horizon` + 2 k `iterations` + 18 full-batch gradients (278 by default), with mini-batches
@@ -187,7 +187,7 @@ def diagnose(
     Raises `ValueError` for bad arguments, for the state of another optimizer, and for an optimizer whose
     memory cannot be carried (a maximum, a decay that changes). Call it outside of `jax.jit`.
     """
-    horizon, runs = check_count("horizon", horizon, least=3), check_count("runs", runs)
+    horizon, runs = check_count("horizon", horizon, least=3), check_count("runs", runs, least=2)
     check_known("diagnose", params, opt_state)
     now = moment(rule, loss, params, opt_state, batches, step)
     m = 1 if batches is None else jax.tree.leaves(batches)[0].shape[0]

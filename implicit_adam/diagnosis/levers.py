@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.hyperparameters import ALLOWED, DECAY, POSITIVE_DECAY
-from implicit_adam.rules.scheduled import Scheduled
+from implicit_adam.rules.scheduled import below_schedules
 from implicit_adam.types import Scalar
 
 STEP_SIZE, BATCH_SIZE = "h", "batch_size"
@@ -34,7 +34,7 @@ def value(inputs: Inputs, name: str) -> float:
     """The present value of a lever; for the batch size 1, the size of the batches given."""
     if name == BATCH_SIZE:
         return 1.0
-    return float(inputs.rule.h if name == STEP_SIZE else getattr(_unwrapped(inputs.rule), name))
+    return float(inputs.rule.h if name == STEP_SIZE else getattr(below_schedules(inputs.rule), name))
 
 
 def has_half(inputs: Inputs, name: str) -> bool:
@@ -48,9 +48,9 @@ def turned(inputs: Inputs, octaves: Float[Array, " levers"]) -> Inputs:
     factors = jnp.exp2(octaves)
     rule = rule.with_step_size(factors[0] * rule.h)
     for name, factor in zip(_decays(rule), factors[1:], strict=False):
-        d = getattr(_unwrapped(rule), name)
+        d = getattr(below_schedules(rule), name)
         rule = eqx.tree_at(
-            lambda rule, name=name: getattr(_unwrapped(rule), name), rule, _remembering(d, factor)
+            lambda rule, name=name: getattr(below_schedules(rule), name), rule, _remembering(d, factor)
         )
     if m > 1:
         inputs = inputs._replace(noise=(m - factors[-1]) / (factors[-1] * (m - 1)))
@@ -67,11 +67,4 @@ def _decays(rule: Any) -> list[str]:
     """The names of a rule's decays; those of a transformation are hidden in it."""
     if not isinstance(rule, AbstractRule):
         return []
-    return [field.name for field in fields(_unwrapped(rule)) if field.metadata.get(ALLOWED) in DECAYS]
-
-
-def _unwrapped(rule: Any) -> Any:
-    """The rule inside any schedules."""
-    while isinstance(rule, Scheduled):
-        rule = rule.rule
-    return rule
+    return [field.name for field in fields(below_schedules(rule)) if field.metadata.get(ALLOWED) in DECAYS]

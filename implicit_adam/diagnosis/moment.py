@@ -43,6 +43,12 @@ def moment(rule: Any, loss: Loss, params: Params, opt_state: Any, batches: Batch
     """The moment of a run with this state; without a state, after ten steps of the optimizer from params."""
     inputs = carried_inputs(rule, loss, params, batches, None)
     if opt_state is None:
+        if step is not None:
+            msg = (
+                f"step = {step} is that of an opt_state, and there is none: without one the run begins at "
+                "params; give the state of the run, or leave step out"
+            )
+            raise ValueError(msg)
         params, opt_state = on_from(inputs, None, jnp.asarray(0), jnp.asarray(FIRST))
         inputs, step = inputs._replace(params=params), FIRST
     opt_state = _of_transformation(inputs, opt_state)
@@ -88,9 +94,13 @@ def _shapes(tree: Any) -> list[tuple[int, ...]]:
 
 
 def _steps_taken(opt_state: Any, step: Any) -> Any:
-    if step is not None:
-        return jnp.asarray(check_count("step", step), float)
     counted = jnp.asarray(last_step(opt_state), float) + 1
+    if step is not None:
+        step = check_count("step", step)
+        if jnp.isfinite(counted) and counted != step:
+            msg = f"step = {step}, but opt_state has counted {int(counted)} steps; leave step out"
+            raise ValueError(msg)
+        return jnp.asarray(step, float)
     if counted == 0:
         msg = "opt_state has not seen a gradient yet; leave it out, or take a step first"
         raise ValueError(msg)

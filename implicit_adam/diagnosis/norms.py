@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from implicit_adam.diagnosis.moment import Moment
 from implicit_adam.diagnosis.split import Parts
+from implicit_adam.rules.scheduled import below_schedules
 from implicit_adam.types import Scalar, Vector
 
 
@@ -52,6 +53,7 @@ def norm_rates(now: Moment, parts: Parts) -> dict[str, NormRate]:
 
 def _eps(rule: Any) -> Scalar | None:
     """The optimizer's eps; if it is outside the root, its square, which has the same width in g."""
+    rule = below_schedules(rule)
     eps = getattr(rule, "eps", None)
     if eps is None or getattr(rule, "eps_in_sqrt", None) is None:
         return None

@@ -94,7 +94,7 @@ class Probe:
         """The rows as a pandas DataFrame; needs pandas."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows).set_index("step")
+        return pd.DataFrame(self.rows, columns=list(Row._fields)).set_index("step")
 
 
 @eqx.filter_jit

@@ -11,7 +11,7 @@ from implicit_adam.bias.bias import perturbed_one_norm
 from implicit_adam.inputs import Inputs
 from implicit_adam.measures.sharpness import sharpness
 from implicit_adam.objective import Objective
-from implicit_adam.rules.scheduled import Scheduled
+from implicit_adam.rules.scheduled import below_schedules
 from implicit_adam.types import Params, Scalar, Vector
 
 # theta, the point of the flow at the same time -> a number
@@ -68,7 +68,7 @@ def _gradient(f: Callable[[Inputs, Vector], Scalar]) -> Callable[[Inputs, Object
 
 
 def _perturbed(inputs: Inputs, g: Vector) -> Scalar:
-    rule: Any = inputs.rule.rule if isinstance(inputs.rule, Scheduled) else inputs.rule
+    rule = below_schedules(inputs.rule)
     if not hasattr(rule, "eps_in_sqrt"):
         msg = (
             "perturbed_one_norm needs an optimizer whose eps stands beside the root of squared gradients, as "

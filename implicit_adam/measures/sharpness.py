@@ -21,6 +21,7 @@ from implicit_adam.programs.products import check_products
 from implicit_adam.reprs import line
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.linear import check_linear, denominator, remembered
+from implicit_adam.rules.opt_state import check_seen
 from implicit_adam.rules.scheduled import unscheduled
 from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
 
@@ -117,9 +118,8 @@ def preconditioned_sharpness(
     if opt_state is None:
         check_has_limit(inputs.rule)
         return _late_extreme(inputs, search, smallest=smallest)
-    s, n = remembered(inputs.rule, opt_state, _gradient(inputs))
-    R = denominator(inputs.rule, s, inputs.theta, n)
-    return extreme(inputs, 1 / jnp.sqrt(R), search, smallest=smallest)
+    check_seen(opt_state)
+    return _remembered_extreme(inputs, opt_state, search, smallest=smallest)
 
 
 @eqx.filter_jit
@@ -129,8 +129,11 @@ def _late_extreme(inputs: Inputs, search: "Search", *, smallest: bool) -> TopEig
 
 
 @eqx.filter_jit
-def _gradient(inputs: Inputs) -> Vector:
-    return inputs.objective.full_batch().gradients(inputs.theta)[0]
+def _remembered_extreme(inputs: Inputs, opt_state: Any, search: "Search", *, smallest: bool) -> TopEigenvalue:
+    g = inputs.objective.full_batch().gradients(inputs.theta)[0]
+    s, n = remembered(inputs.rule, opt_state, g)
+    R = denominator(inputs.rule, s, inputs.theta, n)
+    return extreme(inputs, 1 / jnp.sqrt(R), search, smallest=smallest)
 
 
 class Search(NamedTuple):

@@ -168,13 +168,13 @@ def claims(config: SpreadConfig, found: tuple[Spread, ...]) -> tuple[Claim, ...]
 
 
 def _spread(statement: str, pairs: list[tuple[Case, Spread]]) -> Claim:
-    off = [np.abs(one.sampled_distance[1:] / one.distance[1:] - 1).max() for _, one in pairs]
+    off = np.asarray([np.abs(one.sampled_distance[1:] / one.distance[1:] - 1).max() for _, one in pairs])
     return Claim(
         "beyond the paper",
         statement,
         f"at every saved step within {SPREAD:.0%} (by more: it did not hold)",
         _listed(pairs, [f"off by at most {x:.0%}" for x in off]),
-        decided(held=len(off) > 0 and max(off) < SPREAD, refuted=any(x >= SPREAD for x in off)),
+        decided(held=off.size > 0 and (off < SPREAD).all(), refuted=(off >= SPREAD).any()),
     )
 
 

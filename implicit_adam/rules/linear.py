@@ -56,9 +56,6 @@ def denominator(rule: AbstractRule, s: tuple[Vector, ...], theta: Vector, n: Ste
 def remembered(rule: AbstractRule, opt_state: Any, g: Vector) -> tuple[tuple[Vector, ...], StepNumber]:
     """The memories s_i in a state of the optax twin, with g as the present gradient, and the last step n."""
     n, psi = last_step(opt_state), rule.features(g)
-    if not is_traced(n) and n < 0:
-        msg = "opt_state has not seen a gradient yet; take a step first, or leave opt_state out"
-        raise ValueError(msg)
 
     def memory(kernel: Kernel, sums: tuple[Any, ...], psi: Vector) -> Vector:
         terms = jnp.stack([psi if S is None else _like(S, g) for S in sums])

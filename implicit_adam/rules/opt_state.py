@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from implicit_adam.checks.numbers import is_traced
 from implicit_adam.types import StepNumber, Vector
 
 
@@ -26,3 +27,11 @@ def last_step(opt_state: Any) -> StepNumber:
     counts = optax.tree_utils.tree_get_all_with_path(opt_state, "count")
     # If there are several counters, as for Adam with a schedule, they agree.
     return counts[0][1] - 1 if counts else jnp.inf
+
+
+def check_seen(opt_state: Any) -> None:
+    """A state that has taken a step, where its count is known."""
+    n = last_step(opt_state)
+    if not is_traced(n) and n < 0:
+        msg = "opt_state has not seen a gradient yet; take a step first, or leave opt_state out"
+        raise ValueError(msg)

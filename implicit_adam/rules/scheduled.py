@@ -92,6 +92,13 @@ class Scheduled(AbstractRule):
         return jnp.asarray(self.schedule(count)).astype(dtype)
 
 
+def below_schedules(rule: Any) -> Any:
+    """The rule below any schedules, with its own step size; another optimizer as it is."""
+    while isinstance(rule, Scheduled):
+        rule = rule.rule
+    return rule
+
+
 def unscheduled(rule: AbstractRule, n: StepNumber | None) -> AbstractRule:
     """The rule inside any schedules, with the step size of step n."""
     while isinstance(rule, Scheduled):

@@ -23,7 +23,14 @@ from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_veloci
 from implicit_adam.fields.carried.two_branch import two_branch_velocity, two_branches
 from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractOptimizer
-from implicit_adam.runs.carried_options import check_sampled, checked_floor, checked_start
+from implicit_adam.runs.carried_options import (
+    MOST,
+    check_closure_ends,
+    check_sampled,
+    check_solving,
+    checked_floor,
+    checked_start,
+)
 from implicit_adam.runs.leaps import Leaps, RelativeToTheMove
 from implicit_adam.runs.mini_batch_noise import Noise, remembering, sampled_run
 from implicit_adam.runs.trajectory import Trajectory, all_finite
@@ -88,8 +95,9 @@ def carried_flow(
       alternating iterates (`params` in the trajectory) and for half the difference d between their two
       branches (`alternating`); the mean loss of the optimizer there is (loss(c + d) + loss(c - d)) / 2. For
       full batch only. It takes 4 gradients for each evaluation of the field, 2 at order 0, and at least one
-      step of the solver (`diffrax.Bosh3()` by default) per step of the optimizer. d starts as the alternating
-      part of the steps that the optimizer takes next; its sign does not tell which steps are the even ones.
+      step of the solver (`diffrax.Bosh3()` by default) per step of the optimizer, at most 65535 of them. d
+      starts as the alternating part of the steps that the optimizer takes next; its sign does not tell which
+      steps are the even ones.
       Only alternation of period two is followed, not an unstable mode that rotates.
     - `floor`: with the closure, the smallest size of d, relative to that of the parameters; by default
       eps^(3/4), with eps the rounding of their dtype (1.8e-12 in float64). A larger floor makes the first
@@ -98,16 +106,20 @@ def carried_flow(
 
     A run that diverges, or whose solver gives up, is flagged (`finite`), never raised. Raises `ValueError`
     for bad arguments. Compiles once for all values of the hyperparameters and the start. Differentiable in
-    forward and reverse mode.
+    forward and reverse mode; a sampled run with its leaps held fixed, and not in `noise`, which moves its
+    epochs (`RuntimeError`).
     """
     check_order(order, HIGHEST_CARRIED_ORDER)
+    check_solving(solver, stepsize_controller)
     steps, save_every = check_saves(steps, save_every)
-    start = checked_start(start, steps, None if key is None else batches, noise)
     saved = check_saved(steps, save_every, save_at)
-    early = tuple(n for n in saved.tolist() if n <= start)
     inputs = carried_inputs(rule, loss, params, batches, checked_noise(noise, batches))
+    start = checked_start(start, steps, 1 if key is None else inputs.objective.m, noise)
+    early = tuple(n for n in saved.tolist() if n <= start)
     late = jnp.asarray(saved[len(early) :])
-    floor = checked_floor(closure, floor, batches, inputs)
+    floor = checked_floor(closure, floor, inputs)
+    if floor is not None:
+        check_closure_ends(int(saved[-1]) - start, stepsize_controller)
     solving = Solving(order, solver, stepsize_controller)
     check_sampled(key, inputs, order, solver, replacement=replacement)
     drawn = None if key is None else (steps, replacement)
@@ -226,7 +238,7 @@ def solved(
         saveat=diffrax.SaveAt(ts=times),
         stepsize_controller=controller,
         adjoint=diffrax.DirectAdjoint(),
-        max_steps=2**16,
+        max_steps=MOST,
         throw=False,
     )
     successful = solution.result == diffrax.RESULTS.successful

@@ -7,24 +7,39 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
-from implicit_adam.checks.numbers import check_count, check_positive, is_traced
+from implicit_adam.checks.numbers import check_count, check_finite, check_positive, is_traced
 from implicit_adam.fields.carried.carried_field import check_no_delays
 from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractRule
-from implicit_adam.types import Batches, Scalar, Vector
+from implicit_adam.runs.interval import check_controller, check_solver
+from implicit_adam.types import Scalar, Vector
 
 # How many steps the optimizer takes itself before the equation takes over.
 START = 10
 CLOSURES = ("two-branch",)
+# After how many steps the solver gives up.
+MOST = 2**16
 
 
-def checked_start(start: int | None, steps: int, batches: Batches, noise: Any) -> int:
+def check_solving(solver: Any, controller: Any) -> None:
+    """A diffrax solver and controller; an implicit solver's root finder needs the tolerances of one."""
+    check_solver(solver)
+    check_controller(controller)
+    if isinstance(solver, diffrax.AbstractImplicitSolver) and controller is None:
+        msg = (
+            f"solver: {type(solver).__name__} is implicit and needs tolerances; give a stepsize_controller "
+            "as well, such as diffrax.PIDController(rtol=1e-6, atol=1e-9), or take an explicit solver"
+        )
+        raise ValueError(msg)
+
+
+def checked_start(start: int | None, steps: int, m: int, noise: Any) -> int:
     """How many steps the optimizer takes itself: `start`, or the default.
 
-    For a sampled run (`batches` given) the default is whole epochs: the memories must have seen a rare
+    For a sampled run of m mini-batches the default is whole epochs: the memories must have seen a rare
     gradient before its variance can be simulated.
     """
-    start = _usual_start(batches, noise) if start is None else check_count("start", start, least=0)
+    start = _usual_start(m, noise) if start is None else check_count("start", start, least=0)
     if start >= steps:
         msg = (
             f"start = {start} of steps = {steps}: the optimizer takes its first `start` steps itself, which "
@@ -34,10 +49,9 @@ def checked_start(start: int | None, steps: int, batches: Batches, noise: Any) -
     return start
 
 
-def _usual_start(batches: Batches, noise: Any) -> int:
-    if batches is None or is_traced(noise):
+def _usual_start(m: int, noise: Any) -> int:
+    if m == 1 or is_traced(noise):
         return START
-    m = len(jax.tree.leaves(batches)[0])
     epoch = m if noise is None else 1 + float(noise) * (m - 1)
     return round(math.ceil(START / epoch) * epoch)
 
@@ -68,7 +82,7 @@ def check_sampled(
         raise ValueError(msg)
 
 
-def checked_floor(closure: str | None, floor: Any, batches: Batches, inputs: Inputs) -> Scalar | None:
+def checked_floor(closure: str | None, floor: Any, inputs: Inputs) -> Scalar | None:
     """The floor of the closure's alternation, None without a closure; raises `ValueError` for bad options."""
     if closure is None:
         if floor is not None:
@@ -78,7 +92,7 @@ def checked_floor(closure: str | None, floor: Any, batches: Batches, inputs: Inp
     if closure not in CLOSURES:
         msg = f"closure must be None or one of {', '.join(map(repr, CLOSURES))}, got {closure!r}"
         raise ValueError(msg)
-    if batches is not None:
+    if inputs.batches is not None:
         msg = (
             f"closure={closure!r} is for full batch: between mini-batches the iterates differ by more than "
             "their alternation, which these branches do not have; leave out the batches and take their mean "
@@ -88,8 +102,19 @@ def checked_floor(closure: str | None, floor: Any, batches: Batches, inputs: Inp
     check_no_delays(inputs)
     if floor is None:
         return usual_floor(inputs.theta)
+    check_finite("floor", floor)
     check_positive("floor", floor)
     return jnp.asarray(floor, inputs.theta.dtype)
+
+
+def check_closure_ends(steps: int, controller: Any) -> None:
+    """A closure takes a step of the solver for each of the optimizer; the solver gives up after `MOST`."""
+    if controller is None and steps >= MOST:
+        msg = (
+            f"a closure over {steps} steps takes more than the {MOST} steps after which the solver gives up; "
+            f"save up to {MOST - 1} steps after the start, or give a stepsize_controller"
+        )
+        raise ValueError(msg)
 
 
 def usual_floor(theta: Vector) -> Scalar:

@@ -28,6 +28,16 @@ def check_solver(solver: Any) -> None:
         raise ValueError(msg)  # noqa: TRY004
 
 
+def check_controller(controller: Any) -> None:
+    """A diffrax step size controller, not its class, or None for the default."""
+    if not isinstance(controller, diffrax.AbstractStepSizeController | None):
+        msg = (
+            "stepsize_controller must be one of diffrax, such as "
+            f"diffrax.PIDController(rtol=1e-9, atol=1e-9), got {controller!r}"
+        )
+        raise ValueError(msg)  # noqa: TRY004
+
+
 def solver_of_order(order: int) -> diffrax.AbstractSolver:
     """The cheapest diffrax solver whose own error is no larger than that of a flow of this order.
 
@@ -79,12 +89,7 @@ def interval_move(
 ) -> Callable[[StepNumber, Vector], Move]:
     """As `interval_step`, but returns the `Move`, not yet rounded; `rates(n)(theta)` is (velocity, ..)."""
     check_solver(solver)
-    if not isinstance(controller, diffrax.AbstractStepSizeController | None):
-        msg = (
-            "stepsize_controller must be one of diffrax, such as "
-            f"diffrax.PIDController(rtol=1e-9, atol=1e-9), got {controller!r}"
-        )
-        raise ValueError(msg)  # noqa: TRY004
+    check_controller(controller)
     solver = _differentiable(diffrax.Tsit5() if solver is None else solver)
     if controller is None and not isinstance(solver, diffrax.AbstractImplicitSolver):
         return _single_step(rates, h, solver)

@@ -61,6 +61,8 @@ def sampled_run(carrier: Carrier, objective: Objective, steps: int, key: Any, *,
         return of_batch(theta, _batch_of_step(objective, n, key, theta.dtype, replacement=replacement))
 
     def of_leap(theta: Vector, _memory: Memory, psi: Features, tau: Scalar, k: Scalar) -> Features:
+        # In steps, whatever h is.
+        tau, k = jax.lax.stop_gradient((tau, k))
         increment, variance = _increments(objective, steps, key, theta.dtype, replacement=replacement)
         weights = increment(tau, tau + k) / (k * m**0.5)
         return deviation(theta, psi, weights, variance(tau, tau + k) / k**2)
@@ -93,7 +95,10 @@ def _noise_and_epoch(objective: Objective, dtype: Any, *, replacement: bool) -> 
 def _batch_of_step(
     objective: Objective, n: StepNumber, key: Any, dtype: Any, *, replacement: bool
 ) -> Float[Array, " m"]:
-    """The weight of each mini-batch in step n, which merges r of them; r need not be an integer."""
+    """The weight of each mini-batch in step n, which merges r of them.
+
+    r need not be an integer: the last step of an epoch takes what it lacks from the order of the next epoch.
+    """
     m = objective.m
     noise, P = _noise_and_epoch(objective, dtype, replacement=replacement)
     if replacement:
@@ -101,13 +106,17 @@ def _batch_of_step(
         r = jnp.minimum(1 / noise, jnp.full_like(noise, m))
         begin, epoch = jnp.zeros((), dtype), jnp.asarray(n)
     else:
-        r, tau = m / P, jnp.asarray(n, dtype)
-        epoch = jnp.floor(tau / P)
-        begin = (tau - epoch * P) * r
-    place = jnp.argsort(jax.random.permutation(jax.random.fold_in(key, epoch.astype(jnp.uint32)), m)).astype(
-        dtype
-    )
-    return jnp.clip(jnp.minimum(place + 1, begin + r) - jnp.maximum(place, begin), 0, 1) / r
+        r = m / P
+        seen = jnp.asarray(n, dtype) * r
+        epoch = jnp.floor(seen / m)
+        begin = seen - epoch * m
+
+    def of_epoch(later: int) -> Float[Array, " m"]:
+        order = jax.random.permutation(jax.random.fold_in(key, (epoch + later).astype(jnp.uint32)), m)
+        place = later * m + jnp.argsort(order).astype(dtype)
+        return jnp.clip(jnp.minimum(place + 1, begin + r) - jnp.maximum(place, begin), 0, 1)
+
+    return (of_epoch(0) + of_epoch(1)) / r
 
 
 def _increments(
@@ -119,11 +128,14 @@ def _increments(
     """
     m = objective.m
     _, P = _noise_and_epoch(objective, dtype, replacement=replacement)
-    last = steps + (0 if replacement else m)
-    path = diffrax.VirtualBrownianTree(0.0, float(last), FINEST, jax.ShapeDtypeStruct((m,), dtype), key)
+    # To the end of the epoch that the last step is in.
+    last = steps + (jnp.zeros_like(P) if replacement else jnp.maximum(P, m))
+    path = diffrax.VirtualBrownianTree(
+        jnp.zeros_like(last), last, FINEST, jax.ShapeDtypeStruct((m,), dtype), key
+    )
 
     def W(tau: Scalar) -> Float[Array, " m"]:
-        return jnp.asarray(path.evaluate(jnp.zeros_like(tau), jnp.clip(tau, 0, last)))
+        return jnp.asarray(path.evaluate(jnp.zeros_like(tau), jnp.clip(tau, jnp.zeros_like(tau), last)))
 
     if replacement:
         return lambda begin, end: W(end) - W(begin), lambda begin, end: end - begin

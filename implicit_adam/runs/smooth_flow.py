@@ -36,7 +36,7 @@ from implicit_adam.inputs import Inputs
 from implicit_adam.loops import forward_only, loop
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.runs.checked_run import checked_run
-from implicit_adam.runs.interval import IntervalStep, interval_step
+from implicit_adam.runs.interval import IntervalStep, check_controller, check_solver, interval_step
 from implicit_adam.runs.trajectory import Trajectory, all_finite
 from implicit_adam.runs.travel import allowed_error, rms, travel_controller
 from implicit_adam.runs.validity import at_saves, warned
@@ -98,6 +98,8 @@ def smooth_flow(
     (`finite`), never raised. Warns and raises as `flow` does. Compiles once for all values of the
     hyperparameters and the start. Derivatives: forward mode (`jax.jvp`, `jax.jacfwd`).
     """
+    check_solver(solver)
+    check_controller(stepsize_controller)
     steps, save_every = check_saves(steps, save_every)
     inputs = checked_run(rule, loss, params, steps, batches, schedule, order=order, shifted=shifted)
     saved = check_saved(steps, save_every, save_at)

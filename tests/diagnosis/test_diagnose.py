@@ -12,6 +12,7 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.diagnosis import verdict
 from implicit_adam.diagnosis.moment import _of_transformation
+from implicit_adam.diagnosis.norms import _eps
 from implicit_adam.fields.carried.carried_field import carried_inputs
 from tests import examples
 from tests.fields.test_carried import NET, net_loss
@@ -276,6 +277,12 @@ def test_a_scheduled_rule_takes_the_state_of_optax_on_that_schedule():
     chex.assert_trees_all_close(_of_transformation(inputs, states[0]), states[1], rtol=1e-12)
 
 
+def test_a_scheduled_rule_has_the_eps_of_the_rule_below():
+    schedule = optax.constant_schedule(0.5)
+    twice = ia.Scheduled(ia.Scheduled(ia.Adam(1.0, eps=0.25), schedule), schedule)
+    assert _eps(twice) == 0.25**2
+
+
 def test_a_state_of_something_else_is_refused():
     params, _, _ = usual_run()
     for state, words in (
@@ -285,6 +292,14 @@ def test_a_state_of_something_else_is_refused():
     ):
         with pytest.raises(ValueError, match=words):
             ia.diagnose(USUAL, net_loss, params, opt_state=state)
+    params, state, _ = usual_run()
+    for options, words in (
+        ({"opt_state": state, "step": 2}, "opt_state has counted 60 steps"),
+        ({"step": 60}, "without one the run begins at params"),
+        ({"runs": 1}, "runs must be"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ia.diagnose(USUAL, net_loss, params, **options)
     with pytest.raises(ValueError, match="outside of"):
         jax.jit(lambda params: ia.diagnose(USUAL, net_loss, params).speed)(params)
     with pytest.raises(ValueError, match="horizon must be"):

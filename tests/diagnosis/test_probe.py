@@ -63,6 +63,12 @@ def test_it_compiles_once_and_takes_each_steps_batch():
     assert counts[1] == counts[2] < counts[0]
 
 
+def test_before_its_first_look_the_table_is_empty():
+    table = ia.Probe(USUAL, net_loss).table()
+    assert len(table) == 0
+    assert "one_norm" in table
+
+
 def test_what_cannot_write_is_refused():
     with pytest.raises(ValueError, match="add_scalar"):
         ia.Probe(USUAL, net_loss, writer=print)

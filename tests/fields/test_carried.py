@@ -9,10 +9,11 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.fields.carried.carrier import keeping_signs
 from implicit_adam.fields.carried.over_batches import mean_over_batches
-from implicit_adam.fields.carried.rule_carrier import which_are_deltas
+from implicit_adam.fields.carried.rule_carrier import signless, which_are_deltas
 from implicit_adam.losses.problems import bilinear
 from implicit_adam.objective import raveled_loss
 from tests import examples
+from tests.odd_rules import SoftSigns
 from tests.registry import CASES, ONE_ROOT
 
 _rng = np.random.default_rng(0)
@@ -156,6 +157,12 @@ def test_expanded_in_the_lag_it_is_remark_3_2():
     (coarse, correction), (fine, _) = difference(1e-3), difference(5e-4)
     assert coarse < correction / 20
     assert np.log2(coarse / fine) == pytest.approx(2, abs=0.05)
+
+
+def test_what_has_no_sign_is_known_of_traced_hyperparameters():
+    seen = []
+    jax.eval_shape(lambda rho: seen.append(signless(SoftSigns(0.1, rho=rho))), jnp.asarray(0.5))
+    assert seen == [(False, True)]
 
 
 def test_only_the_present_gradient_has_no_state():

@@ -34,3 +34,10 @@ def found(own=1.0, single=1.0, small=1.0, large=1.0):
 )
 def test_verdicts_follow_the_data(changed, expected):
     assert verdicts(SPREAD_OF_RUNS, found(**changed), CONFIG) == expected
+
+
+def test_one_spread_of_several_that_is_not_finite_decides_nothing():
+    config = SpreadConfig((Case("wine", 8, 4, 10), Case("wine", 8, 2, 10)))
+    (finite, _), (broken, _) = found(), found(own=np.nan)
+    for spreads in ((finite, broken), (broken, finite)):
+        assert verdicts(SPREAD_OF_RUNS, spreads, config)[0] == UNDECIDED

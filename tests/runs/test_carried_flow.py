@@ -113,6 +113,19 @@ def test_a_diverging_run_is_flagged_and_a_start_that_leaves_nothing_is_refused()
         ia.carried_flow(rule(1e-3), net_loss, NET, 10)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"solver": diffrax.Bosh3}, "solver must be a diffrax solver"),
+        ({"stepsize_controller": diffrax.PIDController}, "stepsize_controller must be one of diffrax"),
+        ({"solver": diffrax.Kvaerno3()}, "give a stepsize_controller as well"),
+    ],
+)
+def test_what_cannot_solve_it_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        ia.carried_flow(rule(1e-3), net_loss, NET, 20, **options)
+
+
 def test_over_mini_batches_it_is_the_mean_run():
     """Within 1% of the distance of an ensemble's mean, where the full-batch equation is far off."""
     optimizer, steps, runs = rule(2e-3, 0.9, 0.99), 300, 64

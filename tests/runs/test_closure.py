@@ -150,6 +150,10 @@ def test_what_it_cannot_do_is_refused_in_words():
         ia.carried_flow(*arguments, floor=1e-6)
     with pytest.raises(ValueError, match="floor"):
         ia.carried_flow(*arguments, closure="two-branch", floor=0.0)
+    with pytest.raises(ValueError, match="floor must be a scalar"):
+        ia.carried_flow(*arguments, closure="two-branch", floor=jnp.ones(2))
+    with pytest.raises(ValueError, match="after which the solver gives up"):
+        ia.carried_flow(*arguments[:3], 70_000, closure="two-branch", save_every=70_000)
     with pytest.raises(ValueError, match="is for full batch"):
         ia.carried_flow(
             ia.Adam(1e-3), examples.batch_loss, examples.START, 20,

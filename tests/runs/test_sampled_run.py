@@ -9,7 +9,7 @@ import implicit_adam as ia
 from implicit_adam.fields.carried.rule_carrier import carried_rule
 from implicit_adam.losses.problems import bilinear
 from implicit_adam.objective import raveled_loss
-from implicit_adam.runs.mini_batch_noise import Noise, remembering
+from implicit_adam.runs.mini_batch_noise import Noise, _batch_of_step, _increments, remembering, sampled_run
 
 KEYS = jax.random.split(jax.random.key(0), 600)
 M = 3
@@ -63,6 +63,43 @@ def test_another_batch_size_has_epochs_of_its_own_length():
     ended, amid = (ends(ia.GradientDescent(0.1), tilted, steps, noise=noise, start=0) for steps in (20, 21))
     assert np.abs(ended).max() < 1e-12
     assert abs(amid.var() / (0.01 * noise * VARIANCE) - 1) < 0.2
+
+
+def test_an_epoch_longer_than_the_run_has_its_whole_length():
+    # Batches a fifth as large: an epoch of 15 steps, of which ten are taken.
+    noise, steps = 7.0, 10
+    P = 1 + noise * (M - 1)
+    objective = raveled_loss(tilted, jnp.zeros(1), SHIFTS)._replace(noise=jnp.asarray(noise))
+
+    def gained(key):
+        increment, _ = _increments(objective, steps, key, jnp.float64, replacement=False)
+        return increment(jnp.zeros(()), jnp.asarray(float(steps)))
+
+    found = jax.jit(jax.vmap(gained))(KEYS)
+    assert abs(jnp.var(found) / (steps * (P - steps) / (P - 1)) - 1) < 0.1
+
+
+def test_its_path_goes_by_steps_and_does_not_move_with_the_step_size():
+    rule, objective = ia.GradientDescent(0.1), raveled_loss(parabola, jnp.zeros(1), SHIFTS)
+    noise = sampled_run(carried_rule(rule, objective), objective, 20, KEYS[0], replacement=True)
+    theta, one = jnp.zeros(1), jnp.ones(())
+    at = lambda tau: noise.of_leap(theta, (), (theta,), tau, one)[0]
+    (value,), (slope,) = jax.jvp(at, (5 * one,), (one,))
+    assert value != 0
+    assert slope == 0
+
+
+def test_batches_of_any_size_have_weights_that_sum_to_one_and_go_through_all_data():
+    # Ten steps of three out of ten mini-batches: three epochs, none of which ends with a step.
+    m, r = 10, 3
+    objective = raveled_loss(tilted, jnp.zeros(1), jnp.zeros(m))._replace(
+        noise=jnp.asarray((m - r) / (r * (m - 1)))
+    )
+    weights = jax.vmap(lambda n: _batch_of_step(objective, n, KEYS[0], jnp.float64, replacement=False))(
+        jnp.arange(m)
+    )
+    np.testing.assert_allclose(jnp.sum(weights, axis=1), 1, rtol=1e-12)
+    np.testing.assert_allclose(r * jnp.sum(weights, axis=0), r, rtol=1e-12)
 
 
 @pytest.mark.parametrize("replacement", [False, True])
@@ -143,6 +180,8 @@ def test_the_bound_is_what_is_left_of_the_first_steps():
         ({"key": KEYS[0], "batches": SHIFTS[:1]}, "give two batches or more"),
         ({"key": KEYS[0], "batches": SHIFTS, "order": 0}, "leave out order and solver"),
         ({"replacement": True, "batches": SHIFTS}, "give a key"),
+        ({"key": KEYS[0], "batches": 5.0}, "must be a pytree of arrays"),
+        ({"key": KEYS[0], "batches": SHIFTS, "noise": -0.5}, "noise must be"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(options, words):

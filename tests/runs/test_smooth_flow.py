@@ -193,6 +193,12 @@ def test_bad_choices_of_steps_are_refused(at):
         ia.smooth_flow(*arguments, save_at=at)
 
 
+@pytest.mark.parametrize("options", [{"solver": diffrax.Tsit5}, {"stepsize_controller": 1e-6}])
+def test_what_is_no_solver_is_refused(options):
+    with pytest.raises(ValueError, match=r"must be .* diffrax"):
+        ia.smooth_flow(ia.Adam(1e-3), BILINEAR.loss, BILINEAR.params, 20, **options)
+
+
 MINI_BATCHES = {
     "adam": lambda h: ia.Adam(h, 0.5, 0.7, 0.05, eps_in_sqrt=True),
     "rmsprop": lambda h: ia.RMSProp(h, 0.6, 0.1),

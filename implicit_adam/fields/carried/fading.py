@@ -12,8 +12,9 @@ is exact for both. With `change` the change of psi in one step, v steps later (e
 For v = 1 this is d A + psi whatever the change: the optimizer's own step. For d = 1, a sum, G = v and
 C = v(v-1)/2. The state kept is S = (1-d) A, an average, or A itself for d = 1.
 
-A decay of zero would be infinitely fast. There the state stays as it is and is not read: A(t + v h) is that
-of a memory that has settled, (psi + (v - 1/(1-d)) change)/(1-d), whose derivative in d is right as well.
+A decay of zero would be infinitely fast. There the state, psi(t - h), changes as psi does, for the user to
+see; no equation reads it: A(t + v h) is that of a memory that has settled, (psi + (v - 1/(1-d)) change)/(1-d),
+whose derivative in d is right as well.
 """
 
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def rate(d: Scalar, S: Values, psi: Values, change: Values) -> Values:
     fading = _rate_of_decay(d)
     growth = jnp.where(d < 1, fading, jnp.ones_like(d))
     moving = growth * (psi - _delta(fading) * change) - fading * S
-    return jnp.where(d > 0, moving, jnp.zeros_like(S))
+    return jnp.where(d > 0, moving, change)
 
 
 def ahead(d: Scalar, S: Values, psi: Values, change: Values, v: Scalar) -> Values:

@@ -134,9 +134,10 @@ def _each(f: Callable[..., Any], kernels: tuple[Kernel, ...], memory: Memory, *f
 
 
 def signless(rule: AbstractRule) -> tuple[bool, ...]:
-    """Whether each feature is never negative, found by evaluating it."""
+    """Whether each feature is never negative, found by evaluating it with made-up hyperparameters."""
     with jax.ensure_compile_time_eval():
-        return tuple(bool(jnp.all(psi >= 0)) for psi in rule.features(jnp.asarray(TRIED, rule.h.dtype)))
+        tried = _of_made_up_numbers(rule).features(jnp.asarray(TRIED, rule.h.dtype))
+        return tuple(bool(jnp.all(psi >= 0)) for psi in tried)
 
 
 def which_are_deltas(rule: AbstractRule) -> tuple[tuple[bool, ...], ...]:
@@ -144,8 +145,11 @@ def which_are_deltas(rule: AbstractRule) -> tuple[tuple[bool, ...], ...]:
 
     Found with made-up hyperparameters.
     """
-    leaves, structure = jax.tree.flatten(rule)
     with jax.ensure_compile_time_eval():
-        numbers = made_up((jnp.shape(leaf), leaf.dtype) for leaf in leaves)
-        kernels = structure.unflatten(numbers).kernels(1)
+        kernels = _of_made_up_numbers(rule).kernels(1)
         return tuple(tuple((np.asarray(kernel.decay) == 0).tolist()) for kernel in kernels)
+
+
+def _of_made_up_numbers(rule: AbstractRule) -> AbstractRule:
+    leaves, structure = jax.tree.flatten(rule)
+    return structure.unflatten(made_up((jnp.shape(leaf), leaf.dtype) for leaf in leaves))
