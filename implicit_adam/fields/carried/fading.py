@@ -13,8 +13,8 @@ For v = 1 this is d A + psi whatever the change: the optimizer's own step. For d
 C = v(v-1)/2. The state kept is S = (1-d) A, an average, or A itself for d = 1.
 
 A decay of zero would be infinitely fast. There the state, psi(t - h), changes as psi does, for the user to
-see; no equation reads it: A(t + v h) is that of a memory that has settled, (psi + (v - 1/(1-d)) change)/(1-d),
-whose derivative in d is right as well.
+see; no equation reads it: A(t + v h) is that of a memory that has settled, (psi + (v - 1/(1-d)) change) /
+(1-d), whose derivative in d is right as well.
 """
 
 import jax.numpy as jnp
