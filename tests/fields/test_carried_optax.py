@@ -1,5 +1,7 @@
 """Carried memory of optax transformations: against the rules, the optimizer itself, and what is refused."""
 
+from functools import partial
+
 import diffrax
 import equinox as eqx
 import jax
@@ -55,13 +57,39 @@ def test_the_field_is_that_of_the_rule(name):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-def test_leaps_are_those_of_the_rule():
+def test_leaps_are_those_of_the_rule_with_their_derivatives_and_in_lanes():
     rule, tx = TWINS["rmsprop"]
-    own, other = (
-        ia.carried_flow(x, examples.full_quartic, examples.START, 30, start=3, save_every=10).params
-        for x in (rule(0.05), ia.Optax(0.05, tx))
-    )
-    np.testing.assert_allclose(other, own, rtol=1e-9)
+    direction = (jnp.ones(()), jnp.cos(jnp.arange(float(examples.START.size))))
+
+    def end(make, h, theta):
+        return ia.carried_flow(make(h), examples.full_quartic, theta, 12, start=3, save_every=12).params[-1]
+
+    @partial(jax.jit, static_argnums=0)
+    def forward(make, h):
+        return jax.vmap(lambda h: jax.jvp(partial(end, make), (h, examples.START), direction))(h)
+
+    def transformation(h):
+        return ia.Optax(h, tx)
+
+    h = jnp.asarray([0.05, 0.025])
+    found, expected = forward(transformation, h), forward(rule, h)
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12)
+    w = jnp.sin(found[0][0])
+    backward = jax.jit(lambda h: jax.vjp(partial(end, transformation), h, examples.START)[1](w))(h[0])
+    paired = sum(jnp.vdot(x, v) for x, v in zip(backward, direction, strict=True))
+    np.testing.assert_allclose(paired, w @ found[1][0], rtol=1e-9)
+
+
+def test_it_stays_in_float32():
+    single = jnp.asarray(examples.START, jnp.float32)
+    loss = lambda theta: jnp.sum((theta**2 - 1) ** 2) / 4
+    rule = ia.Optax(0.05, TWINS["rmsprop"][1])
+    run = ia.carried_flow(rule, loss, single, 12, start=3, memories=True)
+    assert {x.dtype for x in jax.tree.leaves((run.params, run.memories)) if x.dtype != jnp.int32} == {
+        single.dtype
+    }
+    np.testing.assert_allclose(run.params, ia.iterate(rule, loss, single, 12).params, rtol=1e-3, atol=1e-4)
 
 
 FED = optax.rmsprop(1.0, decay=0.6, eps=0.1, momentum=0.5)
