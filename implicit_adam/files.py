@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 
-def save_arrays(path: Path, arrays: dict[str, Any], note: str) -> None:
-    """Write an npz beside `path`, then rename: a reader sees all or nothing, also with several writers.
+@contextlib.contextmanager
+def whole_file(path: Path, note: str) -> Iterator[Any]:
+    """A file written beside `path`, then renamed: a reader sees all or nothing, also with several writers.
 
     Raises the `OSError` of a full or read-only disk with `note` added: what is intact and how to go on.
     """
@@ -21,7 +22,7 @@ def save_arrays(path: Path, arrays: dict[str, Any], note: str) -> None:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(_mode_of_new_files())
@@ -32,6 +33,12 @@ def save_arrays(path: Path, arrays: dict[str, Any], note: str) -> None:
         if isinstance(error, OSError):
             error.add_note(f"implicit_adam: {note}")
         raise
+
+
+def save_arrays(path: Path, arrays: dict[str, Any], note: str) -> None:
+    """Write an npz, whole or not at all; `note` says of an `OSError` what is intact and how to go on."""
+    with whole_file(path, note) as file:
+        np.savez(file, **arrays)
 
 
 def _mode_of_new_files() -> int:

@@ -1,80 +1,139 @@
-"""Finished chunks on disk: one file each, written atomically, named by what determines it."""
+"""A folder that holds one sweep: in words which, and a file for every finished chunk, written atomically."""
 
 import hashlib
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from implicit_adam.files import check_writable, installed, save_arrays
+from implicit_adam.files import check_writable, installed, save_arrays, whole_file
+from implicit_adam.sweeps.claims import claimed
 from implicit_adam.sweeps.grid import Grid
 
 PACKAGES = ("implicit-adam", "jax", "jaxlib", "numpy", "optax", "diffrax", "equinox")
+ABOUT = "sweep.json"
+SIZE = "lanes a chunk"
+
+
+class Finished(NamedTuple):
+    """The results of a chunk's lanes, and in words what made them: devices and program."""
+
+    leaves: list[np.ndarray]
+    maker: str
 
 
 class Checkpoint(NamedTuple):
-    """A folder of chunks of one configuration, whose key begins every file name."""
+    """A folder of chunks of `size` lanes; `key` stands for the sweep that they are of."""
 
     folder: Path
     key: str
+    size: int
 
     def path(self, chunk: int) -> Path:
         """Where a chunk is kept."""
-        return self.folder / f"{self.key[:16]}-{chunk:06d}.npz"
+        return self.folder / f"chunk-{chunk:06d}.npz"
 
-    def save(self, chunk: int, leaves: list[np.ndarray]) -> None:
+    def claim(self, chunk: int) -> Path:
+        """The file that whoever computes a chunk holds locked."""
+        return self.path(chunk).with_suffix(".lock")
+
+    def save(self, chunk: int, finished: Finished) -> None:
         """Write beside, then rename: a reader sees all of a chunk or nothing, also with several writers."""
-        arrays: Any = {str(i): leaf for i, leaf in enumerate(leaves)}
-        stamp = np.frombuffer(bytes.fromhex(self.key + _checksum(chunk, leaves)), np.uint8)
+        arrays: Any = {str(i): leaf for i, leaf in enumerate(finished.leaves)}
+        stamp = np.frombuffer(bytes.fromhex(self.key + _checksum(chunk, finished)), np.uint8)
         note = (
-            f"chunk {chunk} could not be written to {self.folder}; the chunks before are intact, and the "
+            f"chunk {chunk} could not be written to {self.folder}; those before are intact, and the "
             "same call goes on from there once there is room"
         )
-        save_arrays(self.path(chunk), {"stamp": stamp, **arrays}, note)
+        save_arrays(self.path(chunk), {"stamp": stamp, "maker": np.asarray(finished.maker), **arrays}, note)
 
-    def load(self, chunk: int, like: list[jax.ShapeDtypeStruct]) -> list[np.ndarray] | None:
-        """The chunk's leaves; None, with a warning where a file is there, if it is not this chunk whole."""
+    def load(self, chunk: int, like: list[jax.ShapeDtypeStruct]) -> Finished | None:
+        """The chunk; None, with a warning where a file is there, if it is not this chunk whole."""
         path = self.path(chunk)
         if not path.exists():
             return None
         try:
             with path.open("rb") as opened_file, np.load(opened_file, allow_pickle=False) as file:
-                leaves = [file[str(i)] for i in range(len(like))]
+                found = Finished([file[str(i)] for i in range(len(like))], str(file["maker"]))
                 stamp = bytes(file["stamp"]).hex()
-            whole = stamp == self.key + _checksum(chunk, leaves) and all(
-                leaf.shape == x.shape and leaf.dtype == x.dtype for leaf, x in zip(leaves, like, strict=True)
+            whole = stamp == self.key + _checksum(chunk, found) and all(
+                leaf.shape == x.shape and leaf.dtype == x.dtype
+                for leaf, x in zip(found.leaves, like, strict=True)
             )
-        except Exception as error:
-            whole, leaves, reason = False, [], f" ({error})"
-        else:
             reason = ""
+        except Exception as error:
+            whole, found, reason = False, None, f" ({error})"
         if not whole:
             warnings.warn(f"{path} is broken or foreign{reason}; its chunk is computed again", stacklevel=2)
             return None
-        return leaves
+        return found
 
 
-def opened(folder: Any, grid: Grid, digest: str, devices: list[str], *details: Any) -> Checkpoint:
-    """The folder, made and tried before anything runs, and the key of this configuration on these kinds of
-    devices.
+def opened(folder: Any, about: dict[str, str], size: Callable[[], int]) -> Checkpoint:
+    """The folder of a sweep, made and tried before anything runs; the size of its chunks is that of whoever
+    began it.
+
+    Raises `ValueError` for one that holds another sweep, with what differs.
     """
-    return Checkpoint(check_writable("checkpoint", folder), _key(grid, digest, devices, *details))
+    folder = check_writable("checkpoint", folder)
+    path = folder / ABOUT
+    with claimed(path.with_suffix(".lock"), wait=True):
+        if not path.exists():
+            with whole_file(path, f"{path} could not be written; nothing was computed") as file:
+                file.write(json.dumps({**about, SIZE: size()}, indent=1).encode())
+    text = path.read_bytes()
+    try:
+        found = dict(json.loads(text))
+        lanes = int(found.pop(SIZE))
+    except Exception as error:
+        msg = f"{path} does not say which sweep is in its folder ({error}); name another folder or delete it"
+        raise ValueError(msg) from error
+    _check_same(folder, found, about)
+    return Checkpoint(folder, hashlib.sha256(text).hexdigest(), lanes)
 
 
-def _key(grid: Grid, digest: str, devices: list[str], *details: Any) -> str:
-    """What the bits of a lane may depend on: the program, the points, the devices and their software."""
-    key = hashlib.sha256(digest.encode())
-    key.update(json.dumps([list(grid.points), devices, installed(PACKAGES), *details]).encode())
-    for values in grid.points.values():
-        key.update(str(values.dtype).encode() + values.tobytes())
-    return key.hexdigest()
+def _check_same(folder: Path, there: dict[str, str], here: dict[str, str]) -> None:
+    different = [
+        f"{name}: {there.get(name, 'none')} there, {here.get(name, 'none')} here"
+        for name in [*here, *(name for name in there if name not in here)]
+        if there.get(name) != here.get(name)
+    ]
+    if different:
+        msg = (
+            f"checkpoint {folder} holds another sweep ({'; '.join(different)}); name another folder, or "
+            "delete this one"
+        )
+        raise ValueError(msg)
 
 
-def _checksum(chunk: int, leaves: list[np.ndarray]) -> str:
-    checksum = hashlib.sha256(str(chunk).encode())
-    for leaf in leaves:
+def described(grid: Grid, digest: Any, chunk_size: Any, order: np.ndarray) -> dict[str, str]:
+    """What makes a sweep this one, in words: its function, its points, how they are cut, the software."""
+    axes = {
+        f"axis {name}": f"{len(np.unique(values))} values {values.min():g} .. {values.max():g} "
+        f"({values.dtype}, {_short(values.tobytes())})"
+        for name, values in grid.points.items()
+    }
+    as_it_is = (order == np.arange(len(order))).all()
+    return {
+        "fn and what it closes over": f"program {_short(str(digest).encode())}",
+        **axes,
+        "points": str(grid.lanes),
+        "order": "as in the grid" if as_it_is else f"by cost ({_short(order.tobytes())})",
+        "chunk_size": str(chunk_size),
+        **installed(PACKAGES),
+    }
+
+
+def _short(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _checksum(chunk: int, finished: Finished) -> str:
+    checksum = hashlib.sha256(f"{chunk} {finished.maker}".encode())
+    for leaf in finished.leaves:
         checksum.update(f"{leaf.shape}{leaf.dtype}".encode() + np.ascontiguousarray(leaf).tobytes())
     return checksum.hexdigest()
