@@ -112,20 +112,23 @@ def _check_same(folder: Path, there: dict[str, str], here: dict[str, str]) -> No
 
 def described(grid: Grid, digest: Any, chunk_size: Any, order: np.ndarray) -> dict[str, str]:
     """What makes a sweep this one, in words: its function, its points, how they are cut, the software."""
-    axes = {
-        f"axis {name}": f"{len(np.unique(values))} values {values.min():g} .. {values.max():g} "
-        f"({values.dtype}, {_short(values.tobytes())})"
-        for name, values in grid.points.items()
-    }
+    axes = {f"axis {name}": _in_words(np.unique(values)) for name, values in grid.points.items()}
+    everything = b"".join(name.encode() + values.tobytes() for name, values in grid.points.items())
     as_it_is = (order == np.arange(len(order))).all()
     return {
         "fn and what it closes over": f"program {_short(str(digest).encode())}",
         **axes,
-        "points": str(grid.lanes),
+        "points": f"{grid.lanes} ({_short(everything)})",
         "order": "as in the grid" if as_it_is else f"by cost ({_short(order.tobytes())})",
         "chunk_size": str(chunk_size),
         **installed(PACKAGES),
     }
+
+
+def _in_words(values: np.ndarray) -> str:
+    return (
+        f"{len(values)} values {values[0]:g} .. {values[-1]:g} ({values.dtype}, {_short(values.tobytes())})"
+    )
 
 
 def _short(content: bytes) -> str:

@@ -26,7 +26,7 @@ def sweep(
     *,
     chunk_size: Any = None,
     checkpoint: Any = None,
-    part: Any = None,
+    part: tuple[int, int] | None = None,
     same_bits: bool = True,
     progress: bool | Advance = True,
     mesh: Mesh | None = None,

@@ -82,6 +82,8 @@ def test_another_version_of_any_package_is_another_sweep(tmp_path, monkeypatch):
 def test_other_names_of_the_same_numbers_are_another_sweep():
     assert about(as_grid({"y": [1.0, 2.0]}, lambda y: y)) != about()
     assert about(as_grid({"x": [1.0, 3.0]}, lambda x: x)) != about()
+    plane, turned = ({one: [1.0, 2.0], other: [1.0, 2.0]} for one, other in ("xy", "yx"))
+    assert about(as_grid(plane, lambda x, y: x)) != about(as_grid(turned, lambda x, y: x))
     assert about(digest="another program") != about()
     assert about(size=8) != about()
     assert about(order=(1, 0)) != about()
@@ -149,6 +151,9 @@ def test_broken_and_foreign_chunks_are_computed_again_with_a_warning(tmp_path):
     altered = bytearray(whole)
     altered[whole.index(np.float64(first.values["a"][1]).tobytes())] ^= 1
     one.write_bytes(altered)
+    with pytest.warns(UserWarning, match="broken or foreign"):
+        same(first, run(tmp_path))
+    one.write_bytes(whole.replace("4 x cpu".encode("utf-32-le"), "5 x cpu".encode("utf-32-le")))
     with pytest.warns(UserWarning, match="broken or foreign"):
         same(first, run(tmp_path))
 
