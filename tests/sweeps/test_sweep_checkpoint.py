@@ -141,21 +141,23 @@ def test_a_chunk_is_filled_up_with_its_own_last_lane():
 
 
 def test_broken_and_foreign_chunks_are_computed_again_with_a_warning(tmp_path):
-    first = run(tmp_path)
-    one, other, _ = chunks(tmp_path)
-    whole = one.read_bytes()
-    for broken in (whole[: len(whole) // 2], b"", other.read_bytes(), whole.replace(b"a", b"b")):
+    first = run(tmp_path / "here")
+    one, other, _ = chunks(tmp_path / "here")
+    run(tmp_path / "another", fn=scaled(3.0))
+    foreign, whole = (tmp_path / "another" / one.name).read_bytes(), one.read_bytes()
+    cut_off, changed = whole[: len(whole) // 2], whole.replace(b"a", b"b")
+    for broken in (cut_off, b"", other.read_bytes(), changed, foreign):
         one.write_bytes(broken)
         with pytest.warns(UserWarning, match="broken or foreign"):
-            same(first, run(tmp_path))
+            same(first, run(tmp_path / "here"))
     altered = bytearray(whole)
     altered[whole.index(np.float64(first.values["a"][1]).tobytes())] ^= 1
     one.write_bytes(altered)
     with pytest.warns(UserWarning, match="broken or foreign"):
-        same(first, run(tmp_path))
+        same(first, run(tmp_path / "here"))
     one.write_bytes(whole.replace("4 x cpu".encode("utf-32-le"), "5 x cpu".encode("utf-32-le")))
     with pytest.warns(UserWarning, match="broken or foreign"):
-        same(first, run(tmp_path))
+        same(first, run(tmp_path / "here"))
 
 
 def test_a_full_disk_leaves_earlier_chunks_intact(tmp_path, monkeypatch):
