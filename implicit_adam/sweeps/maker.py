@@ -39,7 +39,7 @@ def maker(mesh: Mesh, text: str) -> str:
 def _kind(device: Any) -> str:
     if device.platform != "cpu":
         return device.device_kind
-    return f"cpu ({_processor()}) of {_cores()} cores"
+    return f"cpu ({_processor()}; cores: {_cores()})"
 
 
 def _cores() -> int:
