@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 
-def save_arrays(path: Path, arrays: dict[str, Any], note: str) -> None:
-    """Write an npz file atomically: to a temporary file beside `path`, then renamed.
+@contextlib.contextmanager
+def whole_file(path: Path, note: str) -> Iterator[Any]:
+    """A file written beside `path`, then renamed: readers see all or nothing, also with several writers.
 
     A reader sees all or nothing, even with several writers. If the disk is full or read-only, raises the
     `OSError` with `note` added, which says what is intact and how to go on.
@@ -22,7 +23,7 @@ def save_arrays(path: Path, arrays: dict[str, Any], note: str) -> None:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(_mode_of_new_files())
@@ -33,6 +34,12 @@ def save_arrays(path: Path, arrays: dict[str, Any], note: str) -> None:
         if isinstance(error, OSError):
             error.add_note(f"implicit_adam: {note}")
         raise
+
+
+def save_arrays(path: Path, arrays: dict[str, Any], note: str) -> None:
+    """Write an npz, whole or not at all; `note` says of an `OSError` what is intact and how to go on."""
+    with whole_file(path, note) as file:
+        np.savez(file, **arrays)
 
 
 def _mode_of_new_files() -> int:

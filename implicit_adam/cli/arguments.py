@@ -61,6 +61,16 @@ def integers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(msg) from None
 
 
+def part(text: str) -> tuple[int, int]:
+    """I/K: the I-th of K parts, from 0."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    i, k = map(int, found.groups()) if found else (0, 0)
+    if i >= k:
+        msg = f"{text!r} is not of the form I/K with 0 <= I < K; 0/8 .. 7/8 are eight parts"
+        raise argparse.ArgumentTypeError(msg)
+    return i, k
+
+
 def axis(text: str) -> np.ndarray:
     """Parse values of one hyperparameter: START:STOP:COUNT, log:START:STOP:COUNT, a list, or one value."""
     try:

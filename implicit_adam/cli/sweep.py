@@ -5,8 +5,6 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +13,28 @@ import numpy as np
 from jax.sharding import Mesh
 
 from implicit_adam.checks.numbers import check_count
-from implicit_adam.checks.studies import check_horizon
-from implicit_adam.cli.arguments import add_format, axis, folder, integers, names, require, rule_name, setting
+from implicit_adam.cli.arguments import (
+    add_format,
+    axis,
+    folder,
+    integers,
+    names,
+    part,
+    require,
+    rule_name,
+    setting,
+)
+from implicit_adam.cli.sweep_study import HYPERPARAMETERS, ORDERS, split, study
 from implicit_adam.fields.vector_field import HIGHEST_ORDER
 from implicit_adam.files import check_writable
 from implicit_adam.losses.problems import PROBLEMS
 from implicit_adam.measures.observables import OBSERVABLES
 from implicit_adam.plotting import plot_sweep
-from implicit_adam.rules import RULES, rule_named
-from implicit_adam.studies import ready_sweeps as sweeps
+from implicit_adam.rules import RULES
 from implicit_adam.sweeps import SweepResult, sweep
 from implicit_adam.sweeps.lanes import device_mesh
 
-HYPERPARAMETERS = ("h", "beta", "rho", "eps")
-DEFAULTS = {"h": 1e-3}
 CHUNKS = 16
-ORDERS = (0, 1)
 
 SWEEP = """\
 Evaluate over a grid of hyperparameters, as one compiled program over all devices: the sign and size of the
@@ -52,7 +56,11 @@ values:
 observables:
 {observables}
 
-An interrupted run (Ctrl-C, kill) keeps its finished chunks in OUT/chunks; --resume continues from there."""
+Finished chunks are kept in OUT/chunks. The same command continues from there after Ctrl-C or kill, and shares
+the work with others that run at the same time; a different sweep is refused there. As an array of eight Slurm
+jobs (--array=0-7), and one afterwards that collects and draws:
+  implicit-adam sweep --beta 0:0.98:64 --rho 0:0.98:64 --out DIR --part $SLURM_ARRAY_TASK_ID/8
+  implicit-adam sweep --beta 0:0.98:64 --rho 0:0.98:64 --out DIR"""
 
 
 def add_sweep(commands: Any) -> None:
@@ -115,7 +123,18 @@ def add_sweep(commands: Any) -> None:
     add("--every", type=int, default=1, metavar="K", help="observe every K-th step only (default: 1)")
     add("--chunk", type=int, metavar="N", help="grid points to run at a time (default: a sixteenth of all)")
     add("--devices", type=int, metavar="N", help="use N devices; a CPU is split into N (default: all)")
-    add("--resume", action="store_true", help="continue from the chunks that an earlier run left in OUT")
+    add(
+        "--part",
+        type=part,
+        metavar="I/K",
+        help="only the chunks I, I + K, .. (0/8 .. 7/8: eight parts); the command without it collects them",
+    )
+    add(
+        "--no-same-bits",
+        dest="same_bits",
+        action="store_false",
+        help="also use chunks made on other devices, which agree to rounding only (same_bits=False)",
+    )
     add("--netcdf", action="store_true", help="also write sweep.nc (needs xarray)")
     add("--out", type=folder, default=Path("sweep"), metavar="DIR", help="output folder (default: sweep)")
     add_format(command)
@@ -123,25 +142,33 @@ def add_sweep(commands: Any) -> None:
 
 def _sweep(options: argparse.Namespace) -> int:
     mesh = _mesh(options.devices)
-    axes, fixed = _split(options)
-    point, cost = _study(options, axes, fixed)
+    axes, fixed = split(options)
+    point, cost = study(options, axes, fixed)
     require("matplotlib", "tqdm")
     require(*(["xarray"] if options.netcdf else []), extra="sweeps")
     lanes = int(np.prod([len(values) for values in axes.values()]))
     size = -(-lanes // CHUNKS) if options.chunk is None else check_count("--chunk", options.chunk)
     out = check_writable("--out", options.out)
-    chunks = out / "chunks"
-    if not options.resume:
-        for old in chunks.glob("*.npz"):
-            old.unlink()
+    chunks = {"checkpoint": out / "chunks", "part": options.part, "same_bits": options.same_bits}
     try:
-        result = sweep(point, axes, chunk_size=size, checkpoint=chunks, mesh=mesh, cost=cost)
+        result = sweep(point, axes, chunk_size=size, mesh=mesh, cost=cost, **chunks)
     except KeyboardInterrupt:
-        again = shlex.join(["implicit-adam", *_arguments(options), "--resume"])
-        print(f"\nfinished chunks are kept in {chunks}. To go on:\n  {again}", file=sys.stderr)
+        again = shlex.join(["implicit-adam", *options.given])
+        print(f"\nfinished chunks are kept in {chunks['checkpoint']}. To go on:\n  {again}", file=sys.stderr)
         raise
-    _write(out, options, result, axes, fixed)
+    if options.part is None:
+        _write(out, options, result, axes, fixed)
+    else:
+        _say_what_was_done(options.part, result, out)
     return 0
+
+
+def _say_what_was_done(part: tuple[int, int], result: SweepResult, out: Path) -> None:
+    i, k = part
+    print(
+        f"part {i}/{k}: {result.ok.size} points, {int((~result.ok).sum())} of them not finite, are in "
+        f"{out / 'chunks'}. The command without --part collects all parts and computes what is missing"
+    )
 
 
 def _write(
@@ -189,92 +216,6 @@ def _shown(options: argparse.Namespace) -> tuple[str, ...]:
     return tuple(f"last_{name}" for name in options.observable)
 
 
-def _split(options: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """The axes to sweep and the fixed values, by the names of the rule's hyperparameters."""
-    given = {name: getattr(options, name) for name in HYPERPARAMETERS if getattr(options, name) is not None}
-    for name, values in options.set:
-        if name in given:
-            msg = f"--set {name}: given twice"
-            raise ValueError(msg)
-        given[name] = values
-    known = [
-        field.name for field in fields(rule_named(options.optimizer)) if field.type not in (bool, "bool")
-    ]
-    for name in given:
-        if name not in known:
-            msg = f"{options.optimizer} has no hyperparameter {name}; it has {', '.join(known)}"
-            raise ValueError(msg)
-    if options.seed is not None:
-        if (options.seed != np.round(options.seed)).any() or (options.seed < 0).any():
-            msg = "--seed must be integers >= 0"
-            raise ValueError(msg)
-        given["seed"] = options.seed.astype(int)
-    axes = {name: values for name, values in given.items() if len(values) > 1}
-    if not axes:
-        msg = "nothing to sweep; give at least one option several values, e.g. --beta 0:0.98:32"
-        raise ValueError(msg)
-    fixed = {name: values[0].item() for name, values in given.items() if len(values) == 1}
-    return axes, {**DEFAULTS, **fixed} if "h" not in axes else fixed
-
-
-def _study(
-    options: argparse.Namespace, axes: dict[str, np.ndarray], fixed: dict[str, float]
-) -> tuple[Callable[..., Any], Callable[..., float] | None]:
-    """fn for `sweep`, and the cost of its lanes; raises `ValueError` for anything wrong with the options."""
-    placement: dict[str, Any] = {}
-    if options.eps_placement is not None:
-        if "eps_in_sqrt" not in [field.name for field in fields(rule_named(options.optimizer))]:
-            msg = f"--eps-placement has no effect on {options.optimizer}; leave it out"
-            raise ValueError(msg)
-        placement["eps_in_sqrt"] = options.eps_placement == "inside"
-    constants = {name: value for name, value in fixed.items() if name != "seed"}
-
-    def build(**point: Any) -> Any:
-        return rule_named(options.optimizer)(**constants, **point, **placement)
-
-    swept = {name: values for name, values in axes.items() if name != "seed"}
-    for pick in (np.argmin, np.argmax):
-        build(**{name: values[pick(values)] for name, values in swept.items()})
-    alone = {"bias", "order"} & set(options.observable)
-    if alone and len(options.observable) > 1:
-        msg = f"--observable {alone.pop()} stands alone; the others are measured along runs"
-        raise ValueError(msg)
-    if options.orders is not None and "order" not in alone:
-        msg = "--orders belongs to --observable order; leave it out"
-        raise ValueError(msg)
-    if "order" in alone and "h" in axes:
-        msg = "--observable order sets h = T / steps itself; leave --h out"
-        raise ValueError(msg)
-    check_horizon(options.horizon)
-    if alone and ("seed" in axes or "seed" in fixed):
-        msg = f"--seed has no effect on --observable {alone.pop()}; leave it out"
-        raise ValueError(msg)
-    longest = max(axes.get("h", [fixed.get("h", 0.0)]))
-    if not alone and options.horizon < longest / 2:
-        msg = f"--horizon {options.horizon:g} is less than one step of h = {longest:g}"
-        raise ValueError(msg)
-    problem, seed = PROBLEMS[options.problem](), fixed.get("seed")
-    if problem.start is None and ("seed" in axes or seed is not None):
-        msg = f"--seed has no effect on {options.problem}; leave it out"
-        raise ValueError(msg)
-    if "bias" in alone:
-        return sweeps.bias_at(build, problem), None
-    if "order" in alone:
-        kwargs = {
-            "horizon": options.horizon,
-            "step_counts": options.steps,
-            "orders": options.orders or ORDERS,
-        }
-        return sweeps.order_at(build, problem, **kwargs), None
-    if problem.start is not None and seed is not None:
-        problem = problem._replace(params=problem.start(int(seed)))
-    check_count("--every", options.every)
-    at = sweeps.observables_at(
-        build, problem, options.observable, horizon=options.horizon, every=options.every
-    )
-    return at, sweeps.run_length(fixed.get("h", DEFAULTS["h"])) if "h" in axes else None
-
-
 def _mesh(count: int | None) -> Mesh | None:
     if count is None:
         return None
@@ -286,8 +227,3 @@ def _mesh(count: int | None) -> Mesh | None:
         msg = f"--devices {count}: there are only {len(jax.devices())}"
         raise ValueError(msg)
     return device_mesh(devices=jax.devices()[:count])
-
-
-def _arguments(options: argparse.Namespace) -> Sequence[str]:
-    """The command-line arguments as given, without --resume."""
-    return [argument for argument in options.given if argument != "--resume"]

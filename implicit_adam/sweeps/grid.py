@@ -32,6 +32,15 @@ class Grid(NamedTuple):
         """The number of points."""
         return int(np.prod(self.shape))
 
+    def table(self, lanes: np.ndarray) -> "Grid":
+        """Some of its lanes, as a table."""
+        places = dict(zip(self.dims, np.unravel_index(lanes, self.shape), strict=True))
+        coords = {
+            name: values[places[name if name in places else POINT]] for name, values in self.coords.items()
+        }
+        points = {name: values[lanes] for name, values in self.points.items()}
+        return Grid((POINT,), coords, points, lanes.shape)
+
 
 def as_grid(grid: Any, fn: Callable[..., Any]) -> Grid:
     """The checked `Grid` of a mapping of 1-D arrays (their product) or a sequence of points (mappings)."""

@@ -1,6 +1,5 @@
-"""Compiles one program for a chunk of lanes (points that run together), spread over all devices."""
+"""Compiles one program for a chunk of lanes (points that run together), spread over the local devices."""
 
-import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -9,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from implicit_adam.checks.numbers import is_numeric
 from implicit_adam.programs.captured import digest, trace
+from implicit_adam.sweeps.maker import maker
 
 # The fraction of a device's memory that an automatic chunk may take.
 SHARE_OF_MEMORY = 0.5
@@ -23,31 +22,39 @@ Lanes = dict[str, np.ndarray]
 
 
 class Program(NamedTuple):
-    """A traced function: its jaxpr, and the shapes that it returns."""
+    """A function, traced once.
 
+    - `fn`: stands for itself among functions with equal programs, whose callbacks may differ.
+    - `jaxpr`, and `digest`, equal for equal programs that hold equal constants.
+    - `shape`: of what comes back, as numpy knows it.
+    - `dtypes`: of the arguments, by name.
+    """
+
+    fn: Callable[..., Any]
     jaxpr: Any
+    digest: Hashable
     shape: Any
-    names: tuple[str, ...]
+    dtypes: dict[str, Any]
 
     def __call__(self, point: dict[str, Any]) -> Any:
-        leaves = jaxpr_as_fun(self.jaxpr)(*(point[name] for name in self.names))
+        leaves = jaxpr_as_fun(self.jaxpr)(*(point[name] for name in self.dtypes))
         return jax.tree.unflatten(jax.tree.structure(self.shape), leaves)
 
 
 def traced(fn: Callable[..., Any], points: Lanes) -> Program:
     """Trace fn at one point."""
-    names = tuple(points)
+    dtypes = {name: values.dtype for name, values in points.items()}
 
     def of_arrays(*values: Any) -> Any:
-        result = jax.tree.map(_as_array, fn(**dict(zip(names, values, strict=True))))
+        result = jax.tree.map(_as_array, fn(**dict(zip(dtypes, values, strict=True))))
         if not jax.tree.leaves(result):
             msg = "fn returns no arrays; return a number, an array or a pytree of them"
             raise ValueError(msg)
         return result
 
-    one = [jax.ShapeDtypeStruct((), values.dtype) for values in points.values()]
-    jaxpr, shape = trace(of_arrays, *one)
-    return Program(jaxpr, shape, names)
+    jaxpr, shape = trace(of_arrays, *(jax.ShapeDtypeStruct((), dtype) for dtype in dtypes.values()))
+    shape = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _portable_dtype(x.dtype)), shape)
+    return Program(fn, jaxpr, digest(jaxpr), shape, dtypes)
 
 
 def _as_array(x: Any) -> Any:
@@ -60,55 +67,67 @@ def _as_array(x: Any) -> Any:
 
 
 def device_mesh(mesh: Mesh | None = None, devices: Any = None) -> Mesh:
-    """The given mesh, or a mesh with one axis over the devices, by default all devices of all processes."""
+    """The given mesh, or a mesh with one axis over the devices, by default all devices of this process."""
     if mesh is not None:
         if not isinstance(mesh, Mesh):
             msg = f"mesh must be a jax.sharding.Mesh, got {mesh!r}; jax.make_mesh((4,), ('lanes',)) makes one"
             raise ValueError(msg)
+        if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
+            msg = (
+                "mesh has devices of other processes; take this one's, jax.local_devices(): processes share "
+                "a sweep through the folder of its checkpoint"
+            )
+            raise ValueError(msg)
         return mesh
-    devices = jax.devices() if devices is None else devices
+    devices = jax.local_devices() if devices is None else devices
     return jax.make_mesh((len(devices),), ("lanes",), devices=devices, axis_types=(AxisType.Auto,))
 
 
 class Chunk(NamedTuple):
-    """The compiled program for `size` lanes at a time, and the shapes that one lane returns.
+    """The compiled program for `size` lanes, and a description of everything its bits may depend on.
 
     It keeps no jaxpr: as long as one lives, JAX takes the constants in it to be unchanged.
     """
 
-    shape: Any
     run: Callable[[Any], Any]
     size: int
     sharding: NamedSharding
-    digest: str
+    maker: str
     bytes_a_device: int
 
-    def __call__(self, points: Lanes) -> Any:
-        """Results as numpy arrays, on every process."""
-        arrays = {
-            name: jax.make_array_from_callback(x.shape, self.sharding, lambda index, x=x: x[index])
-            for name, x in points.items()
-        }
-        result = self.run(arrays)
-        if jax.process_count() > 1:
-            result = multihost_utils.process_allgather(result, tiled=True)
-        return jax.tree.map(_portable, jax.device_get(result))
+    def __call__(self, points: Lanes) -> list[np.ndarray]:
+        """The leaves of the results of so many lanes or fewer."""
+        lanes = len(next(iter(points.values())))
+        arrays = jax.device_put(filled(points, self.size), self.sharding)
+        return [_portable(leaf)[:lanes] for leaf in jax.tree.leaves(jax.device_get(self.run(arrays)))]
 
 
-def compiled(program: Program, points: Lanes, size: int, mesh: Mesh) -> Chunk:
+def filled(points: Lanes, size: int) -> Lanes:
+    """The points of a whole chunk, filled up with copies of the last lane."""
+    return {name: np.pad(values, (0, size - len(values)), mode="edge") for name, values in points.items()}
+
+
+def compiled(program: Program, size: int, mesh: Mesh) -> Chunk:
     """Compile the program for `size` lanes, rounded up to a multiple of the number of devices."""
-    size = -(-size // mesh.size) * mesh.size
+    size = rounded(size, mesh)
     spec = PartitionSpec(mesh.axis_names)
     sharding = NamedSharding(mesh, spec)
     # Faster than jit(vmap) on sharded data for adaptive solves: lanes only wait for those of their device.
     sharded = jax.shard_map(jax.vmap(program), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    shapes = {name: jax.ShapeDtypeStruct((size,), x.dtype, sharding=sharding) for name, x in points.items()}
+    shapes = {
+        name: jax.ShapeDtypeStruct((size,), dtype, sharding=sharding)
+        for name, dtype in program.dtypes.items()
+    }
     lowered = jax.jit(sharded).lower(shapes)
     executable = lowered.compile()
     plan = executable.memory_analysis()
     used = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes if plan else 0
-    shape = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _portable_dtype(x.dtype)), program.shape)
-    return Chunk(shape, executable, size, sharding, _digest(program, lowered.as_text()), used)
+    return Chunk(executable, size, sharding, maker(mesh, lowered.as_text()), used)
+
+
+def rounded(size: int, mesh: Mesh) -> int:
+    """Up to a multiple of the devices."""
+    return -(-size // mesh.size) * mesh.size
 
 
 def _portable(x: Any) -> np.ndarray:
@@ -125,30 +144,28 @@ _kept: OrderedDict[Hashable, Chunk] = OrderedDict()
 MOST_KEPT = 32
 
 
-def prepared(fn: Callable[..., Any], points: Lanes, size: Any, mesh: Mesh) -> Chunk:
-    """The compiled program for chunks of `size` lanes, kept for later sweeps; None: all, "auto": what fits.
-
-    fn is traced at every call, so that changes in what it closes over are seen; unchanged, it compiles once.
-    """
-    lanes = len(next(iter(points.values())))
-    one = {name: np.zeros((), values.dtype) for name, values in points.items()}
-    program = traced(fn, one)
-    types = tuple((name, x.dtype.name) for name, x in one.items())
-    # The key also has the function itself, since no digest covers its callbacks.
-    known = fn if isinstance(fn, Hashable) else id(fn)
-    key = (known, digest(program.jaxpr), types, lanes, size, mesh)
+def prepared(program: Program, size: int, mesh: Mesh) -> Chunk:
+    """The compiled program for chunks of `size` lanes, kept for later sweeps: unchanged, it compiles once."""
+    known = program.fn if isinstance(program.fn, Hashable) else id(program.fn)
+    types = tuple((name, dtype.name) for name, dtype in program.dtypes.items())
+    key = (known, program.digest, types, size, mesh)
     if key not in _kept:
-        fitting = automatic_size(program, one, lanes, mesh) if size == "auto" else size
-        _kept[key] = compiled(program, one, lanes if fitting is None else min(fitting, lanes), mesh)
+        _kept[key] = compiled(program, size, mesh)
     _kept.move_to_end(key)
     while len(_kept) > MOST_KEPT:
         _kept.popitem(last=False)
     return _kept[key]
 
 
-def automatic_size(program: Program, points: Lanes, lanes: int, mesh: Mesh) -> int:
+def lanes_a_chunk(program: Program, lanes: int, asked: Any, mesh: Mesh) -> int:
+    """How many of the lanes run at a time: as many as asked, all (None), or as many as fit ("auto")."""
+    most = automatic_size(program, lanes, mesh) if asked == "auto" else lanes if asked is None else asked
+    return rounded(min(most, lanes), mesh)
+
+
+def automatic_size(program: Program, lanes: int, mesh: Mesh) -> int:
     """The number of lanes that fit into half of the memory, by the compiler's plans for two chunk sizes."""
-    few, more = (compiled(program, points, k * mesh.size, mesh).bytes_a_device for k in (8, 64))
+    few, more = (prepared(program, k * mesh.size, mesh).bytes_a_device for k in (8, 64))
     a_lane = max((more - few) / 56, 1)
     return int(min(lanes, max(1, SHARE_OF_MEMORY * _memory() / a_lane) * mesh.size))
 
@@ -160,8 +177,3 @@ def _memory() -> float:
     if limit:
         return float(limit)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.local_device_count()
-
-
-def _digest(program: Program, text: str) -> str:
-    """A hash of the computation, with the constants in it."""
-    return hashlib.sha256(f"{text}{digest(program.jaxpr)}".encode()).hexdigest()

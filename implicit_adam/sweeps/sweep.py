@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from implicit_adam.checks.numbers import check_count
-from implicit_adam.sweeps.checkpoint import Checkpoint, opened
+from implicit_adam.sweeps.checkpoint import described, opened
 from implicit_adam.sweeps.grid import Grid, as_grid, check_names
-from implicit_adam.sweeps.lanes import Lanes, device_mesh, prepared
+from implicit_adam.sweeps.lanes import device_mesh, lanes_a_chunk, traced
+from implicit_adam.sweeps.pieces import Found, Pieces, chunks_of, cut, shared
 from implicit_adam.sweeps.result import SweepResult
 
 Advance = Callable[[int, int], None]
@@ -26,11 +26,13 @@ def sweep(
     *,
     chunk_size: Any = None,
     checkpoint: Any = None,
+    part: tuple[int, int] | None = None,
+    same_bits: bool = True,
     progress: bool | Advance = True,
     mesh: Mesh | None = None,
     cost: Callable[..., Any] | None = None,
 ) -> SweepResult:
-    """Evaluate fn at every point of a grid, as one compiled program over all devices.
+    """Evaluate fn at every point of a grid, as one compiled program over all devices, or by many processes.
 
     - `fn`: `fn(**point) -> pytree of arrays`, traced once per sweep and vmapped; values that it closes over
       are those at the call. A second sweep of the same function (not a new lambda) is not compiled again.
@@ -39,44 +41,86 @@ def sweep(
     - `chunk_size`: how many points ("lanes") run at a time, which bounds the memory. None: all; "auto": as
       many as fit into half of the memory by the compiler's plan. Rounded up to a multiple of the devices.
     - `checkpoint`: a folder that keeps every finished chunk. The same call continues where it was interrupted
-      and ends with the same bits. A different fn, grid, chunk size, dtype, version or set of devices never
-      reads the chunks of another. Broken files are computed again with a warning.
+      and ends with the same bits. Calls in several processes at the same time share the chunks: each takes
+      the next free one, waits for those that others are computing, computes again what a killed process
+      left, and returns the whole result. The folder of a different fn, grid, chunk size, dtype or version is
+      refused. Broken files are computed again with a warning.
+    - `part`: (i, k), 0 <= i < k, for the i-th of k processes: only the chunks i, i + k, i + 2k .. of the
+      folder, returned as a table of their points. The same call without it afterwards collects all parts
+      and computes what is missing.
+    - `same_bits`: refuse to combine chunks made with another kind or number of devices, processor, number of
+      cores or XLA flags: such chunks agree to rounding, not to the bit. False combines them.
     - `progress`: True for a bar with the time left (on a terminal or in a notebook; needs tqdm), False for
       nothing, or your own `progress(done, lanes)`.
-    - `mesh`: the devices; by default all, of all processes after `jax.distributed.initialize()`. Every
-      process gets the whole result.
+    - `mesh`: the devices; by default all devices of this process.
     - `cost`: `cost(**point) -> number`, the relative length of a run, e.g. `lambda h, beta: 1 / h`. A chunk
       runs until its longest lane ends; with costs, lanes of similar length share a chunk.
 
     A point with a number that is not finite has False in `ok`; the others are not affected. If fn returns a
     `Trajectory` or an `Observed`, its own flag `finite` decides. Raises `ValueError` for a bad grid (empty,
-    not increasing, not finite, names that fn does not take), chunk size or folder, and an `OSError` that says
-    what to do when a chunk cannot be written.
+    not increasing, not finite, names that fn does not take), chunk size, part or folder, and an `OSError`
+    that says what to do when a chunk cannot be written.
     """
     points = as_grid(grid, fn)
-    if chunk_size is not None and chunk_size != "auto":
-        check_count("chunk_size", chunk_size)
+    _check_options(chunk_size, checkpoint, part, same_bits=same_bits)
     mesh = device_mesh(mesh)
-    chunk = prepared(fn, points.points, chunk_size, mesh)
+    program = traced(fn, points.points)
     order = _order(points, cost)
+
+    def begun() -> int:
+        size = lanes_a_chunk(program, points.lanes, chunk_size, mesh)
+        # Before a folder is begun with chunks that this part has none of.
+        chunks_of(part, points.lanes, size)
+        return size
+
     store = None
     if checkpoint is not None:
-        kinds = [device.device_kind for device in mesh.devices.flat]
-        store = opened(checkpoint, points, chunk.digest, kinds, chunk.size, order.tolist() if cost else None)
-    shape = chunk.shape
-    like = [jax.ShapeDtypeStruct((chunk.size, *x.shape), x.dtype) for x in jax.tree.leaves(shape)]
-    leaves = [np.empty((points.lanes, *x.shape[1:]), x.dtype) for x in like]
-    with _reporter(points.lanes, progress=progress) as advance:
-        for i, lanes in enumerate(_chunks(order, chunk.size)):
-            found = _load(store, i, like) if store else None
-            if found is None:
-                found = jax.tree.leaves(chunk(_padded(points, lanes, chunk.size)))
-                if store and jax.process_index() == 0:
-                    store.save(i, found)
-            for leaf, part in zip(leaves, found, strict=True):
-                leaf[lanes] = part[: len(lanes)]
-            advance(min((i + 1) * chunk.size, points.lanes), points.lanes)
-    return _result(points, jax.tree.structure(shape), leaves)
+        store = opened(checkpoint, described(points, program.digest, chunk_size, order), begun)
+    size = store.size if store else begun()
+    pieces = Pieces(points, program, mesh, size, cut(order, size))
+    chunks = chunks_of(part, points.lanes, size)
+    if store:
+        found = shared(pieces, store, chunks, same_bits=same_bits)
+    else:
+        found = ((i, pieces.computed(i)) for i in chunks)
+    lanes = np.sort(np.concatenate([pieces.lanes[i] for i in chunks]))
+    with _reporter(len(lanes), progress=progress) as advance:
+        leaves = _collected(pieces, lanes, found, advance)
+    shape = points if part is None else points.table(lanes)
+    return _result(shape, jax.tree.structure(program.shape), leaves)
+
+
+def _check_options(chunk_size: Any, checkpoint: Any, part: Any, *, same_bits: Any) -> None:
+    if chunk_size is not None and chunk_size != "auto":
+        check_count("chunk_size", chunk_size)
+    if not isinstance(same_bits, bool):
+        msg = f"same_bits must be True or False, got {same_bits!r}"
+        raise ValueError(msg)  # noqa: TRY004
+    if checkpoint is None and (part is not None or not same_bits):
+        msg = (
+            f"{'same_bits=False' if part is None else 'part'} is about the chunks in a folder; give "
+            "checkpoint='folder', or leave it out (some points of a grid are a grid, too: a list of points)"
+        )
+        raise ValueError(msg)
+    if checkpoint is None and jax.process_count() > 1:
+        msg = (
+            f"each of the {jax.process_count()} processes of jax.distributed would compute the whole sweep; "
+            "give all of them checkpoint='folder', one that they all see: they share its chunks"
+        )
+        raise ValueError(msg)
+
+
+def _collected(pieces: Pieces, lanes: np.ndarray, found: Found, advance: Advance) -> list[np.ndarray]:
+    """The leaves of the results of some lanes, put together from their chunks."""
+    leaves = [np.empty((len(lanes), *x.shape), x.dtype) for x in jax.tree.leaves(pieces.program.shape)]
+    done = 0
+    for i, results in found:
+        places = np.searchsorted(lanes, pieces.lanes[i])
+        for leaf, result in zip(leaves, results, strict=True):
+            leaf[places] = result
+        done += len(places)
+        advance(done, len(lanes))
+    return leaves
 
 
 def _order(grid: Grid, cost: Callable[..., Any] | None) -> np.ndarray:
@@ -92,28 +136,6 @@ def _order(grid: Grid, cost: Callable[..., Any] | None) -> np.ndarray:
         msg = f"cost must give a finite number for every point, got {min(costs)} .. {max(costs)}"
         raise ValueError(msg)
     return np.argsort(costs, kind="stable")
-
-
-def _chunks(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
-def _padded(grid: Grid, lanes: np.ndarray, size: int) -> Lanes:
-    """The points of a whole chunk, filled up with copies of the last lane."""
-    filled = np.concatenate([lanes, np.full(size - len(lanes), lanes[-1])])
-    return {name: values[filled] for name, values in grid.points.items()}
-
-
-def _load(store: Checkpoint, i: int, like: list[jax.ShapeDtypeStruct]) -> list[np.ndarray] | None:
-    """Read a chunk in the first process and broadcast it, so that all processes agree on what is there."""
-    if jax.process_count() == 1:
-        return store.load(i, like)
-    found = store.load(i, like) if jax.process_index() == 0 else None
-    if not multihost_utils.broadcast_one_to_all(np.asarray(found is not None)):
-        return None
-    filled = found if found is not None else [np.zeros(x.shape, x.dtype) for x in like]
-    return [np.asarray(x) for x in multihost_utils.broadcast_one_to_all(filled)]
 
 
 def _result(grid: Grid, structure: Any, leaves: list[np.ndarray]) -> SweepResult:

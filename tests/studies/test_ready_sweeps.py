@@ -99,15 +99,33 @@ def test_the_command_writes_arrays_a_picture_and_what_was_asked(tmp_path, capsys
         np.testing.assert_allclose(data["factor"], result.values["factor"])
 
 
-def test_the_command_resumes_only_when_asked(tmp_path):
+def test_the_command_goes_on_where_it_was_and_refuses_the_folder_of_another(tmp_path, capsys):
     arguments = ["sweep", "--beta", "0:0.9:4", "--chunk", "4", "--out", str(tmp_path)]
     assert main(arguments) == 0
     (chunk,) = (tmp_path / "chunks").glob("*.npz")
     written = chunk.stat().st_mtime_ns
-    assert main([*arguments, "--resume"]) == 0
-    assert chunk.stat().st_mtime_ns == written
     assert main(arguments) == 0
-    assert chunk.stat().st_mtime_ns > written
+    assert main([*arguments, "--eps", "1e-3"]) == 2
+    assert "holds another sweep (fn and what it closes over" in capsys.readouterr().err
+    assert chunk.stat().st_mtime_ns == written
+
+
+def test_parts_of_the_command_are_collected_by_the_command_without_them(tmp_path, capsys):
+    arguments = ["sweep", "--beta", "0:0.9:12", "--chunk", "4"]
+    assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
+    shared = [*arguments, "--out", str(tmp_path / "shared")]
+    for i in range(2):
+        assert main([*shared, "--part", f"{i}/2"]) == 0
+        assert f"part {i}/2: {(8, 4)[i]} points, 0 of them not finite" in capsys.readouterr().out
+    assert len(list((tmp_path / "shared/chunks").glob("*.npz"))) == 3
+    assert not (tmp_path / "shared/sweep.npz").exists()
+    # Other devices than those of the parts, for a chunk that is missing.
+    next((tmp_path / "shared/chunks").glob("*.npz")).unlink()
+    assert main([*shared, "--devices", "2"]) == 2
+    assert "same_bits=False" in capsys.readouterr().err
+    assert main([*shared, "--devices", "2", "--no-same-bits"]) == 0
+    whole, collected = (ia.SweepResult.load(tmp_path / f"{x}/sweep.npz").values for x in ("whole", "shared"))
+    np.testing.assert_allclose(collected["factor"], whole["factor"], rtol=1e-12)
 
 
 def test_an_interrupted_command_says_how_to_go_on(tmp_path, monkeypatch, capsys):
@@ -125,10 +143,10 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(Chunk, "__call__", interrupted)
     assert main(arguments) == 130
     assert "--chunk 4" in (words := capsys.readouterr().err)
-    assert "--resume" in words
+    assert f"--out {tmp_path}" in words
     assert len(list((tmp_path / "chunks").glob("*.npz"))) == 1
     assert not (tmp_path / "sweep.npz").exists()
-    assert main([*arguments, "--resume"]) == 0
+    assert main(arguments) == 0
     assert len(calls) == 4
 
 
@@ -151,6 +169,9 @@ BAD = {
     "a flag as values": (["--set", "eps_in_sqrt=0,1"], "no hyperparameter eps_in_sqrt"),
     "too many devices": (["--beta", "0,0.5", "--devices", "500"], "only 4"),
     "a chunk": (["--beta", "0,0.5", "--chunk", "0"], "--chunk"),
+    "a part beyond the last": (["--beta", "0,0.5", "--part", "2/2"], "0/8 .. 7/8 are eight parts"),
+    "no part": (["--beta", "0,0.5", "--part", "two"], "not of the form I/K"),
+    "more parts than chunks": (["--beta", "0,0.5", "--part", "1/2"], "too few for 2 parts"),
     "a setting": (["--set", "beta"], "NAME=VALUES"),
     "placement without effect": (
         ["--optimizer", "heavy-ball", "--beta", "0,0.5", "--eps-placement", "inside"],

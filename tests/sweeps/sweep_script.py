@@ -1,4 +1,4 @@
-"""A sweep in a process of its own, to be killed, resumed and run twice: FOLDER OUT [COORDINATOR RANK]."""
+"""A sweep in a process of its own, to be killed, resumed and run twice: FOLDER OUT [PAUSE [PART]]."""
 
 import sys
 import time
@@ -17,19 +17,22 @@ def fn(beta, rho):
     return {"x": jax.lax.fori_loop(0, 1000, step, beta + rho), "y": jnp.stack([beta * rho, beta / rho])}
 
 
-def main(folder, out, pause=0.0, coordinator=None, rank=0):
+def main(folder, out, pause=0.0, part=None):
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", 2)
-    if coordinator:
-        jax.distributed.initialize(coordinator, num_processes=2, process_id=int(rank))
     import implicit_adam as ia
+    from implicit_adam.sweeps.lanes import Chunk
 
-    def report(done, _):
-        print(f"done={done}", flush=True)
+    compute = Chunk.__call__
+
+    def slowly(self, points):
+        print("computes", flush=True)
         time.sleep(float(pause))
+        return compute(self, points)
 
-    result = ia.sweep(fn, GRID, chunk_size=4, checkpoint=folder or None, progress=report)
-    result.save(out)
+    Chunk.__call__ = slowly
+    part = part and tuple(map(int, part.split("/")))
+    ia.sweep(fn, GRID, chunk_size=4, checkpoint=folder or None, part=part, progress=False).save(out)
 
 
 if __name__ == "__main__":

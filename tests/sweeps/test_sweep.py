@@ -14,7 +14,8 @@ from implicit_adam.losses.problems import bilinear
 from implicit_adam.sweeps import lanes
 from implicit_adam.sweeps.grid import as_grid
 from implicit_adam.sweeps.lanes import compiled, device_mesh, traced
-from implicit_adam.sweeps.sweep import _chunks, _order
+from implicit_adam.sweeps.pieces import cut
+from implicit_adam.sweeps.sweep import _order
 
 GRID = {"beta": np.array([0.0, 0.5, 0.9]), "rho": np.array([0.5, 0.9, 0.95, 0.99, 0.999])}
 
@@ -74,11 +75,11 @@ def test_fn_is_traced_once_a_sweep_and_compiled_once_for_all_of_its_chunks_and_s
 def test_the_lanes_are_spread_over_all_devices():
     assert len(jax.devices()) == 4
     points = {"x": np.arange(5.0)}
-    chunk = compiled(traced(quick, points), points, 5, device_mesh(None))
+    chunk = compiled(traced(quick, points), 5, device_mesh(None))
     assert chunk.size == 8
     assert len(chunk.sharding.device_set) == 4
     half = Mesh(np.array(jax.devices()[:2]), ("lanes",))
-    assert compiled(traced(quick, points), points, 5, half).size == 6
+    assert compiled(traced(quick, points), 5, half).size == 6
     np.testing.assert_array_equal(quiet(quick, points, mesh=half).values, quiet(quick, points).values)
 
 
@@ -100,7 +101,7 @@ LENGTHS = (1, 1000, 2, 999, 3, 998, 4, 997)
 def iterations(cost):
     """What a chunk of lanes costs: each waits for the longest."""
     grid = as_grid([{"n": n} for n in LENGTHS], lambda n: n)
-    return sum(int(grid.points["n"][lanes].max()) for lanes in _chunks(_order(grid, cost), 4))
+    return sum(int(grid.points["n"][lanes].max()) for lanes in cut(_order(grid, cost), 4))
 
 
 def test_costs_put_alike_lanes_together():
