@@ -1,4 +1,4 @@
-"""What `implicit-adam sweep` is over, and what it evaluates there: all that can be wrong is said here."""
+"""The axes of `implicit-adam sweep` and the function that it evaluates, with all checks of the options."""
 
 import argparse
 from collections.abc import Callable
@@ -19,7 +19,7 @@ ORDERS = (0, 1)
 
 
 def split(options: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Axes to sweep, and what is fixed, by the names of the rule's hyperparameters."""
+    """The axes to sweep and the fixed values, by the names of the rule's hyperparameters."""
     given = {name: getattr(options, name) for name in HYPERPARAMETERS if getattr(options, name) is not None}
     for name, values in options.set:
         if name in given:
@@ -49,7 +49,7 @@ def split(options: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str,
 def study(
     options: argparse.Namespace, axes: dict[str, np.ndarray], fixed: dict[str, float]
 ) -> tuple[Callable[..., Any], Callable[..., float] | None]:
-    """fn for `sweep`, and the cost of its lanes."""
+    """fn for `sweep`, and the cost of its lanes; raises `ValueError` for anything wrong with the options."""
     placement: dict[str, Any] = {}
     if options.eps_placement is not None:
         if "eps_in_sqrt" not in [field.name for field in fields(rule_named(options.optimizer))]:
