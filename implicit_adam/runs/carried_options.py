@@ -50,9 +50,10 @@ def checked_start(start: int | None, steps: int, m: int, noise: Any) -> int:
 
 
 def _usual_start(m: int, noise: Any) -> int:
-    if m == 1 or is_traced(noise):
+    if m == 1:
         return START
-    epoch = m if noise is None else 1 + float(noise) * (m - 1)
+    # A number of steps is static: a traced noise cannot set it.
+    epoch = m if noise is None or is_traced(noise) else 1 + float(noise) * (m - 1)
     return round(math.ceil(START / epoch) * epoch)
 
 

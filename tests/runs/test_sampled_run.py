@@ -9,6 +9,7 @@ import implicit_adam as ia
 from implicit_adam.fields.carried.rule_carrier import carried_rule
 from implicit_adam.losses.problems import bilinear
 from implicit_adam.objective import raveled_loss
+from implicit_adam.runs.carried_options import checked_start
 from implicit_adam.runs.mini_batch_noise import Noise, _batch_of_step, _increments, remembering, sampled_run
 
 KEYS = jax.random.split(jax.random.key(0), 600)
@@ -194,3 +195,9 @@ def test_a_transformation_has_no_sampled_run():
     tx = ia.Optax(1e-2, ia.Adam(1.0).transformation())
     with pytest.raises(ValueError, match="for rules such as"):
         ia.carried_flow(tx, parabola, jnp.zeros(1), 20, batches=SHIFTS, key=KEYS[0])
+
+
+def test_with_a_traced_noise_the_first_steps_are_whole_epochs_of_the_batches_given():
+    seen = [checked_start(None, 100, 8, 0.5)]
+    jax.eval_shape(lambda noise: seen.append(checked_start(None, 100, 8, noise)) or noise, jnp.asarray(0.5))
+    assert seen == [round(3 * 4.5), 16]
