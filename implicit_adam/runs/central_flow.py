@@ -25,6 +25,7 @@ from implicit_adam.runs.carried_options import checked_start
 from implicit_adam.runs.trajectory import all_finite
 from implicit_adam.types import Flag, Loss, Params, Scalar, StepNumber, Vector
 
+DIRECTIONS = 3
 # Of the Runge-Kutta method, in a step of the optimizer: across the edge the centre relaxes within a step.
 SUBSTEPS = 4
 # Products for each direction, in a step.
@@ -64,7 +65,7 @@ def central_flow(
     params: Params,
     steps: int,
     *,
-    directions: int = 3,
+    directions: int | None = None,
     start: int | None = None,
     save_every: int = 1,
 ) -> CentralFlow:
@@ -79,8 +80,8 @@ def central_flow(
     - `rule`: a rule whose update is linear in one fading memory of the gradient: `GradientDescent`,
       `HeavyBall`, `Nesterov`, `RMSProp`, `Adam`, `AdamW`, `NAdam`, `Adagrad`, or one of your own.
     - `loss`, `params`, `steps`: as in `iterate`, in full batch.
-    - `directions`: k, in how many top eigenvectors iterates may oscillate. More than are at the edge change
-      nothing but the cost.
+    - `directions`: k, in how many top eigenvectors iterates may oscillate; three by default. More than are at
+      the edge change nothing but the cost.
     - `start`: how many steps the optimizer takes itself first, at least one; ten by default.
     - `save_every`: how often to save, beside the start.
 
@@ -97,7 +98,7 @@ def central_flow(
     start = checked_start(start, steps, None, None)
     check_count("start", start)
     inputs = carried_inputs(rule, loss, params, None, None)
-    k = check_count("directions", directions)
+    k = min(DIRECTIONS, inputs.theta.size) if directions is None else check_count("directions", directions)
     if k > inputs.theta.size:
         msg = f"directions = {k} of {inputs.theta.size} parameters do not exist; give at most that"
         raise ValueError(msg)
