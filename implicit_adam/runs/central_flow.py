@@ -42,6 +42,7 @@ class CentralFlow(NamedTuple):
     - `covariance`: (saves, k, k) X of Sigma = sum_ij X_ij u_i u_j^T; `directions`: u, a pytree with leading
       axes (saves, k), u_i . R u_j = delta_ij with R the denominator of the update.
     - `edge`: (saves, k) the top eigenvalues of R^-1/2 Hess E R^-1/2 over the threshold of stability.
+      Above one the optimizer is past its edge and not held there: a start beyond it, or a run that diverged.
     - `finite`: whether every saved number is; False also where no covariance keeps the optimizer at its edge.
 
     Of the optimizer's own first steps covariance, directions and `edge` are zero.
@@ -85,9 +86,9 @@ def central_flow(
     - `start`: how many steps the optimizer takes itself first, at least one; ten by default.
     - `save_every`: how often to save, beside the start.
 
-    A reference for small networks: each step takes 5 k + 4 Hessian-vector products, k (k+1) / 2 third
-    derivatives and 17 gradients. A run that diverges, or that no covariance keeps at its edge, is flagged
-    (`finite`). Compiles once for all values of the hyperparameters and the start; no reverse mode.
+    A reference for small networks: each step takes 6 k + 4 Hessian-vector products, k (k+1) / 2 third
+    derivatives and 18 gradients. A run that diverges, or that no covariance keeps at its edge, is flagged
+    (`finite`). Compiles once for all values of the hyperparameters and the start; forward derivatives only.
 
     Raises `ValueError` for bad arguments and for what has no central flow here: Lion and Signum, whose update
     bends with its memory; AdEMAMix, which has two; a schedule, which moves the threshold; a rule that becomes

@@ -43,6 +43,21 @@ def test_momentum_stops_in_the_valley_where_it_must(beta):
     assert np.max(sigma) < 2 * SLOPE / SHARPER * (1 + 1e-3)
 
 
+def test_lanes_and_forward_derivatives():
+    """Where it stops, 1 + SHARPER y = 3 / h."""
+
+    def stops(h):
+        start = jnp.asarray([0.01, 3.0])
+        return ia.central_flow(ia.HeavyBall(h, 0.5), valley, start, 400, directions=1, save_every=400).params[
+            -1, 1
+        ]
+
+    h = jnp.asarray([0.3, 0.28])
+    y, slope = jax.jit(jax.vmap(lambda h: jax.jvp(stops, (h,), (jnp.ones_like(h),))))(h)
+    np.testing.assert_allclose(y, (3 / h - 1) / SHARPER, rtol=1e-5)
+    np.testing.assert_allclose(slope, -3 / h**2 / SHARPER, rtol=1e-4)
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 def test_adam_keeps_the_one_amplitude_at_which_its_curvature_is_bearable(beta):
     """v_x = s^2 Sigma_xx, so that s / sqrt(v_x) is the threshold, whatever s; and y goes on by h a step."""
