@@ -52,6 +52,8 @@ from implicit_adam.rules import RMSProp as RMSProp
 from implicit_adam.rules import Scheduled as Scheduled
 from implicit_adam.rules import Signum as Signum
 from implicit_adam.runs.carried_flow import carried_flow as carried_flow
+from implicit_adam.runs.central_flow import CentralFlow as CentralFlow
+from implicit_adam.runs.central_flow import central_flow as central_flow
 from implicit_adam.runs.flow import flow as flow
 from implicit_adam.runs.iterate import iterate as iterate
 from implicit_adam.runs.memoryless import memoryless as memoryless
@@ -77,6 +79,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Advice",
+    "CentralFlow",
     "Convergence",
     "Decomposition",
     "Diagnosis",
@@ -103,6 +106,7 @@ __all__ = [
     "bias",
     "carried_field",
     "carried_flow",
+    "central_flow",
     "convergence",
     "decompose",
     "diagnose",

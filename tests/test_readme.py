@@ -29,7 +29,7 @@ def test_the_readme_names_the_public_api():
     named = set(re.findall(r"`(\w+)`", README.read_text()))
     functions = {name for name in dir(ia) if not name.startswith("_") and callable(getattr(ia, name))}
     results = {"Trajectory", "Convergence", "Decomposition", "Regimes", "TrainingRegime", "TopEigenvalue"}
-    results |= {"SweepResult", "Observed", "Diagnosis", "Advice"}
+    results |= {"CentralFlow", "SweepResult", "Observed", "Diagnosis", "Advice"}
     assert functions - results <= named
 
 

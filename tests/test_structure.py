@@ -17,7 +17,7 @@ PACKAGE = Path(implicit_adam.__file__).parent
 LAYERS = [
     {"types", "reprs", "files"},
     {"checks"},
-    {"datasets", "loops", "programs"},
+    {"datasets", "eigenpairs", "loops", "programs"},
     {"objective", "sweeps", "networks"},
     {"rules"},
     {"inputs"},

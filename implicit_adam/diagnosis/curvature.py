@@ -3,7 +3,7 @@
 A rule's denominator R and threshold are those of `preconditioned_sharpness` and `stability_threshold`. For a
 transformation both are found by differentiating its update, with memories that have no sign (squares) held
 fixed. A lasting change dg of the gradient changes the update by dg / R, and the share of each memory, with
-decay d, in that response is a term of V(z) in `measures.stability`. This holds where the response is
+decay d, in that response is a term of V(z) in `rules.root_locus`. This holds where the response is
 elementwise and memories are fed by the gradient alone; elsewhere both are NaN.
 """
 
@@ -17,11 +17,11 @@ from implicit_adam.diagnosis.moment import Moment
 from implicit_adam.fields.carried.fading import weight
 from implicit_adam.fields.carried.optax_memory import packed_memories
 from implicit_adam.measures.sharpness import extreme, search_for
-from implicit_adam.measures.stability import first_crossing
 from implicit_adam.objective import mean_loss
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.from_optax.state import away_from_zero
 from implicit_adam.rules.linear import LinearPart, denominator, linear_part, remembered
+from implicit_adam.rules.root_locus import first_crossing
 from implicit_adam.rules.scheduled import unscheduled
 from implicit_adam.types import Scalar, Vector
 

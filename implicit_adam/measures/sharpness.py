@@ -13,9 +13,9 @@ from implicit_adam.checks.losses import check_loss
 from implicit_adam.checks.numbers import check_count
 from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.checks.parameters import check_params
+from implicit_adam.eigenpairs import Rows, largest_eigenpairs
 from implicit_adam.fields.full_batch.closed_form import check_has_limit
 from implicit_adam.inputs import Inputs, checked_inputs, identified
-from implicit_adam.measures.eigenpairs import Rows, largest_eigenpairs
 from implicit_adam.objective import first_arguments, ravel, unravel_like
 from implicit_adam.programs.products import check_products
 from implicit_adam.reprs import line

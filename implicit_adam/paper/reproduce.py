@@ -8,6 +8,7 @@ from implicit_adam.paper.claims import Experiment
 from implicit_adam.paper.during_training import DURING_TRAINING
 from implicit_adam.paper.early_hills import EARLY_HILLS
 from implicit_adam.paper.edge.experiment import EDGE
+from implicit_adam.paper.edge.mean_path_report import CENTRAL_FLOW
 from implicit_adam.paper.figure1 import FIGURE1
 from implicit_adam.paper.figure6 import FIGURE6
 from implicit_adam.paper.figures23 import FIGURE2, FIGURE3
@@ -43,6 +44,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "higher-orders": HIGHER_ORDERS,
     "practical-settings": PRACTICAL_SETTINGS,
     "edge": EDGE,
+    "central-flow": CENTRAL_FLOW,
     "leaderboard": LEADERBOARD,
     "spread": SPREAD_OF_RUNS,
 }
@@ -51,6 +53,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 BY_NAME_ONLY = {
     "practical-settings": "practical",
     "edge": "edge",
+    "central-flow": "central",
     "leaderboard": "leaderboard",
     "spread": "spread",
 }

@@ -152,7 +152,7 @@ def _carried_flow(
     if drawn is not None:
         steps, replacement = drawn
         noise = sampled_run(carrier, inputs.objective, steps, key, replacement=replacement)
-    state, kept = _first_steps(carrier, inputs.theta, start, early, noise)
+    state, kept = first_steps(carrier, inputs.theta, start, early, noise)
     if noise is not None:
         noise = remembering(carrier, noise, start, *state)
     velocity = carried_velocity(carrier, solving.order)
@@ -179,7 +179,7 @@ def _carried_flow(
     return Trajectory(times, points, all_finite(thetas), unknown, unknown, unknown, remembered, tried, half)
 
 
-def _first_steps(
+def first_steps(
     carrier: Carrier, theta: Vector, start: int, early: tuple[int, ...], noise: Noise | None
 ) -> tuple[State, Any]:
     """The state after the optimizer's first `start` steps, and the states among them that are to be saved."""
