@@ -96,7 +96,7 @@ def central_flow(
     """
     steps, save_every = check_saves(steps, save_every)
     check_rule(rule, AbstractRule)
-    start = checked_start(start, steps, None, None)
+    start = checked_start(start, steps, 1, None)
     check_count("start", start)
     inputs = carried_inputs(rule, loss, params, None, None)
     k = min(DIRECTIONS, inputs.theta.size) if directions is None else check_count("directions", directions)
