@@ -22,7 +22,7 @@ chi = 2/h, and tau the step of their integration. New here, and published nowher
 - rules with a memory of the gradient, such as Adam, by their own chi, for Adam 2 (1+beta) / ((1-beta) h);
 - this memory is a state, through which Sigma reaches c' only in time. So slack' is taken with the memory
   settled, c' = -h readout(mean gradient), and tau = 1 + 4 (mean lag of the memory), a time constant with
-  which the slack goes to zero: with a shorter one it would swing. Both are those of the paper for beta = 0;
+  which the slack goes to zero: with a shorter one it would swing. Without a memory it is one step;
 - the square of the mean gradient, where the paper has that of grad E, a difference of the order of Sigma (on
   a network of 610 weights RMSProp's centre is off by 1.05% and not 1.38% of the distance after 1000 steps);
 - c and the memories obey the equation with carried memory (`carried.carrier`), correct to O(h^2) below the
@@ -158,7 +158,7 @@ def slack_rate(
         (tau, memory),
         (jnp.ones_like(tau), memory_dot),
     )
-    settled = where(linear_features(rule) != 0, psi, memory)
+    settled = with_settled(linear_features(rule) != 0, psi, memory)
     c_dot = -carrier.read(tau - 1, c, psi, settled, settled)
     u = oscillation.directions
     return jnp.einsum("ip,p,jp->ij", u, R_dot, u) - oscillation.third @ c_dot / edge.threshold
@@ -180,7 +180,7 @@ def with_covariance(
     return oscillation._replace(X=X), distance
 
 
-def where(linear: Any, psi: Features, memory: Memory) -> Memory:
+def with_settled(linear: Any, psi: Features, memory: Memory) -> Memory:
     """The memory, with that of linear features settled."""
     return tuple(
         tuple(None if S is None else jnp.where(is_linear, x, S) for S in row)

@@ -113,6 +113,8 @@ CENTRAL_FLOW = Experiment(
     picture,
     "Squared loss, full batch. Everything is a mean over a stretch of steps, of the optimizer over its "
     "iterates, so that bursts, whose moment no equation of the mean knows, are averaged over. The central "
-    "flow of gradient descent and RMSProp is due to Cohen et al. (2024), that of Adam is this library's.",
+    "flow of gradient descent and RMSProp is due to Cohen et al. (2024), that of Adam is this library's. Its "
+    "top eigenvalue is the threshold itself; of an optimizer with several eigenvalues that fluctuate about "
+    "the threshold the largest one is above it in the mean.",
     tables,
 )
