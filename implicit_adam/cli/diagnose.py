@@ -1,4 +1,4 @@
-"""`implicit-adam diagnose`: what an optimizer is doing along a run, and which equation predicts it."""
+"""`implicit-adam diagnose`: what an optimizer does along a run, and what a change would do."""
 
 import argparse
 import dataclasses
@@ -14,6 +14,7 @@ from implicit_adam.checks.imported import imported
 from implicit_adam.checks.numbers import check_count
 from implicit_adam.cli.arguments import integers
 from implicit_adam.cli.optax_names import PREFIX, parse_optax
+from implicit_adam.diagnosis.advise import LOOKS, advise
 from implicit_adam.diagnosis.diagnose import diagnose
 from implicit_adam.files import check_writable
 from implicit_adam.losses.problems import PROBLEMS, Problem
@@ -27,12 +28,16 @@ predicts its next steps (measured), what its memories contribute, whether they w
 gradient or against it, and how far the edge of stability is. A minute for each optimizer on two cores, most
 of it compilation."""
 
+# Over how many steps, where --advise does not tell.
+ADVISE = 200
+
 EXAMPLES = """\
 examples:
   implicit-adam diagnose
   implicit-adam diagnose --problem digits --optimizer adam --h 1e-3 --steps 50,500 --out run.jsonl
   implicit-adam diagnose --optimizer 'optax:adamw(weight_decay=0.1)' --h 3e-3
   implicit-adam diagnose --problem mymodule:problem --optimizer rmsprop --rho 0.99
+  implicit-adam diagnose --problem digits --steps 200 --advise 100
 
 A problem of your own is a function in a module that Python finds or that lies right here; it returns
 (loss, params) or (loss, params, batches)."""
@@ -57,6 +62,15 @@ def add_diagnose(commands: Any) -> None:
     add("--full-batch", action="store_true", help="the mean over the mini-batches as one loss")
     add("--steps", type=integers, default=(20, 200), metavar="N,N", help="when to look (default: 20,200)")
     add("--horizon", type=int, default=20, help="how many steps to predict (default: 20)")
+    add(
+        "--advise",
+        type=int,
+        nargs="?",
+        const=ADVISE,
+        metavar="N",
+        help="say as well what another step size, memory or batch size would do to the loss N steps on "
+        f"(default: {ADVISE}); some 20 seconds more of compilation",
+    )
     add("--out", type=Path, metavar="FILE", help="append every number to it, a JSON object a line")
 
 
@@ -68,6 +82,8 @@ def _run(options: argparse.Namespace) -> int:
     loss, batches = problem.loss, problem.batches
     if options.full_batch:
         loss, batches = problem.mean_loss, None
+    if options.advise is not None:
+        check_count("--advise", options.advise, least=LOOKS)
     looks = sorted({check_count("--steps", n) for n in options.steps})
     params, state, done = problem.params, None, 0
     for n in looks:
@@ -78,10 +94,18 @@ def _run(options: argparse.Namespace) -> int:
             rule, loss, params, opt_state=state, batches=batches, horizon=options.horizon, step=n
         )
         print(f"after {n} steps\n{found}\n", flush=True)
+        row = {"optimizer": str(rule), "problem": problem.name, "verdict": found.verdict}
+        row |= {"equation": found.equation} | found.numbers()
+        if options.advise is not None:
+            advice = advise(
+                rule, loss, params, opt_state=state, batches=batches, steps=options.advise, step=n
+            )
+            print(f"{advice}\n", flush=True)
+            row |= {"advice": advice.verdict}
+            row |= {f"advice/{name}": x for name, x in advice.numbers().items()}
         if out is not None:
-            row = {"optimizer": str(rule), "problem": problem.name, "verdict": found.verdict}
             with out.open("a") as file:
-                file.write(json.dumps(row | {"equation": found.equation} | found.numbers()) + "\n")
+                file.write(json.dumps(row) + "\n")
     return 0
 
 

@@ -21,8 +21,10 @@ from implicit_adam.diagnosis.forecasts import (
     forecasts,
     random_orders,
 )
-from implicit_adam.diagnosis.moment import Moment, check_known, moment
+from implicit_adam.diagnosis.moment import Moment, check_known, memory_of, not_carried, without_memory
+from implicit_adam.diagnosis.noise import noise_of
 from implicit_adam.diagnosis.norms import NormRate, norm_rates
+from implicit_adam.diagnosis.partial import PartialDiagnosis, partial_diagnosis
 from implicit_adam.diagnosis.split import Parts, split
 from implicit_adam.inputs import Inputs
 from implicit_adam.reprs import table
@@ -155,16 +157,16 @@ def diagnose(
     k: int = 1,
     iterations: int = 20,
     seed: int = 0,
-) -> Diagnosis:
+) -> Diagnosis | PartialDiagnosis:
     """What the optimizer is doing at this point of a run, and which equation predicts its next steps.
 
     From the point and the optimizer's own state, the optimizer itself and the equations are run `horizon`
     steps on; the present velocity is split into its causes; the curvature is measured with the optimizer's
     own denominator.
 
-    - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation with a carried memory (see
-      `carried_field`). The paper's corrected flow is known for rules only: `ia.Adam(1e-3)` takes the state of
-      `optax.adam(1e-3)`.
+    - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation (most have a carried memory,
+      see `carried_field`). The paper's corrected flow is known for rules only: `ia.Adam(1e-3)` takes the
+      state of `optax.adam(1e-3)`.
     - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
     - `params`, `opt_state`: the point and the state of the run there, as `tx.update` returned it. Without a
       state the run is taken to begin at params: the optimizer takes its first ten steps, and the diagnosis is
@@ -180,14 +182,21 @@ def diagnose(
     mini-batches `runs` `horizon` / m + 4 more, and past the edge 12 `horizon` or more; memory for k
     `iterations` vectors like params. Compiles once for all values, and once more past the edge.
 
-    Raises `ValueError` for bad arguments, a state of another optimizer, and an optimizer whose memory cannot
-    be carried (a maximum, a decay that changes). Not to be traced: call it outside of `jax.jit`.
+    Of an optimizer whose memory cannot be carried (a maximum, a decay that changes) the diagnosis is a
+    `PartialDiagnosis`: what needs no equation, and in words what is missing and why.
+
+    Raises `ValueError` for bad arguments and a state of another optimizer. Not to be traced: call it outside
+    of `jax.jit`.
     """
     horizon, runs = check_count("horizon", horizon, least=3), check_count("runs", runs)
     check_known("diagnose", params, opt_state)
-    now = moment(rule, loss, params, opt_state, batches, step)
-    m = 1 if batches is None else jax.tree.leaves(batches)[0].shape[0]
-    found = _found(now, random_orders(m, runs, horizon, seed), horizon, k, iterations)
+    now = without_memory(rule, loss, params, opt_state, batches, step)
+    m = now.inputs.objective.m
+    orders, missing = random_orders(m, runs, horizon, seed), not_carried(now.inputs)
+    if missing is not None:
+        return partial_diagnosis(now, missing, orders, horizon, k, iterations)
+    now = now._replace(memory=memory_of(now.inputs, now.opt_state))
+    found = _found(now, orders, horizon, k, iterations)
     inputs, parts, ahead = now.inputs, found.parts, found.forecasts
     unraveled = inputs.unraveled
     speed = jnp.linalg.norm(parts.velocity) / jnp.linalg.norm(parts.instant)
@@ -239,7 +248,7 @@ def _found(now: Moment, orders: Int[Array, "runs steps"], horizon: int, k: int, 
         forecasts(now, horizon, orders),
         curvature(now, parts.velocity, k, iterations),
         _layers(now.inputs, parts),
-        _noise(now.inputs),
+        noise_of(now.inputs),
     )
 
 
@@ -253,20 +262,3 @@ def _layers(inputs: Inputs, parts: Parts) -> dict[str, tuple[Scalar, Scalar]]:
     return {
         jax.tree_util.keystr(path) or "params": of(x, y) for (path, x), y in zip(bias, instant, strict=True)
     }
-
-
-def _noise(inputs: Inputs) -> Scalar:
-    """Tr Cov of the mini-batch gradients over ||mean||^2, the m mini-batches being all there are."""
-    if inputs.batches is None:
-        return jnp.full_like(inputs.rule.h, jnp.nan)
-
-    def sums(total: Any, batch: Any) -> Any:
-        g = jax.grad(inputs.objective.loss)(inputs.theta, batch)
-        return (total[0] + g, total[1] + g @ g), None
-
-    m = inputs.objective.m
-    (g, squares), _ = jax.lax.scan(
-        sums, (jnp.zeros_like(inputs.theta), jnp.zeros_like(inputs.rule.h)), inputs.batches
-    )
-    square = (g / m) @ (g / m)
-    return (squares / m - square) / square
