@@ -16,6 +16,7 @@ from implicit_adam.diagnosis.advice import Advice as Advice
 from implicit_adam.diagnosis.advise import advise as advise
 from implicit_adam.diagnosis.diagnose import Diagnosis as Diagnosis
 from implicit_adam.diagnosis.diagnose import diagnose as diagnose
+from implicit_adam.diagnosis.partial import PartialDiagnosis as PartialDiagnosis
 from implicit_adam.diagnosis.probe import Probe as Probe
 from implicit_adam.fields import limiting_field as limiting_field
 from implicit_adam.fields import optax_vector_field as optax_vector_field
@@ -91,6 +92,7 @@ __all__ = [
     "Observed",
     "Optax",
     "OutsideRangeWarning",
+    "PartialDiagnosis",
     "Probe",
     "RMSProp",
     "Regimes",

@@ -1,4 +1,4 @@
-"""Loops of traced length, which reverse mode cannot differentiate, and sums taken one term at a time."""
+"""Loops of traced length, which reverse mode cannot differentiate; sums and rows computed one at a time."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -43,6 +43,16 @@ def scanned_sum(f: Callable[[Any], PyTree], xs: PyTree) -> PyTree:
     term = jax.eval_shape(f, jax.tree.map(lambda x: x[0], xs))
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, working_dtype(x.dtype)), term)
     return jax.lax.scan(add, zero, xs)[0]
+
+
+def in_rows(f: Callable[..., PyTree], *columns: PyTree) -> PyTree:
+    """The rows f(*row) of each row of the columns, one after the other."""
+    return scanned_rows(lambda _, row: (_, f(*row)), (), columns)
+
+
+def in_turn(f: Callable[..., PyTree], *cases: tuple[Any, ...]) -> PyTree:
+    """The rows f(*case): compiled once, where a call for each case is compiled for each."""
+    return jax.lax.map(lambda case: f(*case), jax.tree.map(lambda *xs: jnp.stack(xs), *cases))
 
 
 def scanned_rows(step: Callable[[State, Any], tuple[State, PyTree]], state: State, xs: PyTree) -> PyTree:

@@ -1,4 +1,4 @@
-"""`implicit-adam diagnose`: what an optimizer is doing along a run, and which equation predicts it."""
+"""`implicit-adam diagnose`: what an optimizer does along a run, and what a change would do."""
 
 import argparse
 import dataclasses
@@ -14,6 +14,7 @@ from implicit_adam.checks.imported import imported
 from implicit_adam.checks.numbers import check_count
 from implicit_adam.cli.arguments import integers
 from implicit_adam.cli.optax_names import PREFIX, parse_optax
+from implicit_adam.diagnosis.advise import LOOKS, advise
 from implicit_adam.diagnosis.diagnose import diagnose
 from implicit_adam.files import check_writable
 from implicit_adam.losses.problems import PROBLEMS, Problem
@@ -27,12 +28,16 @@ predicts its next steps (measured), what its memories contribute, whether they i
 of the gradient, and how close the edge of stability is. Takes a minute per optimizer on two cores, most of
 it compilation."""
 
+# Over how many steps, where --advise does not tell.
+ADVISE = 200
+
 EXAMPLES = """\
 examples:
   implicit-adam diagnose
   implicit-adam diagnose --problem digits --optimizer adam --h 1e-3 --steps 50,500 --out run.jsonl
   implicit-adam diagnose --optimizer 'optax:adamw(weight_decay=0.1)' --h 3e-3
   implicit-adam diagnose --problem mymodule:problem --optimizer rmsprop --rho 0.99
+  implicit-adam diagnose --problem digits --steps 200 --advise 100
 
 A problem of your own is a function that returns (loss, params) or (loss, params, batches), in a module that
 Python can import or that is in the current folder."""
@@ -59,6 +64,15 @@ def add_diagnose(commands: Any) -> None:
     steps = "numbers of steps after which to diagnose (default: 20,200)"
     add("--steps", type=integers, default=(20, 200), metavar="N,N", help=steps)
     add("--horizon", type=int, default=20, metavar="N", help="how many steps to predict (default: 20)")
+    add(
+        "--advise",
+        type=int,
+        nargs="?",
+        const=ADVISE,
+        metavar="N",
+        help="also predict what another step size, memory or batch size would do to the loss after N more "
+        f"steps (default: {ADVISE}); takes some 20 seconds more to compile",
+    )
     add("--out", type=Path, metavar="FILE", help="append all numbers to FILE, one JSON object per line")
 
 
@@ -70,6 +84,8 @@ def _run(options: argparse.Namespace) -> int:
     loss, batches = problem.loss, problem.batches
     if options.full_batch:
         loss, batches = problem.mean_loss, None
+    if options.advise is not None:
+        check_count("--advise", options.advise, least=LOOKS)
     looks = sorted({check_count("--steps", n) for n in options.steps})
     params, state, done = problem.params, None, 0
     for n in looks:
@@ -80,10 +96,18 @@ def _run(options: argparse.Namespace) -> int:
             rule, loss, params, opt_state=state, batches=batches, horizon=options.horizon, step=n
         )
         print(f"after {n} steps\n{found}\n", flush=True)
+        row = {"optimizer": str(rule), "problem": problem.name, "verdict": found.verdict}
+        row |= {"equation": found.equation} | found.numbers()
+        if options.advise is not None:
+            advice = advise(
+                rule, loss, params, opt_state=state, batches=batches, steps=options.advise, step=n
+            )
+            print(f"{advice}\n", flush=True)
+            row |= {"advice": advice.verdict}
+            row |= {f"advice/{name}": x for name, x in advice.numbers().items()}
         if out is not None:
-            row = {"optimizer": str(rule), "problem": problem.name, "verdict": found.verdict}
             with out.open("a") as file:
-                file.write(json.dumps(row | {"equation": found.equation} | found.numbers()) + "\n")
+                file.write(json.dumps(row) + "\n")
     return 0
 
 

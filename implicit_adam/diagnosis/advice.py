@@ -9,6 +9,8 @@ from implicit_adam.diagnosis.levers import BATCH_SIZE, STEP_SIZE
 from implicit_adam.reprs import table
 from implicit_adam.types import Scalar
 
+# Where the curvature, told to a few per cent at two moments alone, may be over its threshold at others.
+NEAR = 0.9
 WORDS = {STEP_SIZE: "h", BATCH_SIZE: "the batch size"}
 
 
@@ -20,6 +22,18 @@ class Effect(NamedTuple):
 
     loss: Scalar
     one_norm: Scalar
+
+
+class Turn(NamedTuple):
+    """An effect, and the curvature over its threshold of stability: the larger of at once and at the end.
+
+    Where `edge` is above 1 the run is past the edge of stability and the effect not to be believed; NaN where
+    no threshold is known.
+    """
+
+    loss: Scalar
+    one_norm: Scalar
+    edge: Scalar
 
 
 class Change(NamedTuple):
@@ -34,8 +48,8 @@ class Change(NamedTuple):
 
     value: float
     slope: Effect
-    halved: Effect
-    doubled: Effect
+    halved: Turn
+    doubled: Turn
 
 
 class Advice(NamedTuple):
@@ -44,6 +58,7 @@ class Advice(NamedTuple):
     - `step`: how many steps the run has taken; `steps`: how many more were predicted.
     - `loss`, `one_norm`: the full-batch loss and the one-norm of its gradient after these without any change,
       predicted by the equation with carried memory; in mini-batches, at the mean run.
+    - `edge`: that of the run without any change, as in `Turn`. Above 1 none of these numbers can be trusted.
     - `changes`: the effect of each change, by name ("h", the rule's decays, "batch_size").
     - `error`: the largest relative error of the prediction without any change, at four moments of the way,
       compared with the optimizer itself (in mini-batches, with the mean of its runs).
@@ -54,19 +69,23 @@ class Advice(NamedTuple):
     steps: int
     loss: Scalar
     one_norm: Scalar
+    edge: Scalar
     changes: dict[str, Change]
     error: Effect
     sampling_error: Effect
 
-    def error_bar(self, effect: Effect) -> Effect:
-        """The error bar of an effect,
+    def error_bar(self, turn: Turn) -> Effect:
+        """The error bar of the effect of a change,
 
             2 |1 + effect| (error + sampling_error)
 
         It assumes that the changed run is predicted no worse than the unchanged one, which is not measured.
+        Infinite if one of the two is past the edge of stability.
         """
-        rows = zip(effect, self.error, self.sampling_error, strict=True)
-        return Effect(*(2 * jnp.abs(1 + x) * (error + sampling) for x, error, sampling in rows))
+        past = is_past(turn) or is_past(self)
+        rows = zip(turn[:2], self.error, self.sampling_error, strict=True)
+        bars = (2 * jnp.abs(1 + x) * (error + sampling) for x, error, sampling in rows)
+        return Effect(*(jnp.full_like(bar, jnp.inf) if past else bar for bar in bars))
 
     @property
     def verdict(self) -> str:
@@ -75,20 +94,25 @@ class Advice(NamedTuple):
 
     def numbers(self) -> dict[str, float]:
         """The scalars by name, such as "rho/doubled/loss" and its error bar, "rho/doubled/loss_bar"."""
-        found: dict[str, Any] = {"loss": self.loss, "one_norm": self.one_norm}
+        found: dict[str, Any] = {"loss": self.loss, "one_norm": self.one_norm, "edge": self.edge}
         for name in ("error", "sampling_error"):
             found |= {f"{name}/{of}": x for of, x in getattr(self, name)._asdict().items()}
         for name, change in self.changes.items():
             found[f"{name}/value"] = change.value
             found |= {f"{name}/slope/{of}": x for of, x in change.slope._asdict().items()}
-            for turn, effect in (("halved", change.halved), ("doubled", change.doubled)):
-                found |= {f"{name}/{turn}/{of}": x for of, x in effect._asdict().items()}
-                found |= {f"{name}/{turn}/{of}_bar": x for of, x in self.error_bar(effect)._asdict().items()}
+            for way, turn in (("halved", change.halved), ("doubled", change.doubled)):
+                found |= {f"{name}/{way}/{of}": x for of, x in turn._asdict().items()}
+                found |= {f"{name}/{way}/{of}_bar": x for of, x in self.error_bar(turn)._asdict().items()}
         return {name: float(x) for name, x in found.items()}
 
     def __repr__(self) -> str:
         shown = {name: f"{x:.4g}" for name, x in self.numbers().items() if np.isfinite(x)}
         return "\n".join((*sentences(self), table("Advice", shown)))
+
+
+def is_past(found: Advice | Turn) -> bool:
+    """Whether that run is past the edge of stability, as far as its threshold is known."""
+    return bool(float(found.edge) > 1)
 
 
 def sentences(found: Advice) -> list[str]:
@@ -97,20 +121,36 @@ def sentences(found: Advice) -> list[str]:
         f"After {found.steps} more steps as they are the loss is foreseen at {float(found.loss):.4g} (the "
         f"optimizer itself, run on, was within {100 * float(found.error.loss):.2g} % of it on the way)."
     ]
+    if is_past(found):
+        said.append(
+            f"That run is past the edge of stability ({_of_threshold(found)}), where no smooth equation "
+            "follows it: neither that nor any effect of a change is to be believed."
+        )
+    elif float(found.edge) > NEAR:
+        said.append(f"That run comes near the edge of stability ({_of_threshold(found)}).")
     for name, change in found.changes.items():
         lever = WORDS.get(name, f"the memory of {name}")
         turns = {f"Doubling {lever}": change.doubled, f"Halving {lever}": change.halved}
-        said += [
-            _would(turn, float(effect.loss), float(found.error_bar(effect).loss))
-            for turn, effect in turns.items()
-        ]
+        said += [_would(found, what, turn) for what, turn in turns.items()]
+    if not np.isfinite(float(found.edge)):
+        said.append("The edge of stability of this optimizer is not known; past it none of this holds.")
     return said
 
 
-def _would(turn: str, effect: float, bar: float) -> str:
+def _would(found: Advice, what: str, turn: Turn) -> str:
+    effect, bar = float(turn.loss), float(found.error_bar(turn).loss)
+    if is_past(turn):
+        return f"{what} {'leaves' if is_past(found) else 'takes'} it past the edge ({_of_threshold(turn)})."
+    if is_past(found):
+        return f"{what} brings it back below the edge ({_of_threshold(turn)})."
     if not np.isfinite(effect):
-        return f"{turn} is not foreseen."
+        return f"{what} is not foreseen."
     size = f"{100 * abs(effect):.2g} % +- {100 * bar:.2g} %"
+    near = f", near the edge of stability ({_of_threshold(turn)})" * bool(float(turn.edge) > NEAR)
     if not abs(effect) > bar:
-        return f"{turn} would change it by less than can be told ({size})."
-    return f"{turn} would {'lower' if effect < 0 else 'raise'} it by {size}."
+        return f"{what} would change it by less than can be told ({size}){near}."
+    return f"{what} would {'lower' if effect < 0 else 'raise'} it by {size}{near}."
+
+
+def _of_threshold(found: Advice | Turn) -> str:
+    return f"curvature {float(found.edge):.2f} of the threshold"

@@ -11,14 +11,19 @@ from jaxtyping import Array, Float, Int
 
 from implicit_adam.checks.numbers import check_count
 from implicit_adam.diagnosis import levers
-from implicit_adam.diagnosis.advice import Advice, Change, Effect
+from implicit_adam.diagnosis.advice import Advice, Change, Effect, Turn
+from implicit_adam.diagnosis.curvature import edge
 from implicit_adam.diagnosis.forecasts import carried_points, random_orders
 from implicit_adam.diagnosis.moment import Moment, check_known, memory_of, moment
+from implicit_adam.fields.carried.carrier import Memory
 from implicit_adam.inputs import Inputs
+from implicit_adam.loops import in_turn
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.optimizer_run import on_from
-from implicit_adam.types import Batches, Loss, Params, Vector
+from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
 
+# Hessian-vector products for the curvature, which is stated to a few per cent.
+ITERATIONS = 10
 # At this many moments of the way, the prediction without any change is compared with the optimizer.
 LOOKS = 4
 Looks = Int[Array, " looks"]
@@ -54,12 +59,13 @@ def advise(
     Changes are made in the middle of the run: the state and the step count stay as they are. HeavyBall's
     memory is a sum of gradients, so that a longer memory also means a longer step.
 
-    A change that takes the run past the edge of stability is not predicted (`diagnose` tells how close it
-    is).
+    Past the edge of stability updates alternate, and no smooth equation follows them. For every change the
+    curvature that the optimizer feels is compared with its threshold (as in `diagnose`), now and at the end.
+    Where it is above, `edge` says so, the error bar is infinite, and the words leave the number out.
 
-    Costs, for L varied quantities, up to 5 L `steps` full-batch gradients (fewer where the equation can
-    leap), and for the run itself `steps` full-batch gradients, or `runs` `steps` mini-batch gradients.
-    Compiles once for all values (and in full batch, for all `steps`).
+    Costs, for L varied quantities, up to (5 L + 1) `steps` full-batch gradients (fewer where the equation can
+    leap), some 100 L + 50 for the curvature, and for the run itself `steps` full-batch gradients, or `runs`
+    `steps` mini-batch gradients. Compiles once for all values (and in full batch, for all `steps`).
 
     Raises `ValueError` as `diagnose` does. Call it outside of `jax.jit`.
     """
@@ -68,7 +74,7 @@ def advise(
     now = moment(rule, loss, params, opt_state, batches, step)
     m, looks = now.inputs.objective.m, jnp.asarray(np.arange(1, LOOKS + 1) * steps // LOOKS)
     ran, spread = _ran(now, looks, random_orders(m, runs, steps, seed) if m > 1 else None)
-    here, slopes, turned = _foreseen(now, looks, spread)
+    here, curvature, slopes, turned = _foreseen(now, looks, spread)
     mean = jnp.mean(ran, 0)
     apart = jnp.sqrt(jnp.sum((ran[:, -1] - mean[None, -1]) ** 2, 0) / max(1, len(ran) - 1))
     return Advice(
@@ -76,6 +82,7 @@ def advise(
         steps=steps,
         loss=here[-1, 0],
         one_norm=here[-1, 1],
+        edge=curvature,
         changes={
             name: _change(now, name, slopes[i], turned[:, i])
             for i, name in enumerate(levers.names(now.inputs))
@@ -85,11 +92,11 @@ def advise(
     )
 
 
-def _change(now: Moment, name: str, slope: Vector, turned: Float[Array, "2 2"]) -> Change:
+def _change(now: Moment, name: str, slope: Vector, turned: Float[Array, "2 3"]) -> Change:
     doubled, halved = turned
     if not levers.has_half(now.inputs, name):
         halved = jnp.full_like(halved, jnp.nan)
-    return Change(levers.value(now.inputs, name), Effect(*slope), Effect(*halved), Effect(*doubled))
+    return Change(levers.value(now.inputs, name), Effect(*slope), Turn(*halved), Turn(*doubled))
 
 
 @eqx.filter_jit
@@ -122,26 +129,38 @@ def _ran(now: Moment, looks: Looks, orders: Any) -> tuple[Float[Array, "runs loo
 @eqx.filter_jit
 def _foreseen(
     now: Moment, looks: Looks, spread: Float[Array, " 2"]
-) -> tuple[Float[Array, "looks 2"], Float[Array, "levers 2"], Float[Array, "turns levers 2"]]:
-    """The prediction without any change, its relative derivatives per octave, and the relative changes.
+) -> tuple[Float[Array, "looks 2"], Scalar, Float[Array, "levers 2"], Float[Array, "turns levers 3"]]:
+    """What is foreseen as things are, and the edge; relative changes by octaves; with each lever doubled and
 
-    The changes are those with each lever doubled, then halved.
+    halved relative changes and the edge.
     """
 
-    def way(octaves: Float[Array, " levers"]) -> Float[Array, "looks 2"]:
+    def way(octaves: Float[Array, " levers"]) -> tuple[Float[Array, "looks 2"], Moment, Any]:
         inputs = levers.turned(now.inputs, octaves)
-        later = now._replace(inputs=inputs, memory=memory_of(inputs, now.opt_state))
-        thetas, _ = carried_points(later, looks)
+        begun = now._replace(inputs=inputs, memory=memory_of(inputs, now.opt_state))
+        (thetas, memories), _ = carried_points(begun, looks)
         found = jax.lax.map(lambda theta: _measured(now.inputs, theta), thetas)
-        return found if inputs.noise is None else found + (inputs.noise - 1) * spread[None]
+        if inputs.noise is not None:
+            found = found + (inputs.noise - 1) * spread[None]
+        return found, begun, (thetas[-1], jax.tree.map(lambda x: x[-1], memories))
+
+    def way_and_edge(octaves: Float[Array, " levers"]) -> tuple[Float[Array, "looks 2"], Scalar]:
+        found, begun, end = way(octaves)
+
+        def edge_at(n: Scalar, theta: Vector, memory: Memory) -> Scalar:
+            there = begun.inputs._replace(params=begun.inputs.unraveled(theta))
+            return edge(begun._replace(inputs=there, n=n, memory=memory), ITERATIONS)
+
+        late = now.n + looks[-1].astype(now.n.dtype)
+        return found, jnp.max(in_turn(edge_at, (now.n, now.inputs.theta, begun.memory), (late, *end)))
 
     one = jnp.eye(len(levers.names(now.inputs)), dtype=now.inputs.theta.dtype)
     still = jnp.zeros_like(one[0])
-    ways, slopes = jax.lax.map(lambda octave: jax.jvp(way, (still,), (octave,)), one)
-    ends = jax.lax.map(lambda octaves: way(octaves)[-1], jnp.concatenate([one, -one]))
+    slopes = jax.lax.map(lambda octave: jax.jvp(lambda u: way(u)[0][-1], (still,), (octave,))[1], one)
+    ways, edges = jax.lax.map(way_and_edge, jnp.concatenate([still[None], one, -one]))
     here = ways[0, -1]
-    changes = (ends - here[None]) / jnp.abs(here)[None]
-    return ways[0], slopes[:, -1] / jnp.abs(here)[None], changes.reshape(2, len(one), 2)
+    changes = jnp.concatenate([(ways[1:, -1] - here[None]) / jnp.abs(here)[None], edges[1:, None]], axis=1)
+    return ways[0], edges[0], slopes / jnp.abs(here)[None], changes.reshape(2, len(one), 3)
 
 
 def _measured(inputs: Inputs, theta: Vector) -> Float[Array, " 2"]:

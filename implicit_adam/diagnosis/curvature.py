@@ -14,13 +14,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from implicit_adam.diagnosis.moment import Moment
+from implicit_adam.fields.carried.carried_field import carrier_of
 from implicit_adam.fields.carried.fading import weight
 from implicit_adam.fields.carried.optax_memory import packed_memories
-from implicit_adam.measures.sharpness import extreme, search_for
-from implicit_adam.objective import mean_loss
+from implicit_adam.fields.carried.rule_carrier import held
+from implicit_adam.inputs import Inputs
+from implicit_adam.measures.sharpness import TopEigenvalue, extreme, search_for
 from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.feature_sums import read
 from implicit_adam.rules.from_optax.state import away_from_zero
-from implicit_adam.rules.linear import LinearPart, denominator, linear_part, remembered
+from implicit_adam.rules.linear import LinearPart, denominator, linear_part
 from implicit_adam.rules.root_locus import first_crossing
 from implicit_adam.rules.scheduled import unscheduled
 from implicit_adam.types import Scalar, Vector
@@ -48,18 +51,44 @@ def curvature(now: Moment, velocity: Vector, k: int, iterations: int) -> Curvatu
 
     E is the mean over the mini-batches.
     """
-    inputs = now.inputs
-    R, part, h = _of_rule(now) if isinstance(inputs.rule, AbstractRule) else _of_transformation(now)
-    threshold = first_crossing(part, h)
-    known = jnp.all(jnp.isfinite(R) & (R > 0))
-    scale = 1 / jnp.sqrt(jnp.where(known, R, jnp.ones_like(R)))
-    found = extreme(inputs, scale, search_for(inputs.params, k, None, iterations, 0), smallest=False)
-    top, residual = (
-        jnp.where(known, jnp.atleast_1d(x), jnp.full_like(jnp.atleast_1d(x), jnp.nan))
-        for x in (found.value, found.residual)
-    )
-    directions = (_along(now, velocity, R), _in_batch(now, R), threshold)
-    return Curvature(top, residual, *(jnp.where(known, x, jnp.full_like(x, jnp.nan)) for x in directions))
+    R, threshold = _felt(now)
+    threshold = jnp.where(_known(R), threshold, jnp.full_like(threshold, jnp.nan))
+    return felt_with(now, velocity, R, k, iterations)._replace(threshold=threshold)
+
+
+def felt_with(now: Moment, velocity: Vector, R: Vector, k: int, iterations: int) -> Curvature:
+    """The `Curvature` with this R, and no threshold (NaN); all NaN unless R is finite and positive."""
+    known, found = _known(R), _top(now.inputs, R, k, iterations)
+
+    def told(x: Any) -> Any:
+        return jnp.where(known, x, jnp.full_like(x, jnp.nan))
+
+    top, residual = (jnp.atleast_1d(told(x)) for x in (found.value, found.residual))
+    along, in_batch = told(_along(now, velocity, R)), told(_in_batch(now, R))
+    return Curvature(top, residual, along, in_batch, jnp.full_like(along, jnp.nan))
+
+
+def edge(now: Moment, iterations: int) -> Scalar:
+    """The largest eigenvalue over the threshold, above which updates alternate and grow; NaN if unknown."""
+    R, threshold = _felt(now)
+    top = _top(now.inputs, R, 1, iterations).value
+    return jnp.where(_known(R), top / threshold, jnp.full_like(top, jnp.nan))
+
+
+def _felt(now: Moment) -> tuple[Vector, Scalar]:
+    """R, and the stability threshold."""
+    rule = isinstance(now.inputs.rule, AbstractRule)
+    R, part, h = _of_rule(now) if rule else _of_transformation(now)
+    return R, first_crossing(part, h)
+
+
+def _known(R: Vector) -> Any:
+    return jnp.all(jnp.isfinite(R) & (R > 0))
+
+
+def _top(inputs: Inputs, R: Vector, k: int, iterations: int) -> TopEigenvalue:
+    scale = 1 / jnp.sqrt(jnp.where(_known(R), R, jnp.ones_like(R)))
+    return extreme(inputs, scale, search_for(inputs.params, k, None, iterations, 0), smallest=False)
 
 
 def _along(now: Moment, u: Vector, R: Vector) -> Scalar:
@@ -89,12 +118,14 @@ def _in_batch(now: Moment, R: Vector) -> Scalar:
 
 
 def _of_rule(now: Moment) -> tuple[Vector, LinearPart, Scalar]:
-    inputs = now.inputs
-    rule = unscheduled(inputs.rule, now.n)
-    loss = mean_loss(inputs.loss, inputs.batches)
-    g = inputs._replace(loss=loss, batches=None).objective.gradients(inputs.theta)[0]
-    s, n = remembered(rule, now.opt_state, g)
-    n = jnp.asarray(n).astype(inputs.theta.dtype)
+    """At the last step taken."""
+    inputs, n = now.inputs, now.n - 1
+    rule, carrier = unscheduled(inputs.rule, now.n), carrier_of(inputs)
+    psi = carrier.gradients(inputs.theta)
+    # Of a decay of zero, whose state nobody reads, it is the present psi.
+    memory = carrier.after(now.memory, psi, jax.tree.map(jnp.zeros_like, psi), jnp.zeros_like(n))
+    kernels = rule.kernels(n)
+    s = read(kernels, held(kernels, memory, psi))
     return denominator(rule, s, inputs.theta, n), linear_part(rule, n), rule.h
 
 

@@ -21,8 +21,10 @@ from implicit_adam.diagnosis.forecasts import (
     forecasts,
     random_orders,
 )
-from implicit_adam.diagnosis.moment import Moment, check_known, moment
+from implicit_adam.diagnosis.moment import Moment, check_known, memory_of, not_carried, without_memory
+from implicit_adam.diagnosis.noise import noise_of
 from implicit_adam.diagnosis.norms import NormRate, norm_rates
+from implicit_adam.diagnosis.partial import PartialDiagnosis, partial_diagnosis
 from implicit_adam.diagnosis.split import Parts, split
 from implicit_adam.inputs import Inputs
 from implicit_adam.reprs import table
@@ -159,16 +161,16 @@ def diagnose(
     k: int = 1,
     iterations: int = 20,
     seed: int = 0,
-) -> Diagnosis:
+) -> Diagnosis | PartialDiagnosis:
     """Tell what the optimizer is doing at this point of a run, and which equation predicts its next steps.
 
     The optimizer itself and the equations are run for `horizon` steps from the point and the optimizer's own
     state. The present velocity is split into its causes, and the curvature is measured with the optimizer's
     own denominator.
 
-    - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation with a carried memory (see
-      `carried_field`). The paper's corrected flow is known for rules only: `ia.Adam(1e-3)` takes the state of
-      `optax.adam(1e-3)`.
+    - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation (most have a carried memory,
+      see `carried_field`). The paper's corrected flow is known for rules only: `ia.Adam(1e-3)` takes the
+      state of `optax.adam(1e-3)`.
     - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
     - `params`, `opt_state`: the point and the state of the run there, as `tx.update` returned it. Without a
       state the run is taken to begin at params: the optimizer takes its first ten steps, and the diagnosis is
@@ -184,14 +186,21 @@ def diagnose(
     `runs` `horizon` / m + 4 more, and past the edge another 12 `horizon` or more; and memory for k
     `iterations` vectors like params. Compiles once for all values, and once more past the edge.
 
-    Raises `ValueError` for bad arguments, for the state of another optimizer, and for an optimizer whose
-    memory cannot be carried (a maximum, a decay that changes). Call it outside of `jax.jit`.
+    For an optimizer whose memory cannot be carried (a maximum, a decay that changes) the result is a
+    `PartialDiagnosis`: everything that needs no equation, and in words what is missing and why.
+
+    Raises `ValueError` for bad arguments and for the state of another optimizer. Call it outside of
+    `jax.jit`.
     """
     horizon, runs = check_count("horizon", horizon, least=3), check_count("runs", runs, least=2)
     check_known("diagnose", params, opt_state)
-    now = moment(rule, loss, params, opt_state, batches, step)
-    m = 1 if batches is None else jax.tree.leaves(batches)[0].shape[0]
-    found = _found(now, random_orders(m, runs, horizon, seed), horizon, k, iterations)
+    now = without_memory(rule, loss, params, opt_state, batches, step)
+    m = now.inputs.objective.m
+    orders, missing = random_orders(m, runs, horizon, seed), not_carried(now.inputs)
+    if missing is not None:
+        return partial_diagnosis(now, missing, orders, horizon, k, iterations)
+    now = now._replace(memory=memory_of(now.inputs, now.opt_state))
+    found = _found(now, orders, horizon, k, iterations)
     inputs, parts, ahead = now.inputs, found.parts, found.forecasts
     unraveled = inputs.unraveled
     speed = jnp.linalg.norm(parts.velocity) / jnp.linalg.norm(parts.instant)
@@ -243,7 +252,7 @@ def _found(now: Moment, orders: Int[Array, "runs steps"], horizon: int, k: int, 
         forecasts(now, horizon, orders),
         curvature(now, parts.velocity, k, iterations),
         _layers(now.inputs, parts),
-        _noise(now.inputs),
+        noise_of(now.inputs),
     )
 
 
@@ -257,20 +266,3 @@ def _layers(inputs: Inputs, parts: Parts) -> dict[str, tuple[Scalar, Scalar]]:
     return {
         jax.tree_util.keystr(path) or "params": of(x, y) for (path, x), y in zip(bias, instant, strict=True)
     }
-
-
-def _noise(inputs: Inputs) -> Scalar:
-    """Tr Cov of the m mini-batch gradients over ||mean||^2; NaN in full batch."""
-    if inputs.batches is None:
-        return jnp.full_like(inputs.rule.h, jnp.nan)
-
-    def sums(total: Any, batch: Any) -> Any:
-        g = jax.grad(inputs.objective.loss)(inputs.theta, batch)
-        return (total[0] + g, total[1] + g @ g), None
-
-    m = inputs.objective.m
-    (g, squares), _ = jax.lax.scan(
-        sums, (jnp.zeros_like(inputs.theta), jnp.zeros_like(inputs.rule.h)), inputs.batches
-    )
-    square = (g / m) @ (g / m)
-    return (squares / m - square) / square

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from implicit_adam.diagnosis.moment import Moment
 from implicit_adam.diagnosis.split import full_batch_carrier, instant_velocity
 from implicit_adam.fields.carried.carried_field import carrier_of
-from implicit_adam.fields.carried.carrier import carried_velocity
+from implicit_adam.fields.carried.carrier import Memory, carried_velocity
 from implicit_adam.fields.full_batch.closed_form import closed_form_terms, has_closed_form, has_limit
 from implicit_adam.fields.terms import field_of
 from implicit_adam.fields.vector_field import raveled_field
@@ -60,24 +60,28 @@ def forecasts(now: Moment, k: int, orders: Any) -> Forecasts:
     """
     theta = now.inputs.theta
     whole = full_batch_path(now, k)
-    if now.inputs.batches is None:
-        ends = whole[-1:]
-    else:
-        ends = jax.vmap(lambda order: _path(now, now.inputs, order)[-1])(orders)
-    mean, runs = jnp.mean(ends, 0), len(ends)
+    mean, apart, runs = ends(now, whole, orders)
     moved = jnp.linalg.norm(mean - theta)
-    apart = jnp.sqrt(jnp.sum((ends - mean[None]) ** 2) / max(1, runs - 1))
-    carried, leaps = carried_points(now, jnp.asarray([k]))
+    (carried, _), leaps = carried_points(now, jnp.asarray([k]))
     predicted = {PLAIN: _plain(now, k), CORRECTED: _corrected(now, k), CARRIED: carried[-1]}
-    alternation, swing = _alternation(jnp.diff(whole, axis=0))
+    cosine, swing = alternation(jnp.diff(whole, axis=0))
     return Forecasts(
         {name: jnp.linalg.norm(end - mean) / moved for name, end in predicted.items()},
         leaps,
         apart / runs**0.5 / moved,
         apart / moved,
-        alternation,
+        cosine,
         swing,
     )
+
+
+def ends(now: Moment, whole: Float[Array, "points p"], orders: Any) -> tuple[Vector, Scalar, int]:
+    """Where the optimizer's runs end: the mean, how far single ones are from it, and how many there are."""
+    ends = whole[-1:]
+    if now.inputs.batches is not None:
+        ends = jax.vmap(lambda order: _path(now, now.inputs, order)[-1])(orders)
+    mean, runs = jnp.mean(ends, 0), len(ends)
+    return mean, jnp.sqrt(jnp.sum((ends - mean[None]) ** 2) / max(1, runs - 1)), runs
 
 
 def full_batch_path(now: Moment, k: int) -> Float[Array, "points p"]:
@@ -139,14 +143,15 @@ def _interval_by_interval(field: Field, inputs: Inputs, h: Scalar, k: int) -> Ve
 
 def carried_points(
     now: Moment, steps: Int[Array, " saves"]
-) -> tuple[Float[Array, "saves p"], Int[Array, ""]]:
-    """The points of the equation with carried memory after increasing numbers of steps, and its leaps.
+) -> tuple[tuple[Float[Array, "saves p"], Memory], Int[Array, ""]]:
+    """The equation with carried memory after increasing numbers of steps, and how many leaps it took.
 
-    Time is counted from the present moment, since its step number may be large.
+    Points and memories have a leading axis of saves. Time is counted from the present moment, since its step
+    number may be large.
     """
     h, carrier, state = now.inputs.rule.h, carrier_of(now.inputs), (now.inputs.theta, now.memory)
     velocity = carried_velocity(carrier, 1)
-    (thetas, _), leaps = solved(
+    return solved(
         lambda tau, *state: velocity(now.n + tau, *state),
         h,
         state,
@@ -155,10 +160,10 @@ def carried_points(
         Solving(1, Leaps(carrier, h, first=now.n), None),
         None,
     )
-    return thetas, leaps
 
 
-def _alternation(updates: Float[Array, "k p"]) -> tuple[Scalar, Scalar]:
+def alternation(updates: Float[Array, "k p"]) -> tuple[Scalar, Scalar]:
+    """The mean cosine between successive changes of the update, and their size over that of the updates."""
     changes = jnp.diff(updates, axis=0)
     sizes = jnp.linalg.norm(changes, axis=1)
     products = jnp.sum(changes[1:] * changes[:-1], axis=1)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from implicit_adam.checks.numbers import check_count, is_traced
-from implicit_adam.fields.carried.carried_field import carried_inputs
+from implicit_adam.fields.carried.carried_field import carried_inputs, carrier_of
 from implicit_adam.fields.carried.carrier import Memory
 from implicit_adam.fields.carried.fading import weight
 from implicit_adam.fields.carried.optax_memory import packed_memories
@@ -41,6 +41,14 @@ class Moment(NamedTuple):
 
 def moment(rule: Any, loss: Loss, params: Params, opt_state: Any, batches: Batches, step: Any) -> Moment:
     """The moment of a run with this state; without a state, after ten steps of the optimizer from params."""
+    now = without_memory(rule, loss, params, opt_state, batches, step)
+    return now._replace(memory=memory_of(now.inputs, now.opt_state))
+
+
+def without_memory(
+    rule: Any, loss: Loss, params: Params, opt_state: Any, batches: Batches, step: Any
+) -> Moment:
+    """The same with None as memory, for optimizers whose memory may not be carried."""
     inputs = carried_inputs(rule, loss, params, batches, None)
     if opt_state is None:
         if step is not None:
@@ -53,7 +61,16 @@ def moment(rule: Any, loss: Loss, params: Params, opt_state: Any, batches: Batch
         inputs, step = inputs._replace(params=params), FIRST
     opt_state = _of_transformation(inputs, opt_state)
     n = _steps_taken(opt_state, step)
-    return Moment(inputs, n.astype(inputs.theta.dtype), opt_state, memory_of(inputs, opt_state))
+    return Moment(inputs, n.astype(inputs.theta.dtype), opt_state, None)
+
+
+def not_carried(inputs: Inputs) -> str | None:
+    """Why the memory of this optimizer cannot be carried, None where it can."""
+    try:
+        carrier_of(inputs)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def check_known(owner: str, *trees: Any) -> None:

@@ -16,6 +16,7 @@ from implicit_adam.diagnosis.moment import Moment
 from implicit_adam.fields.carried.carried_field import carrier_of
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity
 from implicit_adam.fields.carried.parts import carried_parts
+from implicit_adam.loops import in_turn
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.types import Scalar, Vector
 
@@ -106,10 +107,10 @@ def _transformation(whole: Carrier, carrier: Carrier, tau: Scalar, theta: Vector
         psi = carrier.features(tau, g, theta, memory, None)
         return -carrier.update(tau, theta, memory, psi, still(psi), jnp.zeros_like(tau))
 
-    real = [[*memory[:i], *always[i:]] for i in range(1 + len(memory))]
+    real = in_turn(velocity, *(([*memory[:i], *always[i:]],) for i in range(1 + len(memory))))
     stages = [
         instant_velocity(whole, tau, theta),
-        *(velocity(memory) for memory in real),
+        *real,
         carried_velocity(carrier, 1)(tau, theta, memory)[0],
     ]
     minibatch, *remembered, step = (b - a for a, b in pairwise(stages))

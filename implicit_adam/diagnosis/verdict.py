@@ -53,7 +53,7 @@ def sentences(found: Any) -> list[str]:
             "times as long as the present gradient calls for, so a spike of the loss may follow."
         )
     if _known(found.noise):
-        said.append(_noise(found))
+        said.append(noise_in_words(found))
     return said
 
 
@@ -73,10 +73,7 @@ def _equation(found: Any) -> str:
             f"runs are {float(found.spread):.1f} times the distance apart."
         )
     if found.equation == PAST_EDGE:
-        said = (
-            "Past the edge of stability: consecutive updates alternate "
-            f"(cosine {float(found.alternation):.2f}), which no smooth equation follows: {measured}."
-        )
+        said = f"{alternating(found)}: {measured}."
         follows = float(found.error[TWO_BRANCH]) <= PREDICTS
         return said + f" Their centre follows {EQUATIONS[TWO_BRANCH]}." * follows
     return f"No equation here predicts the next {k} steps: {measured}."
@@ -115,7 +112,16 @@ def _ratio(x: float) -> str:
     return f"{x:.2f}" if abs(x) >= 0.1 else f"{x:.2g}"
 
 
-def _noise(found: Any) -> str:
+def alternating(found: Any) -> str:
+    """That updates alternate."""
+    return (
+        "Past the edge of stability: consecutive updates alternate "
+        f"(cosine {float(found.alternation):.2f}), which no smooth equation follows"
+    )
+
+
+def noise_in_words(found: Any) -> str:
+    """How large the noise is."""
     return f"The variance of a mini-batch gradient is {float(found.noise):.3g} times the square of the mean."
 
 

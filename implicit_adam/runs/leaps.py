@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from implicit_adam.fields.carried.carrier import Carrier, features_and_change
+from implicit_adam.loops import in_turn
 from implicit_adam.runs.mini_batch_noise import Noise
 from implicit_adam.types import Scalar
 
@@ -48,8 +49,14 @@ class Leaps(diffrax.AbstractSolver):
         return 2
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
-        psi, change, hF = features_and_change(self.carrier, self.first + t0 / self.h, *y0, order=1)
-        return psi, change, -hF
+        carrier, tau, (theta, memory) = self.carrier, self.first + t0 / self.h, y0
+        # The first leap is one of one step, the optimizer's own, in which the line of psi does not matter
+        # (and is not worth its compilation) unless psi holds what was a step ago.
+        if carrier.passes > 1:
+            psi, change, hF = features_and_change(carrier, tau, theta, memory, order=1)
+            return psi, change, -hF
+        psi = carrier.features(tau, carrier.gradients(theta), theta, memory, None)
+        return psi, jax.tree.map(jnp.zeros_like, psi), jnp.zeros_like(theta)
 
     def step(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any):
         (theta, memory), (psi, change, moving), carrier = y0, solver_state, self.carrier
@@ -62,15 +69,17 @@ class Leaps(diffrax.AbstractSolver):
         new = theta + leap
         new_psi, new_change = carrier.arrive(tau, memory, psi, k, new, carrier.gradients(new))
         new_memory = carrier.ahead(memory, psi, new_change, k)
-        new_moving = -carrier.update(tau + k, new, new_memory, new_psi, new_change, jnp.zeros_like(k))
-
         # How the update changes with the slope that psi turned out to have, half a step later: in a leap of
         # one step it does not matter, and an error of zero would ask for a longer leap, which is rejected.
-        later = (k + 1) / 2
-        looking_back = -k * carrier.update(tau, between, memory, psi, new_change, later)
-        looking_ahead = -k * carrier.update(tau, between, memory, psi, change, later)
+        later, now = (k + 1) / 2, jnp.zeros_like(k)
+        new_moving, looking_back, looking_ahead = in_turn(
+            carrier.update,
+            (tau + k, new, new_memory, new_psi, new_change, now),
+            (tau, between, memory, psi, new_change, later),
+            (tau, between, memory, psi, change, later),
+        )
         foreseen = carrier.ahead(memory, psi, change, k)
-        error = (looking_back - looking_ahead, jax.tree.map(jnp.subtract, new_memory, foreseen))
+        error = (k * (looking_ahead - looking_back), jax.tree.map(jnp.subtract, new_memory, foreseen))
         if self.noise is not None:
             still, nothing = (jax.tree.map(jnp.zeros_like, x) for x in (more, memory))
             new_memory = jax.tree.map(jnp.add, new_memory, carrier.ahead(nothing, more, still, k))
@@ -81,10 +90,10 @@ class Leaps(diffrax.AbstractSolver):
                 lambda x: k.astype(x.dtype) * x, (moving, carrier.rate(memory, psi, new_change))
             ),
             "k1": jax.tree.map(
-                lambda x: k.astype(x.dtype) * x, (new_moving, carrier.rate(new_memory, new_psi, new_change))
+                lambda x: k.astype(x.dtype) * x, (-new_moving, carrier.rate(new_memory, new_psi, new_change))
             ),
         }
-        return (new, new_memory), error, dense, (new_psi, new_change, new_moving), diffrax.RESULTS.successful
+        return (new, new_memory), error, dense, (new_psi, new_change, -new_moving), diffrax.RESULTS.successful
 
     def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         return terms.vf(t0, y0, args)

@@ -12,7 +12,7 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.diagnosis import levers
-from implicit_adam.diagnosis.advice import Effect
+from implicit_adam.diagnosis.advice import Effect, Turn
 from implicit_adam.diagnosis.forecasts import random_orders
 from implicit_adam.fields.carried.carried_field import carried_inputs
 from tests.fields.test_carried import net_loss
@@ -188,7 +188,7 @@ def test_the_error_is_that_of_the_unchanged_run():
     found = advice("adam")
     assert abs(found.loss / net_loss(points[-1]) - 1) <= found.error.loss < 1e-3
     assert found.sampling_error == (0, 0)
-    bar = found.error_bar(Effect(jnp.asarray(0.5), jnp.asarray(-3.0)))
+    bar = found.error_bar(Turn(jnp.asarray(0.5), jnp.asarray(-3.0), jnp.asarray(0.5)))
     np.testing.assert_allclose(bar.loss, 3 * found.error.loss, rtol=1e-12)
     np.testing.assert_allclose(bar.one_norm, 4 * found.error.one_norm, rtol=1e-12)
     assert advice("heavy ball").sampling_error.loss > 0
@@ -231,14 +231,47 @@ def momentum_loss(h, steps):
     return SPECTRUM @ theta**2 / 2
 
 
+quadratic = lambda x: jnp.sum(jnp.asarray(SPECTRUM) * x**2) / 2
+SGD = optax.sgd(0.01, momentum=0.5)
+
+
+def on_the_quadratic(tx):
+    return ia.advise(tx, quadratic, jnp.ones(3), steps=8)
+
+
 def test_of_a_transformation_the_step_size_is_a_factor_of_its_updates():
-    quadratic = lambda x: jnp.sum(jnp.asarray(SPECTRUM) * x**2) / 2
-    found = ia.advise(optax.sgd(0.01, momentum=0.5), quadratic, jnp.ones(3), steps=8).changes
+    found = on_the_quadratic(SGD).changes
     assert list(found) == ["h"]
     assert found["h"].value == 1
     for effect, h in ((found["h"].doubled, 0.02), (found["h"].halved, 0.005)):
         expected = momentum_loss(h, 8) / momentum_loss(0.01, 8) - 1
         np.testing.assert_allclose(effect.loss, expected, rtol=2e-3)
+        # The threshold of heavy ball is 2 (1 + beta) / h, and the largest rate is 4.
+        np.testing.assert_allclose(effect.edge, 4 * h / (2 * 1.5), rtol=1e-6)
+
+
+def test_past_the_edge_of_stability_nothing_is_to_be_believed():
+    """Steps 45 and 90 times as long: at .6 and at 1.2 of the threshold, twice as much if they are doubled."""
+    below, past = (on_the_quadratic(ia.Optax(h, SGD)) for h in (45.0, 90.0))
+    np.testing.assert_allclose([below.edge, past.edge], [0.6, 1.2], rtol=1e-6)
+    assert "Doubling h takes it past the edge (curvature 1.20 of the threshold)." in below.verdict
+    assert np.all(np.isinf(below.error_bar(below.changes["h"].doubled)))
+    assert np.all(np.isfinite(below.error_bar(below.changes["h"].halved)))
+    assert "That run is past the edge of stability (curvature 1.20 of the threshold)" in past.verdict
+    assert "neither that nor any effect of a change is to be believed" in past.verdict
+    assert "Doubling h leaves it past the edge" in past.verdict
+    assert "Halving h brings it back below the edge" in past.verdict
+    assert "lower" not in past.verdict
+    assert np.isinf(past.numbers()["h/halved/loss_bar"])
+
+
+def test_what_comes_near_the_edge_and_what_has_none_is_said():
+    found = advice("adam")
+    near = found.changes["h"]._replace(doubled=found.changes["h"].doubled._replace(edge=np.asarray(0.95)))
+    assert "%, near the edge of stability (curvature 0.95" in found._replace(changes={"h": near}).verdict
+    assert "comes near the edge" in found._replace(edge=np.asarray(0.95)).verdict
+    assert "is not known" in found._replace(edge=np.asarray(np.nan)).verdict
+    assert "not known" not in found.verdict
 
 
 def test_the_verdict_says_what_is_larger_than_its_error_bar():
@@ -248,7 +281,7 @@ def test_the_verdict_says_what_is_larger_than_its_error_bar():
     assert "Doubling h would lower it by 12 %" in found.verdict
     assert "Halving the memory of beta would raise it by 20 %" in found.verdict
     assert "would lower" not in found._replace(error=Effect(np.nan, np.nan)).verdict
-    none = found.changes["h"]._replace(halved=Effect(np.nan, np.nan))
+    none = found.changes["h"]._replace(halved=Turn(np.nan, np.nan, np.nan))
     assert "Halving h is not foreseen." in found._replace(changes={"h": none}).verdict
     assert repr(found).startswith("After 60")
     numbers = found.numbers()

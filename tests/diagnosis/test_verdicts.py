@@ -1,7 +1,5 @@
 """The verdict on 34 quadratics where the iterates and the flows are known in closed form."""
 
-import functools
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,14 +7,10 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.diagnosis.moment import FIRST
 from implicit_adam.diagnosis.verdict import PREDICTS
+from tests.diagnosis.test_diagnose import quadratic
 
 SPECTRUM, START, HORIZON = np.array([0.5, 1.0, 4.0]), np.array([0.3, -0.8, 0.5]), 8
 STEPS = np.concatenate([np.geomspace(1e-4, 0.3, 13), [0.52, 0.55, 0.58, 0.6]])
-
-
-@functools.cache
-def loss():
-    return lambda theta: jnp.sum(jnp.asarray(SPECTRUM) * theta**2) / 2
 
 
 def iterates(h, b):
@@ -52,7 +46,7 @@ def expected(h, b):
 def test_the_verdict_is_that_of_the_closed_forms(h, b):
     h = h * (1 + b)
     rule = ia.HeavyBall(h, b) if b else ia.GradientDescent(h)
-    found = ia.diagnose(rule, loss(), jnp.asarray(START), horizon=HORIZON, iterations=3)
+    found = ia.diagnose(rule, quadratic, jnp.asarray(START), horizon=HORIZON, iterations=3)
     said = expected(h, b)
     assert said is None or found.equation in (said, *("carried", "none") * (said == "carried or none"))
 

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from implicit_adam.loops import in_turn
 from implicit_adam.types import Scalar, Vector
 
 # A pytree of vectors: what the optimizer remembers, and what a gradient adds to it.
@@ -140,7 +141,8 @@ def bent(
     def at(v: Scalar) -> Vector:
         return carrier.update(tau, theta + (1 / 2 - v) * hF, memory, psi, change, v)
 
-    return at(middle + 1) - 2 * at(middle) + at(middle - 1)
+    later, now, before = in_turn(at, *((middle + v,) for v in (1, 0, -1)))
+    return later - 2 * now + before
 
 
 def updating(ahead: Callable[..., Memory], after: Callable[..., Memory], read: Callable[..., Vector]) -> Any:
@@ -153,7 +155,8 @@ def updating(ahead: Callable[..., Memory], after: Callable[..., Memory], read: C
         now = on_the_line(psi, change, w)
         return read(tau + w, theta, now, ahead(memory, psi, change, w), after(memory, psi, change, v + 1 / 2))
 
-    return update
+    # It is read several times in a step, and traced once so.
+    return jax.jit(update)
 
 
 def on_the_line(psi: Features, change: Features, v: Scalar) -> Features:

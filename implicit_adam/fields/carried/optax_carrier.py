@@ -48,8 +48,12 @@ def carried_optax(rule: Optax, objective: Objective, packed: Packed) -> Carrier:
         def of(g: Vector) -> tuple[Vector, Memory]:
             return packed.update(n, away_from_zero(g), memory, theta)
 
-        mean = jax.tree.map(lambda x: jnp.mean(x, 0), jax.vmap(of)(g))
-        return mean if objective.noise is None else with_noise(of(jnp.mean(g, 0)), mean, objective.noise)
+        if objective.noise is None:
+            return jax.tree.map(lambda x: jnp.mean(x, 0), jax.vmap(of)(g))
+        # That of the mean beside the others: a call of its own would be compiled as often again.
+        rows = jax.vmap(of)(jnp.concatenate([g, jnp.mean(g, 0, keepdims=True)]))
+        mean = jax.tree.map(lambda x: jnp.mean(x[:-1], 0), rows)
+        return with_noise(jax.tree.map(lambda x: x[-1], rows), mean, objective.noise)
 
     def gradients(theta: Vector) -> Any:
         if objective.batches is None:

@@ -98,8 +98,7 @@ def at_any_time(tx: optax.GradientTransformation, theta: Vector, found: Behaviou
     """`tx` at any time, on vectors like theta, with the counters `found` by the probe, all of period 1."""
     with jax.ensure_compile_time_eval():
         ones = jnp.ones(theta.shape, theta.dtype)
-        first = initial_state(tx, ones)
-        then = tx.update(ones, first, ones)[1]
+        first, then = jax.jit(lambda ones: _begun(tx, ones))(ones)
     paths = jax.tree_util.tree_leaves_with_path(first)
     of_points = dependence(lambda theta: initial_state(tx, theta), ones)[:, 0]
     kept = np.diagonal(passed_on(lambda state: tx.update(ones, state, ones)[1], first))
@@ -119,6 +118,12 @@ def at_any_time(tx: optax.GradientTransformation, theta: Vector, found: Behaviou
         tuple(jax.tree_util.keystr(path) for path, _ in paths),
         tuple(kind(i) for i in range(len(paths))),
     )
+
+
+def _begun(tx: optax.GradientTransformation, ones: Vector) -> tuple[Any, Any]:
+    """The state before the first step and after it."""
+    first = initial_state(tx, ones)
+    return first, tx.update(ones, first, ones)[1]
 
 
 def _scheduled(state: Any) -> list[bool]:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from implicit_adam.loops import scanned_rows
+from implicit_adam.loops import in_rows
 from implicit_adam.objective import ravel, unravel_like
 from implicit_adam.programs.dependence import dependence, levels
 from implicit_adam.rules.from_optax.any_time import AnyTime, Memories, at_any_time
@@ -179,40 +179,48 @@ def _program(at: AnyTime, level: list[int]) -> Callable[[Any, Vector], tuple[_Se
     """(key, zeros) -> what is seen at every state, and relative jumps of the updates from step to step."""
 
     def program(key: Any, zeros: Vector) -> tuple[_Seen, Any]:
-        def random(*number: Any) -> Vector:
-            k = key
-            for i in number:
-                k = jax.random.fold_in(k, i)
-            return jax.random.normal(k, zeros.shape, zeros.dtype)
+        def random(key: Any, numbers: Any) -> Any:
+            return jax.vmap(
+                lambda i: jax.random.normal(jax.random.fold_in(key, i), zeros.shape, zeros.dtype)
+            )(jnp.asarray(numbers))
 
-        def run(steps: int, size: float) -> Any:
-            def step(state: Any, n: Any) -> tuple[Any, None]:
-                new = at.tx.update(size * (random(0, n) + 1), state, random(1, n))[1]
-                return jax.tree.map(lambda x, old: jnp.asarray(x).astype(old.dtype), new, state), None
+        begin, gradient, point, direction = random(key, (2, 3, 4, 5))
 
-            start = jax.tree.map(jnp.asarray, initial_state(at.tx, random(2)))
-            return jax.lax.scan(step, start, jnp.arange(steps))[0]
+        def run(steps: Any, size: Any) -> tuple[Memories, Any]:
+            """The memories after so many steps, and what the transformation itself does next."""
 
-        def sight(n: Any, memories: Memories, size: float) -> tuple[_Seen, Any]:
-            return _sight(at, level, jnp.asarray(n, zeros.dtype), size * random(3), memories, random(4))
+            def step(n: Any, state: Any) -> Any:
+                g, theta = random(jax.random.fold_in(key, n), (0, 1))
+                new = at.tx.update(size * (g + 1), state, theta)[1]
+                return jax.tree.map(lambda x, old: jnp.asarray(x).astype(old.dtype), new, state)
 
-        seen = []
-        for steps, size in REACHED:
-            state = run(steps, size)
-            own, new = at.tx.update(size * random(3), state, random(4))
-            row, found = sight(steps, at.memories(state), size)
-            seen.append(row._replace(off=_far(found, (jnp.asarray(own), at.memories(new)))))
-        memories, size = at.memories(run(*REACHED[-1])), REACHED[-1][1]
-        seen += [sight(n, memories, size)[0] for n in LATE]
+            start = jax.tree.map(jnp.asarray, initial_state(at.tx, begin))
+            state = jax.lax.fori_loop(0, steps, step, start)
+            own, new = at.tx.update(size * gradient, state, point)
+            return at.memories(state), (jnp.asarray(own), at.memories(new))
+
+        def sight(n: Scalar, size: Scalar, memories: Memories) -> tuple[_Seen, Any]:
+            return _sight(at, level, n, size * gradient, memories, point)
+
+        # Each is one program for all rows: compiling them is what takes the time.
+        steps, sizes = (jnp.asarray(x) for x in zip(*REACHED, strict=True))
+        sizes = sizes.astype(zeros.dtype)
+        reached, own = in_rows(run, steps, sizes)
+        numbers = jnp.concatenate([steps.astype(zeros.dtype), jnp.asarray(LATE, zeros.dtype)])
+        late = [*range(len(REACHED)), *[len(REACHED) - 1] * len(LATE)]
+        seen, found = in_rows(sight, numbers, *jax.tree.map(lambda x: x[jnp.asarray(late)], (sizes, reached)))
+        found = jax.tree.map(lambda x: x[: len(REACHED)], found)
+        seen = seen._replace(off=seen.off.at[: len(REACHED)].set(jax.vmap(_far)(found, own)))
+        memories, size = jax.tree.map(lambda x: x[-1], (reached, sizes))
 
         def projected(n: Scalar) -> Any:
-            u, new = at.update(n, size * random(3), memories, random(4))
-            return jnp.stack([jnp.sum(u * random(5)), *(jnp.sum(x) for x in new)])
+            u, new = at.update(n, size * gradient, memories, point)
+            return jnp.stack([jnp.sum(u * direction), *(jnp.sum(x) for x in new)])
 
-        xs = scanned_rows(lambda _, n: (_, projected(n)), (), jnp.asarray(SWITCHING, zeros.dtype))
-        sizes = jnp.max(jnp.abs(xs), axis=0, keepdims=True)
-        jumps = jnp.abs(xs[2:] - 2 * xs[1:-1] + xs[:-2]) / jnp.where(sizes > 0, sizes, 1)
-        return jax.tree.map(lambda *x: jnp.stack(x), *seen), jnp.max(jumps, axis=1)
+        xs = in_rows(projected, jnp.asarray(SWITCHING, zeros.dtype))
+        largest = jnp.max(jnp.abs(xs), axis=0, keepdims=True)
+        jumps = jnp.abs(xs[2:] - 2 * xs[1:-1] + xs[:-2]) / jnp.where(largest > 0, largest, 1)
+        return seen, jnp.max(jumps, axis=1)
 
     return program
 
@@ -230,13 +238,14 @@ def _sight(
     for this in range(1 + max(level, default=-1)):
         mine = [i for i, l in enumerate(level) if l == this]
 
-        def along(pattern: Callable[[Any], Any], this: int = this) -> Memories:
-            dots = [
-                pattern(y) if l == this else jnp.zeros_like(y) for l, y in zip(level, memories, strict=True)
-            ]
+        def along(dots: Memories) -> Memories:
             return jax.jvp(after, (memories,), (dots,))[1]
 
-        ones, others = along(jnp.ones_like), along(_uneven)
+        dots = [
+            jnp.stack([jnp.ones_like(y), _uneven(y)] if l == this else [jnp.zeros_like(y)] * 2)
+            for l, y in zip(level, memories, strict=True)
+        ]
+        ones, others = zip(*jax.vmap(along)(dots), strict=True)
         zeroed = after(without(level, this, memories))
         for i in mine:
             d = jnp.ravel(ones[i])[0]

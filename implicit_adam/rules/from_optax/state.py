@@ -6,6 +6,7 @@ where the result is not used. So zeros are replaced by negligible numbers: t in 
 with t = 1e-129 in float64 and 2e-16 in float32. With eps = 1e-8 they cause updates of 1e-121 and 2e-8.
 """
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -28,9 +29,13 @@ def initial_state(tx: optax.GradientTransformation, params: Params) -> Any:
 
 def without_zeros(state: Any) -> Any:
     """A state as arrays, with t^2 in place of zeros among the floating numbers."""
+    return _without_zeros(jax.tree.map(jnp.asarray, state))
 
+
+# Outside of jit every operation on every shape would be a program of its own.
+@partial(jax.jit, inline=True)
+def _without_zeros(state: Any) -> Any:
     def nonzero(x: Any) -> Any:
-        x = jnp.asarray(x)
         if not eqx.is_inexact_array(x):
             return x
         return x + jnp.where(x == 0, _tiny(x) ** 2, 0).astype(x.dtype)
