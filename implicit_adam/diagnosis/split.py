@@ -51,13 +51,21 @@ class Parts(NamedTuple):
 def split(now: Moment) -> Parts:
     """The `Parts` of the present velocity, in units of the parameters per unit of time."""
     inputs, h = now.inputs, now.inputs.rule.h
-    carrier, theta = carrier_of(inputs), inputs.theta
+    theta = inputs.theta
+    carrier = _with_one_gradient(carrier_of(inputs), theta)
     if isinstance(inputs.rule, AbstractRule):
         found: Any = carried_parts(inputs.rule, inputs.objective, carrier, 1, now.n, theta, now.memory)
         parts = Parts(found.instant, found.minibatch, jnp.stack(found.memory), found.decay, found.step)
     else:
-        parts = _transformation(full_batch_carrier(now), carrier, now.n, theta, now.memory)
+        whole = carrier if inputs.batches is None else full_batch_carrier(now)
+        parts = _transformation(whole, carrier, now.n, theta, now.memory)
     return jax.tree.map(lambda x: x / h, parts)
+
+
+def _with_one_gradient(carrier: Carrier, theta: Vector) -> Carrier:
+    """Its gradient at theta is computed once: XLA does not see that two loops (over layers) are the same."""
+    here = carrier.gradients(theta)
+    return carrier._replace(gradients=lambda x: here if x is theta else carrier.gradients(x))
 
 
 def full_batch_carrier(now: Moment) -> Carrier:

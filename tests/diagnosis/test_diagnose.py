@@ -62,8 +62,10 @@ def test_at_usual_settings_the_carried_memory_predicts_and_the_others_do_not():
 
 
 def test_the_parts_sum_to_the_velocity_which_is_how_far_a_step_moves():
-    _, _, moved = usual_run()
+    params, (adam, _), moved = usual_run()
     found = usual()
+    parts = ia.carried_field(USUAL, net_loss).decompose(60 * USUAL.h, (params, ((adam.mu,), (adam.nu,))))
+    np.testing.assert_allclose(found.step_correction, parts.step, rtol=1e-6, atol=1e-12)
     total = found.instant + found.minibatch + jnp.sum(found.memory, 0) + found.decay + found.step_correction
     np.testing.assert_allclose(total, found.velocity, rtol=1e-12)
     assert jnp.linalg.norm(2.5e-3 * found.velocity - moved) < 2e-3 * jnp.linalg.norm(moved)

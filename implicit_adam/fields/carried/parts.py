@@ -57,8 +57,9 @@ def carried_parts(
     nowhere = jnp.zeros_like(theta)
     n = tau - 1 / 2
     kernels = rule.kernels(n)
-    of_mean = rule.features(objective.full_batch().gradients(theta)[0])
-    mean = carrier.gradients(theta)
+    mean = of_mean = carrier.gradients(theta)
+    if objective.batches is not None:
+        of_mean = rule.features(objective.full_batch().gradients(theta)[0])
     still = jax.tree.map(jnp.zeros_like, mean)
     settled = read(kernels, _as_if_always(kernels, mean, n))
     after = carrier.after(memory, mean, still, jnp.full_like(tau, 1 / 2))
