@@ -14,7 +14,7 @@ from implicit_adam.paper.claims import Advance, Experiment
 from implicit_adam.paper.classifiers import CLASSIFIERS
 from implicit_adam.paper.practical_cases import OPTIMIZERS, TWO_LAYERS, Case, PracticalConfig
 from implicit_adam.paper.practical_claims import CLOSE, claims
-from implicit_adam.plotting.panels import panels, styled
+from implicit_adam.plotting.panels import paired_panels, styled
 from implicit_adam.plotting.style import COLOURS
 from implicit_adam.studies.prediction import (
     CARRIED,
@@ -71,22 +71,13 @@ def more_pictures(config: PracticalConfig, found: tuple[Prediction, ...]) -> dic
 @styled
 def picture(config: PracticalConfig, found: tuple[Prediction, ...]) -> Any:
     """Two panels for each case: the loss of the optimizer and its prediction, and below it the errors."""
-    columns = min(COLUMNS, len(found))
-    rows = -(-len(found) // columns)
-    figure, axes = panels(2 * rows, columns, 2.5, 1.7)
-    pairs = [
-        (axes[2 * (i // columns), i % columns], axes[2 * (i // columns) + 1, i % columns])
-        for i in range(rows * columns)
-    ]
-    for (top, bottom), case, one in zip(pairs, config.cases, found, strict=False):
+    figure, pairs = paired_panels(len(found), COLUMNS, 2.5, 1.7)
+    for (top, bottom), case, one in zip(pairs, config.cases, found, strict=True):
         _draw_loss(top, case, one)
         _draw_errors(bottom, one)
-    for top, bottom in pairs[len(found) :]:
-        top.set_axis_off()
-        bottom.set_axis_off()
-    for row in range(rows):
-        axes[2 * row, 0].set_ylabel("loss")
-        axes[2 * row + 1, 0].set_ylabel("error / distance")
+    for top, bottom in pairs[::COLUMNS]:
+        top.set_ylabel("loss")
+        bottom.set_ylabel("error / distance")
     _legend(figure)
     return figure
 

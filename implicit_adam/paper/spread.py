@@ -14,7 +14,7 @@ import numpy as np
 from implicit_adam.losses.problems import Problem
 from implicit_adam.paper.claims import Advance, Claim, Experiment, decided
 from implicit_adam.paper.classifiers import CLASSIFIERS
-from implicit_adam.plotting.panels import panels, styled
+from implicit_adam.plotting.panels import paired_panels, styled
 from implicit_adam.plotting.style import COLOURS
 from implicit_adam.rules import Adam
 from implicit_adam.runs.carried_flow import carried_flow
@@ -182,11 +182,14 @@ def _listed(pairs: list[tuple[Case, Spread]], words: list[str]) -> str:
     return "; ".join(f"{case}: {word}" for (case, _), word in zip(pairs, words, strict=True))
 
 
+COLUMNS = 4
+
+
 @styled
 def picture(config: SpreadConfig, found: tuple[Spread, ...]) -> Any:
     """A column for each case: the spread above, the error of the mean loss below."""
-    figure, (above, below) = panels(2, len(found), 2.3, 2.0)
-    for top, bottom, case, one in zip(above, below, config.cases, found, strict=True):
+    figure, pairs = paired_panels(len(found), COLUMNS, 2.3, 2.0)
+    for (top, bottom), case, one in zip(pairs, config.cases, found, strict=True):
         top.plot(one.steps, one.distance, color="0.75", linewidth=4, label="runs of Adam")
         top.plot(
             one.steps, one.sampled_distance, color="k", linewidth=1.2, label="sampled runs of the equation"
@@ -200,8 +203,9 @@ def picture(config: SpreadConfig, found: tuple[Spread, ...]) -> Any:
         top.set_title(f"{case.network}\nbatches of {case.size}{single}", fontsize=8)
         bottom.set_xlabel("step")
         top.set_ylim(bottom=0)
-    above[0].set_ylabel("distance from the mean\n/ distance travelled")
-    below[0].set_ylabel("error of the mean loss")
+    for top, bottom in pairs[::COLUMNS]:
+        top.set_ylabel("distance from the mean\n/ distance travelled")
+        bottom.set_ylabel("error of the mean loss")
     _legend(figure)
     return figure
 
@@ -216,7 +220,7 @@ def _legend(figure: Any) -> None:
         Line2D([], [], color=COLOURS[1], linewidth=1.0, label="equation of the mean run"),
         Patch(color="0.88", label="two standard errors of Adam's mean loss"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
 
 
 SPREAD_OF_RUNS = Experiment(

@@ -31,6 +31,19 @@ def panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, A
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def paired_panels(count: int, columns: int, width: float, height: float) -> tuple[Any, list[tuple[Any, Any]]]:
+    """A Figure and `count` pairs of Axes, the second below the first, at most `columns` pairs in a row."""
+    rows, columns = -(-count // columns), min(count, columns)
+    figure, axes = panels(2 * rows, columns, width, height)
+    pairs = [
+        (axes[2 * row, column], axes[2 * row + 1, column]) for row in range(rows) for column in range(columns)
+    ]
+    for pair in pairs[count:]:
+        for ax in pair:
+            ax.set_axis_off()
+    return figure, pairs[:count]
+
+
 def short(name: str) -> str:
     """The letter of a hyperparameter, as a formula."""
     return {"h": "$h$", "beta": r"$\beta$", "rho": r"$\rho$"}[name]

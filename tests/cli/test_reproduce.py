@@ -113,6 +113,14 @@ def test_what_was_finished_before_an_interruption_is_in_the_report(tmp_path, cap
     assert "2 claims: 2 held." in text
 
 
+def test_further_pictures_stand_beside_the_first(tmp_path, monkeypatch):
+    one = EXPERIMENTS["figure1"]
+    again = one._replace(more_pictures=lambda config, found: {"few": one.picture(config, found)})
+    monkeypatch.setitem(EXPERIMENTS, "figure1", again)
+    assert main(["reproduce", "figure1", "--quick", "--out", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {"figure1.png", "figure1-few.png"}
+
+
 def test_a_file_that_cannot_be_written_is_said_in_words(tmp_path, capsys):
     (tmp_path / "figure1.png").mkdir()
     assert main(["reproduce", "figure1", "--out", str(tmp_path)]) == 2

@@ -11,7 +11,7 @@ from implicit_adam.paper import practical_settings
 from implicit_adam.paper.claims import DID_NOT_HOLD, HELD, UNDECIDED
 from implicit_adam.paper.classifiers import CLASSIFIERS
 from implicit_adam.paper.practical_cases import Case, PracticalConfig
-from implicit_adam.paper.practical_settings import PRACTICAL_SETTINGS
+from implicit_adam.paper.practical_settings import FEW, PRACTICAL_SETTINGS, more_pictures
 from implicit_adam.studies.norm_rates import MEASURED, PREDICTED, norm_rates
 from implicit_adam.studies.prediction import (
     CARRIED,
@@ -177,6 +177,13 @@ GOOD, GOOD_MINI = made_up(signs=(1, 1)), made_up(sampling=0.001)
 def test_verdicts_follow_the_numbers(full, mini, drawn, others):
     expected = [others.get(i, HELD) for i in range(8)]
     assert verdicts(PRACTICAL_SETTINGS, (full, mini, drawn), CONFIG) == expected
+
+
+def test_a_few_cases_have_a_picture_of_their_own():
+    pictures = more_pictures(PracticalConfig((MINI, FEW[-1])), (GOOD, GOOD_MINI))
+    assert [len(picture.axes) for picture in pictures.values()] == [2]
+    assert list(pictures) == ["few"]
+    assert more_pictures(CONFIG, (GOOD, GOOD_MINI, GOOD_MINI)) == {}
 
 
 def test_what_has_parted_from_a_nearby_start_is_not_judged_when_they_meet_again():
