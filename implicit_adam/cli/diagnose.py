@@ -69,7 +69,7 @@ def add_diagnose(commands: Any) -> None:
         const=ADVISE,
         metavar="N",
         help="say as well what another step size, memory or batch size would do to the loss N steps on "
-        f"(default: {ADVISE}); some 20 seconds more of compilation",
+        f"(default: {ADVISE}); ten to forty seconds more of compilation",
     )
     add("--out", type=Path, metavar="FILE", help="append every number to it, a JSON object a line")
 
