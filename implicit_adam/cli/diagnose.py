@@ -71,7 +71,7 @@ def add_diagnose(commands: Any) -> None:
         const=ADVISE,
         metavar="N",
         help="also predict what another step size, memory or batch size would do to the loss after N more "
-        f"steps (default: {ADVISE}); takes some 20 seconds more to compile",
+        f"steps (default: {ADVISE}); takes ten to forty seconds more to compile",
     )
     add("--out", type=Path, metavar="FILE", help="append all numbers to FILE, one JSON object per line")
 
