@@ -122,6 +122,8 @@ class RelativeToTheMove(diffrax.AbstractStepSizeController):
         moved, error = size(y1_candidate[0] - y0[0]), size(y_error[0])
         one = jnp.ones_like(moved)
         ratio = jnp.where(moved > 0, error / jnp.where(moved > 0, moved, one), jnp.zeros_like(moved))
+        # A leap to where the update has no value is rejected, and tried again shorter.
+        ratio = jnp.where(jnp.isfinite(moved), ratio, jnp.full_like(ratio, jnp.inf))
         return self.controller.adapt_step_size(t0, t1, one, one, args, ratio, error_order, controller_state)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import implicit_adam as ia
+from implicit_adam.runs.leaps import RelativeToTheMove
 from tests.fields.test_carried import NET, error, net_loss
 
 
@@ -155,3 +156,15 @@ def test_over_mini_batches_it_is_the_mean_run():
     ).params
     assert error(carried, mean) < 0.01
     assert error(whole, mean) > 0.3
+
+
+def test_a_leap_to_where_there_is_no_value_is_tried_again_shorter():
+    controller = RelativeToTheMove(diffrax.PIDController(1e-3, 0, dtmin=1.0))
+    start, first, leap = (jnp.asarray(t) for t in (0.0, 2.0, 4.0))
+    order, none = jnp.asarray(2.0), (jnp.zeros(2),)
+    _, state = controller.init(None, start, leap, none, first, None, None, order)
+    for value, kept in ((jnp.nan, False), (1.0, True)):
+        there = (jnp.full(2, value),)
+        keep, _, end, *_ = controller.adapt_step_size(start, leap, none, there, None, none, order, state)
+        assert bool(keep) is kept
+        assert kept or end < leap
