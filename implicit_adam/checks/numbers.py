@@ -109,6 +109,14 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
+def check_switch(name: str, value: Any) -> bool:
+    """A switch that is True or False; anything else, such as "no", would count as one of them."""
+    if not isinstance(value, bool | np.bool_):
+        msg = f"{name} must be True or False, got {value!r}"
+        raise ValueError(msg)  # noqa: TRY004
+    return bool(value)
+
+
 def check_seeds(seeds: Sequence[int]) -> None:
     """One or more different integers >= 0: a run counted twice would make the error bar too small."""
     if len({check_count("a seed", seed, least=0) for seed in seeds}) < max(1, len(seeds)):

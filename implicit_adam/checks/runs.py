@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from implicit_adam.checks.numbers import check_count, check_width, is_traced
+from implicit_adam.checks.numbers import check_count, check_switch, check_width, is_traced
 from implicit_adam.types import StepNumber
 
 
@@ -28,10 +28,7 @@ def check_orders(orders: Any, highest: int) -> tuple[int, ...]:
 
 def check_shifted_order(order: int, *, shifted: bool) -> None:
     """Order 1 at most with `shifted`: a product with an error of O(h) moves the field by O(h^2)."""
-    if not isinstance(shifted, bool):
-        msg = f"shifted must be True or False, got {shifted!r}"
-        raise ValueError(msg)  # noqa: TRY004
-    if shifted and order > 1:
+    if check_switch("shifted", shifted) and order > 1:
         msg = f"shifted=True moves the field by O(h^2), as much as order {order} adds; leave one of them out"
         raise ValueError(msg)
 

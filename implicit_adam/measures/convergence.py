@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from implicit_adam.checks.numbers import check_switch
 from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.checks.runs import check_orders, check_shifted_order
 from implicit_adam.checks.studies import check_horizon, check_step_counts, check_wide_dtype
@@ -143,6 +144,7 @@ def convergence(
     """
     counts = check_step_counts(step_counts)
     check_horizon(horizon)
+    carried = check_switch("carried", carried)
     orders = check_orders(orders, HIGHEST_CARRIED_ORDER if carried else HIGHEST_ORDER)
     check_shifted_order(max(orders), shifted=shifted)
     taking_products = max(orders) > 0 and not carried

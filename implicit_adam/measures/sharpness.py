@@ -10,7 +10,7 @@ from jaxtyping import Array
 from implicit_adam.bias.bias import late_denominator
 from implicit_adam.checks.batches import check_batches
 from implicit_adam.checks.losses import check_loss
-from implicit_adam.checks.numbers import check_count
+from implicit_adam.checks.numbers import check_count, check_switch
 from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.checks.parameters import check_params
 from implicit_adam.eigenpairs import Rows, largest_eigenpairs
@@ -71,6 +71,7 @@ def sharpness(
     Can be jitted and vmapped; the derivative of `value` is that of the exact eigenvalue. NaN where the
     Hessian is not finite. Raises `ValueError` for bad parameters, losses, batches and starts.
     """
+    smallest = check_switch("smallest", smallest)
     check_batches(batches)
     params = check_params(params)
     check_loss(loss, params, batches)
@@ -109,6 +110,7 @@ def preconditioned_sharpness(
     as in `sharpness`. Also raises `ValueError` for a rule without a limit if `opt_state` is not given, and
     for the state of another rule.
     """
+    smallest = check_switch("smallest", smallest)
     check_rule(rule, AbstractRule)
     inputs = checked_inputs(rule, loss, params, batches)
     # Any step will do, since the schedule only changes the step size.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike
 
-from implicit_adam.checks.numbers import is_traced
+from implicit_adam.checks.numbers import check_switch, is_traced
 
 ALLOWED = "allowed"
 
@@ -75,11 +75,8 @@ def made_up(leaves: Iterable[tuple[tuple[int, ...], Any]]) -> list[Array]:
 
 
 def flag(x: Any) -> bool:
-    """A switch as a bool; `ValueError` unless True or False, as anything else would count as one of them."""
-    if not isinstance(x, bool | np.bool_):
-        msg = f"a switch of a rule, such as eps_in_sqrt, must be True or False, got {x!r}"
-        raise ValueError(msg)  # noqa: TRY004
-    return bool(x)
+    """Converter for a switch of a rule; `ValueError` unless it is True or False."""
+    return check_switch("a switch of a rule, such as eps_in_sqrt,", x)
 
 
 def check_hyperparameter(owner: str, name: str, value: Array | np.ndarray, allowed: Interval) -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from implicit_adam.checks.numbers import check_switch
 from implicit_adam.checks.runs import check_order, check_saved, check_saves
 from implicit_adam.fields.carried.carried_field import (
     HIGHEST_CARRIED_ORDER,
@@ -110,6 +111,7 @@ def carried_flow(
     epochs (`RuntimeError`).
     """
     check_order(order, HIGHEST_CARRIED_ORDER)
+    replacement, memories = check_switch("replacement", replacement), check_switch("memories", memories)
     check_solving(solver, stepsize_controller)
     steps, save_every = check_saves(steps, save_every)
     saved = check_saved(steps, save_every, save_at)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from implicit_adam.checks.numbers import check_count
+from implicit_adam.checks.numbers import check_count, check_switch
 from implicit_adam.sweeps.checkpoint import described, opened
 from implicit_adam.sweeps.grid import Grid, as_grid, check_names
 from implicit_adam.sweeps.lanes import device_mesh, lanes_a_chunk, traced
@@ -93,9 +93,7 @@ def sweep(
 def _check_options(chunk_size: Any, checkpoint: Any, part: Any, *, same_bits: Any) -> None:
     if chunk_size is not None and chunk_size != "auto":
         check_count("chunk_size", chunk_size)
-    if not isinstance(same_bits, bool):
-        msg = f"same_bits must be True or False, got {same_bits!r}"
-        raise ValueError(msg)  # noqa: TRY004
+    check_switch("same_bits", same_bits)
     if checkpoint is None and (part is not None or not same_bits):
         msg = (
             f"{'same_bits=False' if part is None else 'part'} is about the chunks in a folder; give "

@@ -351,6 +351,26 @@ CALLS = {
         lambda: ia.flow(RULE, quadratic, START, 4, shifted="no"),
         "shifted must be True or False",
     ),
+    "word for replacement": (
+        lambda: ia.carried_flow(RULE, quadratic, START, 40, replacement="no"),
+        "replacement must be True or False",
+    ),
+    "word for memories": (
+        lambda: ia.carried_flow(RULE, quadratic, START, 40, memories="no"),
+        "memories must be True or False",
+    ),
+    "word for the smallest eigenvalue": (
+        lambda: ia.sharpness(quadratic, START, smallest="no"),
+        "smallest must be True or False",
+    ),
+    "word for the smallest preconditioned eigenvalue": (
+        lambda: ia.preconditioned_sharpness(RULE, quadratic, START, smallest="no"),
+        "smallest must be True or False",
+    ),
+    "word for carried memory": (
+        lambda: ia.convergence(RULE, quadratic, START, horizon=1.0, step_counts=(10, 20, 40), carried="no"),
+        "carried must be True or False",
+    ),
     "every so many steps and chosen ones": (
         lambda: ia.smooth_flow(RULE, quadratic, START, 4, save_every=2, save_at=(2, 4)),
         "not both",
