@@ -53,7 +53,7 @@ def test_the_verdict_is_that_of_the_closed_forms(h, b):
 
 def test_a_small_curvature_is_said_to_two_digits():
     rule = ia.GradientDescent(6.2e-4)
-    found = ia.diagnose(rule, loss(), jnp.asarray(START), horizon=HORIZON, iterations=3)
+    found = ia.diagnose(rule, quadratic, jnp.asarray(START), horizon=HORIZON, iterations=3)
     along = found.update_sharpness / found.threshold
     # The top eigenvalue over the threshold is 4 h / 2.
     said = f"feels is 0.0012 of its stability threshold, below the edge ({along:.2g} along the update)"

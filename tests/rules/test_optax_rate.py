@@ -12,7 +12,7 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.rules.from_optax.rate import learning_rate, warn_of_a_rate_twice
-from implicit_adam.studies.optax_table import ALIASES, entries
+from implicit_adam.studies.optax_examples import ALIASES, entries
 from tests import examples
 
 PARAMS = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
