@@ -11,6 +11,7 @@ from benchmarks.measure import Measure, Measures, ratio
 from benchmarks.timing import alternate
 from implicit_adam.losses.problems import Problem, bilinear, digits
 from implicit_adam.objective import ravel
+from implicit_adam.paper.edge.networks import dense_layers, on_digits
 
 
 def _end(run, problem: Problem, steps: int, **kwargs):
@@ -130,7 +131,31 @@ def carried(finer: int, target: float, repeats: int) -> Measure:
     return ratio(what, timings, "optax loop", "carried flow", ">=", target, facts)
 
 
+def closure() -> Measure:
+    """The closure of the carried flow at the edge of stability: one evaluation of it, over one gradient."""
+    loss, params = on_digits(dense_layers(jnp.tanh, 24, 4), 100)
+    steps, rule = 300, ia.Adam(2e-3, 0.5, 0.99)
+
+    @jax.jit
+    def flow(params):
+        return ia.carried_flow(rule, loss, params, steps, save_every=steps, closure="two-branch")
+
+    @jax.jit
+    def gradients(params):
+        return jax.lax.fori_loop(
+            0, steps, lambda _, x: jax.tree.map(lambda x, g: x - 1e-9 * g, x, jax.grad(loss)(x)), params
+        )
+
+    timings = alternate({"closure": lambda: flow(params), "gradients": lambda: gradients(params)}, repeats=3)
+    # Bosh3 evaluates three times a step: it takes the last of a step as the first of the next.
+    evaluations = 3 * int(flow(params).solver_steps)
+    here = timings["closure"].median / evaluations / (timings["gradients"].median / steps)
+    what = f"closure at the edge of stability, 4-layer tanh network, {steps} steps: evaluation / gradient"
+    return Measure(what, here, "<=", 6, timings, {"evaluations a step": evaluations / steps})
+
+
 MEASURES: Measures = {
+    "closure": closure,
     "carried-flow": partial(carried, 1, 1.5, 3),
     "carried-flow-1e-4": partial(carried, 10, 15, 3),
     "carried-flow-1e-5": partial(carried, 100, 150, 1),

@@ -19,8 +19,8 @@ curvature are damped at the rate 2 and left to c. d is a vector: any number of d
 
 The floor stands for what keeps an optimizer from being exactly at rest across its path, which in floating
 point is rounding: without it d underflows before the edge is reached, and the first burst comes late.
-Describing two branches by a mean and a difference is the idea of rod flow (arXiv:2602.01480, 2605.06821).
-Memories as states, branches with any readout, and the neutral alternation of memories are this library's.
+Describing two branches by a mean and a difference is the idea of rod flow (arXiv:2602.01480, and 2605.06821
+for Adam); `docs/theory.md` says what is different here.
 """
 
 from collections.abc import Callable
