@@ -102,7 +102,7 @@ def studies(found: Theorem) -> dict[str, dict[str, Convergence]]:
     return rows
 
 
-_QUICK_STEPS = (48, 96, 192, 384)
+_QUICK_STEPS = (48, 96, 192)
 _QUICK = TheoremConfig(
     *(
         replace(verification, step_counts=_QUICK_STEPS, eps_placements=("inside",), optimizers=("adam",))

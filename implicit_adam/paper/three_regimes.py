@@ -222,7 +222,9 @@ THREE_REGIMES = Experiment(
     "Three regimes of training",
     "a small network on digits",
     RegimesConfig(),
-    RegimesConfig(h=(1e-2, 3e-2), memories=(1, 30, 1000), steps=200, samples=50, seeds=(0,)),
+    RegimesConfig(
+        h=(1e-2, 3e-2), memories=(1, 30, 1000), placements=("inside",), steps=200, samples=50, seeds=(0,)
+    ),
     run,
     claims,
     picture,

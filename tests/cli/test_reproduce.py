@@ -160,7 +160,7 @@ def test_a_report_lists_a_setting_once_unless_it_differs_between_the_parts_of_an
         "Settings: "
     )[1]
     assert "left beta 0.8, 0.9, 0.95; right beta 0.9;" in section
-    assert section.count("epochs 500") == section.count("seeds 0, 1, 2;") == 1
+    assert section.count("epochs 100") == section.count("seeds 0, 1;") == 1
     text = report(
         {"theorem": Done(EXPERIMENTS["theorem"], EXPERIMENTS["theorem"].config, claims, 1.0)}, "command"
     )
