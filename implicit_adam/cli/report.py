@@ -1,7 +1,6 @@
 """Writes the report of `implicit-adam reproduce`; every number in it comes from the run that writes it."""
 
 import dataclasses
-import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import jax
 from implicit_adam.files import installed
 from implicit_adam.paper.claims import Claim, Experiment, Table
 from implicit_adam.paper.reproduce import BY_NAME_ONLY
+from implicit_adam.sweeps.maker import cores
 
 PACKAGES = (
     "implicit-adam",
@@ -181,11 +181,6 @@ def _shown(value: Any) -> str:
 def _cell(text: str) -> str:
     """Escape the bars in a table cell, which would end it."""
     return text.replace("|", r"\|")
-
-
-def cores() -> int:
-    """The number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _machine() -> str:

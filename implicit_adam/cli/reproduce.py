@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from implicit_adam.cli.arguments import add_format, folder, integers, require
-from implicit_adam.cli.report import Done, cores, report, written_by
+from implicit_adam.cli.report import Done, report, written_by
 from implicit_adam.cli.updated_report import can_be_updated, updated
 from implicit_adam.datasets import CIFAR
 from implicit_adam.files import check_writable, named_leaves
@@ -24,6 +24,7 @@ from implicit_adam.paper.claims import Experiment
 from implicit_adam.paper.reproduce import BY_NAME_ONLY, EXPERIMENTS, PAPER_SETTINGS, PaperSetting, on_cifar
 from implicit_adam.paper.training.cifar_runs import CifarConfig
 from implicit_adam.paper.training.network_runs import NetworkConfig
+from implicit_adam.sweeps.maker import cores
 
 REPRODUCE = """\
 Run the figures, the table and the claims of "On the Implicit Bias of Adam" again, and say of each claim

@@ -25,10 +25,10 @@ class Effect(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """An effect, and the curvature over its threshold of stability: the larger of at once and at the end.
+    """An effect, and `edge`: the curvature over the stability threshold, the larger of now and at the end.
 
-    Where `edge` is above 1 the run is past the edge of stability and the effect not to be believed; NaN where
-    no threshold is known.
+    With `edge` above 1 the run is past the edge of stability, and the effect cannot be trusted. NaN if the
+    threshold is not known.
     """
 
     loss: Scalar

@@ -130,9 +130,9 @@ def _ran(now: Moment, looks: Looks, orders: Any) -> tuple[Float[Array, "runs loo
 def _foreseen(
     now: Moment, looks: Looks, spread: Float[Array, " 2"]
 ) -> tuple[Float[Array, "looks 2"], Scalar, Float[Array, "levers 2"], Float[Array, "turns levers 3"]]:
-    """What is foreseen as things are, and the edge; relative changes by octaves; with each lever doubled and
+    """The prediction without any change, its edge, and its relative derivatives per octave.
 
-    halved relative changes and the edge.
+    Last, with each lever doubled, then halved: the relative changes and the edge.
     """
 
     def way(octaves: Float[Array, " levers"]) -> tuple[Float[Array, "looks 2"], Moment, Any]:

@@ -1,4 +1,4 @@
-"""How much the gradients of mini-batches differ."""
+"""The gradient noise of mini-batches."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from implicit_adam.types import Scalar
 
 
 def noise_of(inputs: Inputs) -> Scalar:
-    """Tr Cov of the mini-batch gradients over ||mean||^2, the m mini-batches being all there are."""
+    """Tr Cov of the m mini-batch gradients over ||mean||^2; the m mini-batches are all the data."""
     if inputs.batches is None:
         return jnp.full_like(inputs.rule.h, jnp.nan)
 

@@ -1,7 +1,7 @@
-"""What can be said of an optimizer whose memory cannot be carried, so that no equation here follows it.
+"""The diagnosis of an optimizer whose memory cannot be carried, so that no equation here predicts it.
 
-Its own steps, the Hessian and the mini-batches are there all the same. There is no denominator R of such an
-optimizer and no threshold, so that curvatures are those of the loss itself.
+Its steps, the Hessian and the mini-batches can still be measured. The denominator R of such an optimizer and
+its stability threshold are not known, so curvatures are those of the loss itself.
 """
 
 from typing import Any, NamedTuple
@@ -25,23 +25,23 @@ SCALARS = ("alignment", "one_norm", "update_sharpness", "batch_sharpness", "spre
 
 
 class PartialDiagnosis(NamedTuple):
-    """What `diagnose` says of an optimizer whose memory cannot be carried: what needs no equation.
+    """The result of `diagnose` where the memory cannot be carried: everything that needs no equation.
 
     - `equation`: "unknown", or "past the edge" where consecutive updates alternate.
-    - `missing`: why there is no more, in words: no equation is known that follows this optimizer, so that
-      there are no errors of equations, no parts of the velocity and no rates at which memory and step change
-      norms; its denominator is not known, and so neither is the threshold of its stability.
-    - `step`: how many steps the run has taken; `horizon`: over how many more it was run.
-    - `update`: the change of params in the next step, in full batch; a pytree like params.
+    - `missing`: in words, why there is no more. No equation here predicts this optimizer, so there are no
+      errors of equations, no parts of the velocity, and no rates at which memory and step change norms. Its
+      denominator is not known, and so neither is its stability threshold.
+    - `step`: how many steps the run has taken; `horizon`: for how many more it was run.
+    - `update`: the next full-batch update of params, a pytree like params.
     - `alignment`: the cosine between that and the negative gradient.
-    - `one_norm`: that of the full-batch gradient.
-    - `sharpness`: (k,) top eigenvalues of Hess E, with nothing divided out, and `residual`; **not to be
-      compared with any threshold**, but with themselves at other moments of a run.
+    - `one_norm`: the one-norm of the full-batch gradient.
+    - `sharpness`: (k,) the top eigenvalues of Hess E itself, without a preconditioner, and their `residual`.
+      **Do not compare them with a threshold**, only with those at other moments of the run.
     - `update_sharpness`: u^T Hess E u / ||u||^2 along the update; `batch_sharpness`: the mean over
       mini-batches of g_b^T Hess E_b g_b / ||g_b||^2, NaN in full batch.
     - `spread`: how far single runs in mini-batches are from their mean after the horizon, over the distance
       travelled; `alternation`, `swing`, `noise`: as in `Diagnosis`.
-    - `gradients`: how many full-batch gradients all this took.
+    - `gradients`: how many full-batch gradients the diagnosis took.
     """
 
     equation: str
@@ -63,7 +63,7 @@ class PartialDiagnosis(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """What it says, in words."""
+        """The diagnosis in words."""
         return " ".join(sentences(self))
 
     def numbers(self) -> dict[str, float]:
@@ -92,7 +92,7 @@ class _Seen(NamedTuple):
 def partial_diagnosis(
     now: Moment, missing: str, orders: Any, horizon: int, k: int, iterations: int
 ) -> PartialDiagnosis:
-    """Of a moment without a memory; arguments as in `diagnose`."""
+    """The `PartialDiagnosis` at a moment without a memory; the arguments are those of `diagnose`."""
     seen, (runs, m) = _seen(now, orders, horizon, k, iterations), (len(orders), now.inputs.objective.m)
     found = PartialDiagnosis(
         UNKNOWN,
@@ -133,7 +133,7 @@ def _seen(now: Moment, orders: Any, horizon: int, k: int, iterations: int) -> _S
 
 
 def sentences(found: PartialDiagnosis) -> list[str]:
-    """What the numbers of a partial diagnosis say, and what is missing."""
+    """The partial diagnosis in sentences: what is missing and why, then what was measured."""
     said = [
         f"Which equation predicts the next steps, what memory and step do, and how far the edge of stability "
         f"is are not known: {found.missing}."

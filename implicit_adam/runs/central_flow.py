@@ -1,4 +1,4 @@
-"""Runs of the central flow."""
+"""`central_flow`: the mean path of an optimizer at the edge of stability, as a run."""
 
 from typing import Any, NamedTuple, cast
 
@@ -35,7 +35,7 @@ TOLERANCE = 1e-3
 
 
 class CentralFlow(NamedTuple):
-    """The mean path at the saved times, the start included, and what oscillates about it.
+    """The mean path at the saved times, with the start, and the covariance of the oscillation about it.
 
     - `t`: (saves,) times n h; `params`: the centre, a pytree with a leading axis of saves.
     - `mean_loss`: (saves,) the loss in the mean over the oscillation, E + <Hess E, Sigma> / 2.
@@ -73,10 +73,10 @@ def central_flow(
     """The mean path of an optimizer at the edge of stability, and the covariance of its oscillation.
 
     The central flow of Cohen et al. (arXiv:2410.24206). Where `carried_flow(.., closure="two-branch")`
-    follows an alternation through its bursts, this knows only their mean: a covariance Sigma >= 0 in the top
-    eigenvectors, what it takes for the curvature not to pass the threshold. For gradient descent and RMSProp
-    it is theirs; rules with a memory of the gradient, Adam above all, are new here, with their own
-    threshold, and with their memories as states.
+    follows an alternation through its bursts, this flow has only their mean: a covariance Sigma >= 0 in the
+    span of the top eigenvectors, just large enough to keep the curvature from passing the threshold. For
+    gradient descent and RMSProp it is the flow of that paper. Rules with a memory of the gradient, such as
+    Adam, are new here, with their own threshold, and with their memories as states.
 
     - `rule`: a rule whose update is linear in one fading memory of the gradient: `GradientDescent`,
       `HeavyBall`, `Nesterov`, `RMSProp`, `Adam`, `AdamW`, `NAdam`, `Adagrad`, or one of your own.
@@ -111,7 +111,7 @@ def central_flow(
 
 
 def checked_edge(rule: AbstractRule) -> tuple[Scalar, Scalar]:
-    """The threshold at which iterates begin to alternate, and the time constant that the slack is given."""
+    """The threshold at which iterates begin to alternate, and the time constant of the slack."""
     name = type(rule).__name__
     if isinstance(rule, Scheduled):
         msg = "a central flow has one threshold, which a schedule would move: give the rule without it"
@@ -142,7 +142,7 @@ def checked_edge(rule: AbstractRule) -> tuple[Scalar, Scalar]:
 
 
 def bends(rule: AbstractRule) -> bool:
-    """Whether the readout is no linear function of linear memories: tried with made-up hyperparameters."""
+    """Whether the readout is nonlinear in linear memories, found by trying made-up hyperparameters."""
     leaves, structure = jax.tree.flatten(rule)
     with jax.ensure_compile_time_eval():
         rule = structure.unflatten(made_up((jnp.shape(leaf), leaf.dtype) for leaf in leaves))
@@ -213,7 +213,7 @@ def _central_flow(
 
 
 def midpoints(velocity: Any, n: StepNumber, state: tuple[Vector, Memory]) -> tuple[Vector, Memory]:
-    """One step of the optimizer on, by the midpoint rule."""
+    """The state one optimizer step later, by the midpoint rule."""
     dtype = state[0].dtype
 
     def stage(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:

@@ -1,8 +1,8 @@
-"""A claim on a piece of work: the lock on a file, which dies with the process that holds it.
+"""A claim on a piece of work: a lock on a file, which the system releases when its process ends.
 
-No clock is asked and nothing goes stale: the system gives the lock up when its holder ends, however it ends
-(on NFS 4 or Lustre also when its machine is gone). Where files cannot be locked everybody has every claim:
-then work may be done twice, which costs time and changes nothing.
+No clock is involved and no lock goes stale, however the process ends (on NFS 4 or Lustre even if its machine
+is gone). Where files cannot be locked, every process gets every claim: work may then be done twice, which
+costs time but changes no result.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ except ImportError:
 
 @contextlib.contextmanager
 def claimed(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the claim named by a file: False where another has it, or wait until that one is done or dead."""
+    """Hold the claim named by a file. If another process has it: False, or wait until that process ends."""
     with path.open("a") as file:
         mine = _locked(file, wait=wait)
         try:

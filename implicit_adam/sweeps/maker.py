@@ -1,7 +1,7 @@
-"""What the bits of a result depend on besides its program and its point, in words to be compared.
+"""A description of the machine that the bits of a result depend on, beside its program and its point.
 
-XLA sums in another order for other devices, for another processor, and on a CPU for another number of cores:
-the same program then agrees to rounding only.
+XLA sums in a different order on different devices or processors and, on a CPU, with a different number of
+cores: the results of the same program then agree only to rounding.
 """
 
 import functools
@@ -29,7 +29,7 @@ FEATURES = (
 
 
 def maker(mesh: Mesh, text: str) -> str:
-    """The devices, XLA's flags, and by a hash the program as it was lowered for them."""
+    """The devices, XLA's flags, and a hash of the program as lowered for them."""
     kinds = Counter(_kind(device) for device in mesh.devices.flat)
     devices = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
     flags = os.environ.get("XLA_FLAGS", "")
@@ -39,17 +39,17 @@ def maker(mesh: Mesh, text: str) -> str:
 def _kind(device: Any) -> str:
     if device.platform != "cpu":
         return device.device_kind
-    return f"cpu ({_processor()}; cores: {_cores()})"
+    return f"cpu ({_processor()}; cores: {cores()})"
 
 
-def _cores() -> int:
-    """How many this process may use."""
+def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
 def _processor() -> str:
-    """JAX calls every one of them "cpu"."""
+    """The features of the processor; JAX calls every processor "cpu"."""
     try:
         first, *_ = Path("/proc/cpuinfo").read_text().split("\n\n")
     except OSError:

@@ -1,4 +1,4 @@
-"""A sweep in pieces: the chunks of a grid, and all who compute those of one folder."""
+"""A sweep in pieces: the chunks of a grid, and the processes that share those of one folder."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from implicit_adam.sweeps.lanes import Chunk, Program, prepared
 
 
 class Pieces(NamedTuple):
-    """Which lanes of a grid each chunk has, and the program for `size` lanes that runs them."""
+    """The chunks of a grid, and the program for `size` lanes that computes one."""
 
     grid: Grid
     program: Program
@@ -30,7 +30,7 @@ class Pieces(NamedTuple):
         return [jax.ShapeDtypeStruct((count, *x.shape), x.dtype) for x in jax.tree.leaves(self.program.shape)]
 
     def prepared(self) -> Chunk:
-        """Compiled when it is first needed, which it is not where all chunks are there."""
+        """The program, compiled when first needed; not at all if every chunk exists."""
         return prepared(self.program, self.size, self.mesh)
 
     def computed(self, i: int) -> list[np.ndarray]:
@@ -39,12 +39,12 @@ class Pieces(NamedTuple):
 
 
 def cut(order: np.ndarray, size: int) -> list[np.ndarray]:
-    """Lanes in chunks of a size; the last one may have fewer."""
+    """The lanes cut into chunks of the same size; the last chunk may have fewer."""
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def chunks_of(part: Any, lanes: int, size: int) -> range:
-    """All chunks of so many lanes, or every k-th from i on for a part (i, k)."""
+    """The indices of all chunks, or for a part (i, k) of every k-th one from i on."""
     chunks = -(-lanes // size)
     if part is None:
         return range(chunks)
@@ -68,8 +68,9 @@ Found = Iterator[tuple[int, list[np.ndarray]]]
 
 
 def shared(pieces: Pieces, store: Checkpoint, wanted: Iterable[int], *, same_bits: bool) -> Found:
-    """Every wanted chunk once: those that are there, then each that no other process is at, then what others
-    were at, when they have it or are dead.
+    """Get every wanted chunk: load those that exist, and compute those that no other process is computing.
+
+    Then wait for the others, and compute those that a dead process left.
 
     With `same_bits` it raises `ValueError`, before it computes anything, unless all are made alike.
     """

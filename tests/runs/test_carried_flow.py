@@ -168,3 +168,17 @@ def test_a_leap_to_where_there_is_no_value_is_tried_again_shorter():
         keep, _, end, *_ = controller.adapt_step_size(start, leap, none, there, None, none, order, state)
         assert bool(keep) is kept
         assert kept or end < leap
+
+
+def test_it_differentiates_by_what_the_loss_closes_over():
+    def end(scale):
+        loss = lambda theta: jnp.sum((scale * theta) ** 4) / 4 + jnp.sum(theta**2)
+        start = jnp.asarray([1.0, 0.5, -0.3])
+        return jnp.sum(
+            ia.carried_flow(rule(1e-2, 0.9, 0.99, 1e-3), loss, start, 60, save_every=60).params[-1]
+        )
+
+    forward = jax.jvp(end, (1.3,), (1.0,))[1]
+    np.testing.assert_allclose(jax.grad(end)(1.3), forward, rtol=1e-9)
+    # Leaps change their lengths with the scale, by jumps within the tolerance.
+    np.testing.assert_allclose(forward, (end(1.3 + 1e-3) - end(1.3 - 1e-3)) / 2e-3, rtol=0.01)

@@ -106,7 +106,7 @@ def test_what_makes_the_bits_is_the_devices_of_the_mesh_the_processor_its_cores_
     assert made() == before
     assert made(devices=3) != before
     assert made(text="another") != before
-    for name, other in (("_cores", lambda: 1000), ("_processor", lambda: "another")):
+    for name, other in (("cores", lambda: 1000), ("_processor", lambda: "another")):
         with monkeypatch.context() as patch:
             patch.setattr(maker, name, other)
             assert made() != before, name

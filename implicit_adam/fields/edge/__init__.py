@@ -1,1 +1,1 @@
-"""Past the edge of stability: what oscillates, and what that does to the mean."""
+"""Fields past the edge of stability: the covariance of the oscillation, and its effect on the mean path."""

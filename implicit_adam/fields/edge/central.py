@@ -6,23 +6,23 @@ mean zero and covariance Sigma. In the mean over it, to second order, with H = H
     mean gradient = grad E + (1/2) D^3 E[Sigma],     covariance of the gradient = H Sigma H
     psi -> psi(mean gradient) + (1/2) psi''(grad E) diag(H Sigma H)
 
-so that a memory of squares holds the square of the mean gradient and the variance. Nobody follows delta_n:
-Sigma is what keeps the optimizer from crossing its edge. With chi the threshold of stability, R the
-update's denominator, u_1 .. u_k the top eigenvectors of R^-1 H, u_i . R u_j = delta_ij, and
+so that a memory of squares holds the square of the mean gradient and the variance. delta_n itself is not
+computed: Sigma is what keeps the optimizer from crossing its edge. With chi the threshold of stability, R
+the update's denominator, u_1 .. u_k the top eigenvectors of R^-1 H, u_i . R u_j = delta_ij, and
 Sigma = sum_ij X_ij u_i u_j^T,
 
     slack_ij = delta_ij - u_i . H u_j / chi,       X >= 0 and slack + tau slack'(X) >= 0 complementary
     slack'(X)_ij = u_i . R' u_j - D^3 E[u_i, u_j, c'] / chi        per step,
 
-R' and c' being linear in X but for the square of the mean gradient, which is expanded about the X of before.
+R' and c' are linear in X, except for the square of the mean gradient, which is expanded about the last X.
 
-From the paper are the covariance, its two effects and the complementarity, for gradient descent and RMSProp:
-chi = 2/h, and tau the step of their integration. New here, and published nowhere that we know:
+The paper has the covariance, its two effects and the complementarity, for gradient descent and RMSProp:
+chi = 2/h, and tau is the step of its integration. New here, as far as we know:
 
-- rules with a memory of the gradient, such as Adam, by their own chi, for Adam 2 (1+beta) / ((1-beta) h);
-- this memory is a state, through which Sigma reaches c' only in time. So slack' is taken with the memory
-  settled, c' = -h readout(mean gradient), and tau = 1 + 4 (mean lag of the memory), a time constant with
-  which the slack goes to zero: with a shorter one it would swing. Without a memory it is one step;
+- rules with a memory of the gradient, such as Adam, with their own chi, for Adam 2 (1+beta) / ((1-beta) h);
+- this memory is a state, through which Sigma changes c' only with a delay. So slack' is computed with a
+  settled memory, c' = -h readout(mean gradient), and the slack decays with the time constant
+  tau = 1 + 4 (mean lag of the memory); with a shorter one it would oscillate. Without a memory it is 1;
 - the square of the mean gradient, where the paper has that of grad E, a difference of the order of Sigma (on
   a network of 610 weights RMSProp's centre is off by 1.05% and not 1.38% of the distance after 1000 steps);
 - c and the memories obey the equation with carried memory (`carried.carrier`), correct to O(h^2) below the
@@ -57,7 +57,7 @@ class Edge(NamedTuple):
 
 
 class Oscillation(NamedTuple):
-    """Directions in which iterates oscillate, and the covariance in them.
+    """The directions in which iterates oscillate, and the covariance in them.
 
     - `directions`: (k, p) u_i; `images`: (k, p) H u_i; `third`: (k, k, p) D^3 E[u_i, u_j].
     - `X`: (k, k).
@@ -69,7 +69,7 @@ class Oscillation(NamedTuple):
     X: Symmetric
 
     def mean_features(self, rule: AbstractRule, g: Vector) -> Features:
-        """psi in the mean over the oscillation, of the gradient g at the centre."""
+        """psi averaged over the oscillation; g is the gradient at the centre."""
         mean = g + jnp.einsum("ij,ijp->p", self.X, self.third) / 2
         variance = jnp.einsum("ij,ip,jp->p", self.X, self.images, self.images)
         return jax.tree.map(
@@ -77,11 +77,11 @@ class Oscillation(NamedTuple):
         )
 
     def curvature(self) -> Symmetric:
-        """u_i . H u_j, diagonal, the largest first: eigenvalues of R^-1/2 H R^-1/2."""
+        """The diagonal of u_i . H u_j, largest first: the eigenvalues of R^-1/2 H R^-1/2."""
         return self.directions @ self.images.T
 
     def more_loss(self) -> Scalar:
-        """<H, Sigma> / 2: the mean loss over the oscillation less that at the centre."""
+        """<H, Sigma> / 2: the mean loss over the oscillation minus the loss at the centre."""
         return jnp.sum(self.X * self.curvature()) / 2
 
 
@@ -96,7 +96,7 @@ def second_derivative(rule: AbstractRule, g: Vector) -> Features:
 
 
 def mean_over(oscillation: Oscillation, edge: Edge) -> Carrier:
-    """The optimizer in the mean over the oscillation."""
+    """The carrier of the optimizer averaged over the oscillation."""
     rule, objective = edge.rule, edge.objective
     return edge.carrier._replace(
         gradients=lambda c: oscillation.mean_features(rule, objective.gradients(c)[0])
@@ -104,7 +104,7 @@ def mean_over(oscillation: Oscillation, edge: Edge) -> Carrier:
 
 
 def denominator_at(rule: AbstractRule, tau: Scalar, c: Vector, memory: Memory, psi: Features) -> Vector:
-    """R of the memory at tau, after the step n = tau - 1."""
+    """The denominator R of the memory at tau, that is after step n = tau - 1."""
     kernels = rule.kernels(tau - 1)
     return denominator(rule, read(kernels, held(kernels, memory, psi)), c, tau - 1)
 
@@ -112,7 +112,7 @@ def denominator_at(rule: AbstractRule, tau: Scalar, c: Vector, memory: Memory, p
 def turned(
     old: Oscillation, edge: Edge, tau: Scalar, c: Vector, memory: Memory, starts: Rows, iterations: int
 ) -> Oscillation:
-    """The top directions at c, found from these starts; X is the covariance of before, in them."""
+    """The `Oscillation` at a new c: its top directions, searched from the old ones, and the old X in them."""
     g, products = edge.objective.linearize(c)
     R = denominator_at(edge.rule, tau, c, memory, edge.rule.features(g[0]))
     scale = 1 / jnp.sqrt(R)
@@ -167,7 +167,7 @@ def slack_rate(
 def with_covariance(
     oscillation: Oscillation, edge: Edge, tau: Scalar, c: Vector, memory: Memory, g: Vector
 ) -> tuple[Oscillation, Scalar]:
-    """The X that keeps the slack, and how far it is from complementary."""
+    """The oscillation with the X of the complementarity problem, and how far X is from solving it."""
     before, one = oscillation.X, jnp.eye(len(oscillation.X), dtype=c.dtype)
 
     def rate(X: Symmetric) -> Symmetric:
@@ -181,7 +181,7 @@ def with_covariance(
 
 
 def with_settled(linear: Any, psi: Features, memory: Memory) -> Memory:
-    """The memory, with that of linear features settled."""
+    """The memory, where the memories of linear features are replaced by settled ones."""
     return tuple(
         tuple(None if S is None else jnp.where(is_linear, x, S) for S in row)
         for is_linear, x, row in zip(linear, psi, memory, strict=True)

@@ -1,14 +1,14 @@
-"""A semidefinite complementarity problem of a few dimensions: which directions are held, and how strongly.
+"""A semidefinite complementarity problem in a few dimensions.
 
     X >= 0,     Y = A + B[X] >= 0,     <X, Y> = 0,          B[X]_ij = sum_kl B_ijkl X_kl
 
-for symmetric k x k matrices, >= 0 meaning no negative eigenvalue: the X that keeps a slack A from becoming
+for symmetric k x k matrices, where >= 0 means without negative eigenvalues: X keeps a slack A from becoming
 negative. For k = 1, X = max(0, -A/B). X and Y are the two parts of one matrix W = X - Y,
 and Newton's method solves Y = A + B[X] for W, with both parts smoothed,
 
     X, Y = (W^2 + 4 mu)^(1/2) / 2 +- W/2,          X Y = mu,          mu -> 0
 
-(Chen & Tseng 2003). Of the functions of W the derivatives are products with divided differences in its
+(Chen & Tseng 2003). The derivatives of these functions of W are products with divided differences in its
 eigenbasis, 1/2 +- (w_i + w_j) / (2 r_i + 2 r_j), r = (w^2 + 4 mu)^(1/2), finite for equal eigenvalues too. It
 converges where <X, B[X]> >= 0, B symmetric or not.
 """
@@ -80,7 +80,7 @@ def newton_step(W: Symmetric, mu: Scalar, B: Map, excess: Symmetric) -> Symmetri
 
 
 def symmetric(B: Map) -> Map:
-    """The same map of symmetric matrices; of others it takes the symmetric part."""
+    """The same map on symmetric matrices; of other matrices it takes the symmetric part."""
     B = (B + B.transpose(1, 0, 2, 3)) / 2
     return (B + B.transpose(0, 1, 3, 2)) / 2
 

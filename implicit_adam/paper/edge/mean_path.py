@@ -1,9 +1,9 @@
-"""The mean path at the edge of stability, by the central flow, by two branches, and without oscillation.
+"""The mean path at the edge of stability: the central flow, the two-branch closure, and carried memory.
 
-Four optimizers on one small network, each of them some time at its edge. What is compared are means over
-stretches of steps: of the iterates and their losses, and of the top eigenvalue of R^-1/2 Hess E R^-1/2 over
-the threshold of stability, R the update's denominator, at the centre of the iterates. The first stretch is
-left out: there the loss falls by so much between two saves that their mean would be off.
+Four optimizers on one small network, each at its edge for some time. Means over stretches of steps are
+compared: of the iterates and their losses, and of the top eigenvalue of R^-1/2 Hess E R^-1/2 over the
+stability threshold (R is the update's denominator) at the centre of the iterates. The first stretch is left
+out: there the loss falls so fast between two saves that their mean would be inaccurate.
 """
 
 from collections.abc import Callable
@@ -75,7 +75,7 @@ class MeanPathConfig:
 
 
 class Means(NamedTuple):
-    """Of one run, in each stretch but the first.
+    """Means of one run over each stretch but the first.
 
     - `centre`: (stretches, p); `loss`, `eigenvalue`: (stretches,), the latter over the threshold.
     """
@@ -86,8 +86,10 @@ class Means(NamedTuple):
 
 
 class Off(NamedTuple):
-    """Of one equation in each of these (stretches,): how far its centre is from the optimizer's, in parts of
-    the distance travelled; the ratios of its loss and of its eigenvalue to the optimizer's.
+    """The errors of one equation in each stretch, (stretches,).
+
+    The distance of its centre from the optimizer's, over the distance travelled, and the ratios of its loss
+    and eigenvalue to the optimizer's.
     """
 
     centre: np.ndarray
@@ -96,14 +98,14 @@ class Off(NamedTuple):
 
 
 class MeanPaths(NamedTuple):
-    """By case the optimizer's loss and eigenvalue, and how far each equation is off."""
+    """By case: the optimizer's means, and the errors of each equation."""
 
     optimizer: dict[str, Means]
     off: dict[str, dict[str, Off]]
 
 
 def run(config: MeanPathConfig, advance: Advance) -> MeanPaths:
-    """All cases."""
+    """Run all cases."""
     loss, params = on_digits(dense_layers(jnp.tanh, config.width, 2), config.samples)
     optimizer, off = {}, {}
     for i, case in enumerate(config.cases):
@@ -120,7 +122,7 @@ def off_by(one: Means, reference: Means, distance: float) -> Off:
 
 
 def _case(config: MeanPathConfig, case: Case, loss: Loss, params: Params) -> tuple[dict[str, Means], float]:
-    """Of every run the means, and how far the optimizer travels."""
+    """The means of every run, and the distance that the optimizer travels."""
     rule = getattr(rules, case.rule)(*case.arguments)
     steps, every = case.steps, config.every
     options: Any = {"save_every": every, "memories": True}
@@ -168,7 +170,7 @@ def _state(flow: Any) -> tuple[Any, Any]:
 
 @eqx.filter_jit
 def _iterates(inputs: Inputs, steps: int) -> tuple[Any, Any]:
-    """The point and the memory before every step up to one after the last."""
+    """The points and memories before every step, and one step after the last."""
     carrier = carrier_of(inputs)
 
     def step(state: Any, n: Any) -> tuple[Any, Any]:
@@ -202,21 +204,21 @@ def _eigenvalues(inputs: Inputs, steps: np.ndarray) -> Callable[[Any, Any], np.n
 
 
 def _after_start(values: np.ndarray, config: MeanPathConfig) -> np.ndarray:
-    """Means over the saves of each stretch, without those of the optimizer's own first steps."""
+    """Means over the saves of each stretch, without the steps that the optimizer takes itself at first."""
     saves = config.mean // config.every
     later = np.where(np.arange(len(values)) * config.every > START, values, np.nan)[1:]
     return np.nanmean(later.reshape(-1, saves), axis=1)
 
 
 def stretches(values: Any, length: int) -> np.ndarray:
-    """Means over stretches, the ends of each by half."""
+    """Means over stretches; the two ends of each stretch have half the weight."""
     values = np.asarray(values)
     between = (values[1:] + values[:-1]) / 2
     return between.reshape(-1, length, *values.shape[1:]).mean(axis=1)
 
 
 def _centres(thetas: Any) -> Any:
-    """Of three consecutive iterates, (1, 2, 1) / 4; the start is its own."""
+    """Averages of three consecutive iterates with weights (1, 2, 1) / 4; the start stays as it is."""
     return jnp.concatenate([thetas[:1], (thetas[:-2] + 2 * thetas[1:-1] + thetas[2:]) / 4])
 
 

@@ -33,7 +33,7 @@ LINES: dict[str, dict[str, Any]] = {
 
 
 def claims(config: MeanPathConfig, found: MeanPaths) -> tuple[Claim, ...]:
-    """Three of each optimizer."""
+    """Three claims for each optimizer: mean path, mean loss, top eigenvalue."""
     return tuple(claim for case in config.cases for claim in _of(str(case), found.off[str(case)]))
 
 
@@ -55,7 +55,7 @@ def _of(case: str, off: dict[str, Off]) -> Iterator[Claim]:
 
 
 def tables(config: MeanPathConfig, found: MeanPaths) -> tuple[Table, ...]:
-    """Of every optimizer and equation the errors, at most and in the median over the stretches."""
+    """The errors for every optimizer and equation: the largest and the median over the stretches."""
     head = ("optimizer", "equation", "mean path, of the distance", "mean loss", "top eigenvalue")
     rows = tuple(
         (str(case), name, *map(_both, _errors(found.off[str(case)][name])))
