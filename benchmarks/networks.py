@@ -1,7 +1,9 @@
-"""The dense network on which fields are measured."""
+"""The networks on which costs are measured: a dense one, and those of the library on random images."""
 
 import jax
 import jax.numpy as jnp
+
+from implicit_adam.networks.named import choices, network
 
 WIDTHS = (128, 192, 192, 192, 10)
 
@@ -29,6 +31,19 @@ def dense_batches(m: int, samples: int, widths=WIDTHS, dtype=jnp.float32):
     x = jax.random.normal(jax.random.key(1), (m, samples, widths[0]), dtype)
     labels = jax.random.randint(jax.random.key(2), (m, samples), 0, widths[-1])
     return x, jax.nn.one_hot(labels, widths[-1], dtype=dtype)
+
+
+def on_images(model: str, width: int, samples: int, pixels: int):
+    """The mean cross-entropy of a network of the library, its parameters, and a batch of random images."""
+    net = network(choices(model, width=width), 10)
+    images = jax.random.normal(jax.random.key(1), (samples, pixels, pixels, 3))
+    labels = jax.nn.one_hot(jax.random.randint(jax.random.key(2), (samples,), 0, 10), 10)
+
+    def loss(params, batch):
+        images, labels = batch
+        return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(net.apply(params, images)[0]), axis=-1))
+
+    return loss, net.init(jax.random.key(0)), (images, labels)
 
 
 def size(params) -> int:

@@ -1,29 +1,19 @@
 """A training loop of one's own with a probe in it, against the same loop without."""
 
 import jax
-import jax.numpy as jnp
 import optax
 
 import implicit_adam as ia
 from benchmarks.measure import Measure, Measures, ratio
-from benchmarks.networks import size
+from benchmarks.networks import on_images, size
 from benchmarks.timing import alternate
-from implicit_adam.networks.named import choices, network
 
 EVERY = 100
 
 
 def overhead() -> Measure:
     """Adam on a small vision transformer in mini-batches; the probe looks once in every hundred steps."""
-    net = network(choices("vit", width=117), 10)
-    params = net.init(jax.random.key(0))
-    images = jax.random.normal(jax.random.key(1), (8, 32, 32, 3))
-    labels = jax.nn.one_hot(jax.random.randint(jax.random.key(2), (8,), 0, 10), 10)
-
-    def loss(params, batch):
-        images, labels = batch
-        return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(net.apply(params, images)[0]), axis=-1))
-
+    loss, params, batch = on_images("vit", 117, 8, 32)
     tx = optax.adam(1e-4)
 
     @jax.jit
@@ -33,7 +23,7 @@ def overhead() -> Measure:
 
     def train(every: int | None, steps: int = EVERY):
         probe = None if every is None else probes[every]
-        now, opt_state, batch = params, begun, (images, labels)
+        now, opt_state = params, begun
         for _ in range(steps):
             now, opt_state = train_step(now, opt_state, batch)
             if probe is not None:
