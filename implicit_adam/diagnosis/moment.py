@@ -49,7 +49,7 @@ def without_memory(
     rule: Any, loss: Loss, params: Params, opt_state: Any, batches: Batches, step: Any
 ) -> Moment:
     """The same with None as memory, for optimizers whose memory may not be carried."""
-    inputs = carried_inputs(rule, loss, params, batches, None)
+    inputs = carried_inputs(rule, loss, params, batches, None, products=True)
     if opt_state is None:
         if step is not None:
             msg = (

@@ -45,8 +45,8 @@ def check_products(loss: Callable[..., Any], *args: Params) -> None:
         msg = (
             "the loss hides a dependence on the parameters from autodiff (jax.lax.stop_gradient, or a custom "
             "derivative that is not the derivative), so that its Hessian-vector products are not the "
-            "derivative of its gradient and the corrections would be wrong; pass shifted=True, which "
-            "differences the gradient itself, or use order=0"
+            "derivative of its gradient and the result would be wrong; write the loss without it, or, where "
+            "there is such an argument, pass shifted=True, which differences the gradient itself, or order=0"
         )
         raise ValueError(msg)
     _compared.add(key)

@@ -98,7 +98,7 @@ def central_flow(
     check_rule(rule, AbstractRule)
     start = checked_start(start, steps, 1, None)
     check_count("start", start)
-    inputs = carried_inputs(rule, loss, params, None, None)
+    inputs = carried_inputs(rule, loss, params, None, None, products=True)
     k = min(DIRECTIONS, inputs.theta.size) if directions is None else check_count("directions", directions)
     if k > inputs.theta.size:
         msg = f"directions = {k} of {inputs.theta.size} parameters do not exist; give at most that"

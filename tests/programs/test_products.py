@@ -122,6 +122,11 @@ REFUSING = {
         PARAMS
     ),
     "convergence": lambda loss: ia.convergence(adam, loss, PARAMS, horizon=0.1, step_counts=(2, 4, 8)),
+    "central_flow": lambda loss: ia.central_flow(adam, loss, PARAMS, 20),
+    "diagnose": lambda loss: ia.diagnose(adam, loss, PARAMS),
+    "diagnose, without carried memory": lambda loss: ia.diagnose(optax.amsgrad(0.1), loss, PARAMS),
+    "advise": lambda loss: ia.advise(adam, loss, PARAMS, steps=10),
+    "Probe": lambda loss: ia.Probe(optax.sgd(0.1), loss, every=1).step(PARAMS, optax.sgd(0.1).init(PARAMS)),
 }
 
 
@@ -135,6 +140,7 @@ def test_what_takes_no_products_runs():
     ia.iterate(adam, temporal_differences, PARAMS, 3)
     ia.flow(adam, temporal_differences, PARAMS, 3, order=0)
     ia.observe(adam, temporal_differences, PARAMS, 3, ["loss"])
+    assert ia.carried_flow(adam, temporal_differences, PARAMS, 20).finite
 
 
 def test_shifted_gradients_are_right_where_products_are_not():

@@ -64,9 +64,14 @@ class CarriedField(eqx.Module):
         return carried_inputs(self.rule, self.loss, params, self.batches, self.noise)
 
 
-def carried_inputs(rule: Any, loss: Loss, params: Params, batches: Batches, noise: Scalar | None) -> Inputs:
-    """The checked inputs of the equation; a traced noise below zero, which cannot be refused, becomes NaN."""
-    inputs = checked_inputs(rule, loss, params, batches, products=False, equation=False)
+def carried_inputs(
+    rule: Any, loss: Loss, params: Params, batches: Batches, noise: Scalar | None, *, products: bool = False
+) -> Inputs:
+    """The checked inputs of the equation; a traced noise below zero, which cannot be refused, becomes NaN.
+
+    `products`: whether Hessian-vector products will be taken, which the equation itself does not need.
+    """
+    inputs = checked_inputs(rule, loss, params, batches, products=products, equation=False)
     if noise is not None:
         noise = jnp.where(noise >= 0, noise, jnp.nan).astype(inputs.theta.dtype)
     return identified(inputs._replace(noise=noise))
