@@ -6,15 +6,16 @@ from typing import NamedTuple
 
 from implicit_adam.paper.claims import Experiment
 from implicit_adam.paper.during_training import DURING_TRAINING
-from implicit_adam.paper.early_hills import EARLY_HILLS
 from implicit_adam.paper.edge.experiment import EDGE
 from implicit_adam.paper.edge.mean_path_report import CENTRAL_FLOW
 from implicit_adam.paper.figure1 import FIGURE1
-from implicit_adam.paper.figure6 import FIGURE6
 from implicit_adam.paper.figures23 import FIGURE2, FIGURE3
-from implicit_adam.paper.figures45 import FIGURE4, FIGURE5
 from implicit_adam.paper.higher_orders import HIGHER_ORDERS
 from implicit_adam.paper.leaderboard.experiment import LEADERBOARD
+from implicit_adam.paper.norms.early_hills import EARLY_HILLS
+from implicit_adam.paper.norms.figure6 import FIGURE6
+from implicit_adam.paper.norms.figures45 import FIGURE4, FIGURE5
+from implicit_adam.paper.norms.normalised import FIGURE4_NORMALISED, FIGURE5_NORMALISED
 from implicit_adam.paper.practical_settings import PRACTICAL_SETTINGS
 from implicit_adam.paper.shuffles import SGD
 from implicit_adam.paper.special_cases import EXAMPLE21, GD, MOMENTUM
@@ -40,6 +41,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "figure4": FIGURE4,
     "figure5": FIGURE5,
     "figure6": FIGURE6,
+    "figure4-normalised": FIGURE4_NORMALISED,
+    "figure5-normalised": FIGURE5_NORMALISED,
     "early-hills": EARLY_HILLS,
     "higher-orders": HIGHER_ORDERS,
     "practical-settings": PRACTICAL_SETTINGS,

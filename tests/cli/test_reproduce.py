@@ -222,7 +222,7 @@ def test_patches_times_weights_are_a_convolution():
     dimensions = ("NHWC", "HWIO", "NHWC")
     kernel = layer["w"].reshape(3, 3, 3, 5)
     expected = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
-    got = residual._convolved(layer, x)
+    got = residual._convolved(layer, x, None)
     np.testing.assert_allclose(got, expected + layer["b"].reshape(1, 1, 1, -1), rtol=1e-12, atol=1e-12)
 
 
@@ -236,6 +236,19 @@ def test_a_network_without_residual_weights_is_its_stem_and_its_end():
     )
     assert residual.residual_logits(params, images).dtype == jnp.float32
     assert float(residual.accuracy(jnp.eye(4), jnp.asarray([0, 1, 3, 2]))) == 0.5
+
+
+def test_a_normalised_network_takes_its_statistics_from_the_first_images():
+    params = residual.residual_params(jax.random.key(0), channels=4, blocks=2, normalised=True)
+    images = jax.random.uniform(jax.random.key(1), (12, 8, 8), jnp.float32)
+    first = residual.residual_logits(params, images[:8])
+    np.testing.assert_allclose(residual.residual_logits(params, images, 8)[:8], first, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(residual.residual_logits(params, images)[:8], first, rtol=1e-2)
+    # The scale of the weights before a normalisation does not matter, but for the eps of the variance.
+    stem = {**params["stem"], "w": 3 * params["stem"]["w"]}
+    np.testing.assert_allclose(
+        residual.residual_logits({**params, "stem": stem}, images[:8]), first, rtol=1e-2, atol=1e-2
+    )
 
 
 CIFAR = ["--dataset", "cifar10", "--model", "cnn", "--width", "2", "--micro-batch", "5", "--epochs", "3"]

@@ -1,20 +1,16 @@
 """Figures 4 to 6: hills, trends and their p-values, and verdicts that follow them."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from implicit_adam.paper import (
-    early_hills,
-    figure6,
-    figures45,
-    hills,
-)
 from implicit_adam.paper.claims import DID_NOT_HOLD, HELD, UNDECIDED
+from implicit_adam.paper.norms import early_hills, figure6, figures45, hills, norm_trends, normalised
+from implicit_adam.paper.norms.trends import judged, noise, power, trend
 from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
-from implicit_adam.paper.trends import judged, noise, power, trend
 from tests.verdicts import verdicts
 
 
@@ -65,8 +61,8 @@ RHO = (0.2, 0.5, 0.7, 0.9, 0.95, 0.97)
 
 def figure_4(norm, accuracy, **changed):
     """With hills after 70 epochs: .9 has 7 memories before, .95 and .97 fewer than five."""
-    config = figures45.TrendConfig("rho", 1, NetworkConfig((0.1,), RHO, seeds=(0, 1, 2, 3)), **changed)
-    return config, figures45.summary(config, runs(norm, accuracy, beta=(0.1,), rho=RHO))
+    config = norm_trends.TrendConfig("rho", 1, NetworkConfig((0.1,), RHO, seeds=(0, 1, 2, 3)), **changed)
+    return config, norm_trends.summary(config, runs(norm, accuracy, beta=(0.1,), rho=RHO))
 
 
 RISING, FALLING = [1.0, 2.0, 3.0, 4.0, 4.0, 3.5], [0.9, 0.8, 0.7, 0.6, 0.6, 0.6]
@@ -79,7 +75,7 @@ def test_figures_4_and_5_read_the_trend_of_what_counts_its_end_and_the_predictio
     np.testing.assert_array_equal(found.counting(config), [True] * 4 + [False] * 2)
     np.testing.assert_array_equal(found.beyond(config), [False] * 3 + [True] * 3)
     assert verdicts(figures45.FIGURE4, found, config) == [HELD] * 4
-    assert "left out: 0.95, 0.97" in figures45.claims(config, found)[0].measured
+    assert "left out: 0.95, 0.97" in norm_trends.claims(config, found)[0].measured
     # Beyond, the trend goes on; before, it is the other one.
     config, other = figure_4([4.0, 3, 2, 1, 2, 3], FALLING[::-1])
     assert verdicts(figures45.FIGURE4, other, config) == [DID_NOT_HOLD] * 3 + [HELD]
@@ -89,7 +85,7 @@ def test_unstable_values_do_not_count():
     config, found = figure_4(RISING, FALLING)
     unstable = found._replace(regime=np.array([[0] * 4, [0, 1, 0, 0], [2, 0, 0, 0], *[[0] * 4] * 3]))
     assert verdicts(figures45.FIGURE4, unstable, config)[:2] == [UNDECIDED] * 2
-    assert "left out: 0.5, 0.7, 0.95, 0.97" in figures45.claims(config, unstable)[0].measured
+    assert "left out: 0.5, 0.7, 0.95, 0.97" in norm_trends.claims(config, unstable)[0].measured
 
 
 @pytest.mark.parametrize(
@@ -98,13 +94,13 @@ def test_unstable_values_do_not_count():
 def test_a_prediction_is_judged_by_its_curves_and_hills(factor, verdict):
     config, found = figure_4(RISING, FALLING)
     made = found.runs._replace(predicted=factor * found.runs.norm[..., ::2])
-    assert figures45.predicted_claim(config, figures45.summary(config, made)).verdict == verdict
+    assert norm_trends.predicted_claim(config, norm_trends.summary(config, made)).verdict == verdict
 
 
 def test_runs_without_a_prediction_leave_it_undecided_and_are_drawn():
     config, found = figure_4(RISING, FALLING)
     made = found.runs._replace(predicted=np.zeros((*found.runs.regime.shape, 0)))
-    without = figures45.summary(config, made)
+    without = norm_trends.summary(config, made)
     assert verdicts(figures45.FIGURE4, without, config) == [HELD, HELD, HELD, UNDECIDED]
     assert figures45.picture(config, without).axes
 
@@ -114,10 +110,10 @@ def test_accuracy_is_undecided_without_the_power_to_see_the_effect():
     noisy = np.asarray(FALLING)[:, None] + rng.normal(scale=0.02, size=(6, 4))
     config, found = figure_4(RISING, FALLING)
     found = found._replace(accuracy=noisy)
-    claim = figures45.claims(config, found)[1]
+    claim = norm_trends.claims(config, found)[1]
     assert judged(trend(noisy[:4].T), -1, 0.05) == HELD
     assert claim.verdict == UNDECIDED
-    sure = figures45.claims(figure_4(RISING, FALLING, effect=0.3)[0], found)[1]
+    sure = norm_trends.claims(figure_4(RISING, FALLING, effect=0.3)[0], found)[1]
     assert sure.verdict == HELD
     assert "power 100%" in sure.measured
 
@@ -139,12 +135,38 @@ def test_power_is_the_share_of_noisy_rises_that_pages_test_finds():
 
 def test_early_hills_are_early_their_trend_is_the_opposite_one_and_they_are_predicted():
     rho = (0.97, 0.98, 0.99)
-    config = early_hills.EarlyConfig(figures45.TrendConfig("rho", 1, NetworkConfig((0.99,), rho)))
-    of = lambda norms: figures45.summary(config.trends, runs(norms, [0.9] * 3, beta=(0.99,), rho=rho))
+    config = early_hills.EarlyConfig(norm_trends.TrendConfig("rho", 1, NetworkConfig((0.99,), rho)))
+    of = lambda norms: norm_trends.summary(config.trends, runs(norms, [0.9] * 3, beta=(0.99,), rho=rho))
     assert verdicts(early_hills.EARLY_HILLS, of([3.0, 2, 1]), config) == [HELD] * 3
     late = of([1.0, 2, 3])._replace(epoch=np.full((3, 4), 300.0))
     assert verdicts(early_hills.EARLY_HILLS, late, config) == [DID_NOT_HOLD, DID_NOT_HOLD, HELD]
     assert verdicts(early_hills.EARLY_HILLS, late._replace(epoch=late.epoch * np.nan), config)[0] == UNDECIDED
+
+
+def test_a_level_is_crossed_between_entries():
+    curve = np.array([[3.0, 2.0, 0.0, 1.0], [1.0, 1.0, 2.0, 2.0], [9.0, 8.0, 7.0, 6.0]])
+    index = hills.first_below(curve, 1.0)
+    np.testing.assert_allclose(index, [1.5, 0, np.nan])
+    np.testing.assert_allclose(hills.taken(curve, index), [1.0, 1.0, np.nan])
+    np.testing.assert_allclose(hills.taken(curve, np.array([3.0, 2.0, 0.25])), [1.0, 2.0, 8.75])
+
+
+def test_without_hills_norms_are_compared_where_the_loss_is_at_a_level():
+    config = norm_trends.TrendConfig("rho", 1, NetworkConfig((0.1,), RHO, seeds=(0, 1, 2, 3)), level=0.5)
+    falling = np.broadcast_to(np.exp(-np.arange(200) / 100), (1, len(RHO), 4, 200))
+    norm = falling * np.reshape(RISING, (1, -1, 1, 1))
+    made = runs(RISING, FALLING, beta=(0.1,), rho=RHO)._replace(loss=falling, norm=norm)
+    found = norm_trends.summary(config, made._replace(predicted=1.001 * norm[..., ::2]))
+    np.testing.assert_allclose(found.epoch, 100 * np.log(2), atol=1.5)
+    np.testing.assert_allclose(found.height[:, 0], 0.5 * np.asarray(RISING), rtol=0.02)
+    np.testing.assert_allclose(found.predicted / found.looked, 1.001, rtol=1e-9)
+    assert verdicts(normalised.FIGURE4_NORMALISED, found, config) == [HELD] * 5
+    assert "a loss of 0.5 comes after" in norm_trends.claims(config, found)[0].measured
+    with_hills = norm_trends.summary(config, made._replace(norm=figure_4(RISING, FALLING)[1].runs.norm))
+    assert verdicts(normalised.FIGURE4_NORMALISED, with_hills, config)[0] == DID_NOT_HOLD
+    never = norm_trends.summary(replace(config, level=0.01), made)
+    assert np.isnan(never.height).all()
+    assert verdicts(normalised.FIGURE4_NORMALISED, never, config)[1:] == [UNDECIDED] * 4
 
 
 def test_figure_6_reads_hills_order_and_floor():

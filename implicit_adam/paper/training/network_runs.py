@@ -41,6 +41,8 @@ class NetworkConfig:
     train: int = 200
     channels: int = 8
     blocks: int = 2
+    # Batch normalisation, over all training images (also for the test images), after each convolution.
+    normalised: bool = False
     # The number of epochs between two tests, and between two points of the prediction.
     test_every: int = 10
 
@@ -104,12 +106,14 @@ def _digits(train: int) -> tuple[Data, Data]:
 
 
 def _start(config: NetworkConfig, seed: Any) -> Params:
-    return residual_params(jax.random.key(seed), channels=config.channels, blocks=config.blocks)
+    size = {"channels": config.channels, "blocks": config.blocks}
+    return residual_params(jax.random.key(seed), **size, normalised=config.normalised)
 
 
 def _training(config: NetworkConfig, train: Data, test: Data) -> Callable[..., dict[str, jax.Array]]:
     def at(beta: Any, rho: Any, seed: Any) -> dict[str, jax.Array]:
         theta, unravel = ravel_pytree(_start(config, seed))
+        images = jnp.concatenate([train.images, test.images])
         rule = Adam(config.h, beta, rho, config.eps, eps_in_sqrt=True).astype(theta.dtype)
         optimizer = raveled_transformation(rule.transformation(), unravel)
 
@@ -127,7 +131,8 @@ def _training(config: NetworkConfig, train: Data, test: Data) -> Callable[..., d
 
         def until_test(carry: Any, _: None) -> Any:
             carry, curves = jax.lax.scan(epoch, carry, length=config.test_every)
-            right = accuracy(residual_logits(unravel(carry[0]), test.images), test.labels)
+            logits = residual_logits(unravel(carry[0]), images, len(train.images))[len(train.images) :]
+            right = accuracy(logits, test.labels)
             return carry, (*curves, right)
 
         tests = config.epochs // config.test_every

@@ -26,6 +26,29 @@ def top(curves: np.ndarray, by: float) -> np.ndarray:
     return np.where(np.isnan(highest), np.nan, np.argmax(curves == highest[..., None], axis=-1))
 
 
+def first_below(curves: np.ndarray, level: float) -> np.ndarray:
+    """Where each curve, linear between its entries, first is at most `level`, as an index; NaN if nowhere."""
+    low = curves <= level
+    after = np.argmax(low, axis=-1)
+    before = np.maximum(after - 1, 0)
+    above, below = _at(curves, before), _at(curves, after)
+    share = np.divide(above - level, above - below, where=above > below, out=np.zeros_like(above))
+    return np.where(low.any(axis=-1), before + share, np.nan)
+
+
+def taken(curves: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The value of each curve, linear between its entries, at its own index; NaN where the index is."""
+    known = np.nan_to_num(index)
+    before = np.floor(known).astype(int)
+    after = np.minimum(before + 1, curves.shape[-1] - 1)
+    value = _at(curves, before) + (known - before) * (_at(curves, after) - _at(curves, before))
+    return np.where(np.isnan(index), np.nan, value)
+
+
+def _at(curves: np.ndarray, index: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(curves, index[..., None], axis=-1)[..., 0]
+
+
 def has_hill(curve: np.ndarray, by: float) -> bool:
     """Whether a curve falls, then rises, then falls again, each time by at least this share."""
     highest = height(curve, by)

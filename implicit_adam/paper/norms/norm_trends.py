@@ -1,28 +1,26 @@
-"""Figures 4 and 5: the height of the norm's hills and the test accuracy, against rho and against beta.
+"""The claims of Figures 4 and 5: the norm and the test accuracy, against rho or beta.
 
-The height is the perturbed one-norm of the full-batch gradient, slightly smoothed, at the top of its hill
-(`hills`); the accuracy is the best on the test data. As in the paper, runs outside the stable oscillation
-regime are left out: if any seed leaves it at a value of the hyperparameter, that value is left out for all
-seeds. A value is also left out if its memory, 1/(1-rho) or 1/(1-beta) steps, is not short compared with the
-time of the hill: the average then still remembers its start, and Theorem 3.1, which expands in the length of
-the memory, says little. Those values are judged separately, and every curve is compared with the equation
-with carried memory (`carried_flow`), which needs no short memory.
+The norm is the perturbed one-norm of the full-batch gradient, slightly smoothed, at the top of its hill
+(`hills`) or, where curves have none, at a given loss; the accuracy is the best on the test data. As in the
+paper, runs outside the stable oscillation regime are left out: if any seed leaves it at a value of the
+hyperparameter, that value is left out for all seeds. A value is also left out if its memory, 1/(1-rho) or
+1/(1-beta) steps, is not short compared with the time until then: the average then still remembers its start,
+and Theorem 3.1, which expands in the length of the memory, says little. Those values are judged separately,
+and every curve is compared with the equation with carried memory (`carried_flow`), which needs no short
+memory.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from implicit_adam.measures.training_regime import REGIMES
-from implicit_adam.paper.claims import Advance, Claim, Experiment, decided
-from implicit_adam.paper.hills import height, smoothed, top
+from implicit_adam.paper.claims import Advance, Claim, decided
+from implicit_adam.paper.norms.hills import first_below, smoothed, taken, top
+from implicit_adam.paper.norms.trends import Measurement, in_words, judged, powerful, trend, trend_claim
 from implicit_adam.paper.training.cifar_runs import CifarConfig
 from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
-from implicit_adam.paper.trends import Measurement, in_words, judged, powerful, trend, trend_claim
-from implicit_adam.plotting.curves import plot_trend
-from implicit_adam.plotting.panels import NORM, panels, short, styled
-from implicit_adam.plotting.style import COLOURS, symbol
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,8 @@ class TrendConfig:
     smoothing: float = 0.01
     # The relative rise that makes a hill.
     hill: float = 0.1
+    # Where curves have no hill, they are compared where the loss first falls to this.
+    level: float | None = None
     # The hill must come after this many memory lengths; then less than 1% of the average's weight is missing.
     memories: float = 5.0
     # A trend counts with p < alpha.
@@ -46,14 +46,24 @@ class TrendConfig:
     curve: float = 0.05
     top: float = 0.01
 
+    @property
+    def event(self) -> str:
+        """Where curves are compared, in words."""
+        return "the peak of the hill" if self.level is None else f"a loss of {self.level:.3g}"
+
+    def place(self, norm: np.ndarray, loss: np.ndarray) -> np.ndarray:
+        """The index along the curves (.., epochs) where they are compared; NaN if there is none."""
+        return top(norm, self.hill) if self.level is None else first_below(loss, self.level)
+
 
 class Trends(NamedTuple):
     """Measurements with axes (values, seeds).
 
-    - `height`, `epoch`: of the hill, NaN without one; `accuracy`: the best; `regime`: its index.
+    - `height`, `epoch`: of the hill, or where the loss is at the level; NaN without. `accuracy`: the best;
+      `regime`: its index.
     - `predicted`: the predicted height; `looked`: that of the run at the same epochs.
-    - `curve_error`, `relative_error`: the largest error of the predicted curve, over the height of the hill
-      and over the curve itself. All four are NaN without a prediction.
+    - `curve_error`, `relative_error`: the largest error of the predicted curve, over the height and over the
+      curve itself. All four are NaN without a prediction.
     """
 
     values: np.ndarray
@@ -89,22 +99,24 @@ def run(config: TrendConfig, advance: Advance) -> Trends:
 def summary(config: TrendConfig, runs: NetworkRuns) -> Trends:
     """The measurements of the figure on finished runs."""
     fixed = 0 if config.varied == "rho" else 1
-    norm, right, regime, predicted = (
-        np.take(x, 0, axis=fixed) for x in (runs.norm, runs.accuracy, runs.regime, runs.predicted)
+    norm, loss, right, regime, predicted = (
+        np.take(x, 0, axis=fixed) for x in (runs.norm, runs.loss, runs.accuracy, runs.regime, runs.predicted)
     )
-    smooth = smoothed(norm, config.smoothing)
+    smooth, smooth_loss = smoothed(norm, config.smoothing), smoothed(loss, config.smoothing)
+    place = config.place(smooth, smooth_loss)
     shift = (norm.shape[-1] - smooth.shape[-1]) / 2
-    looked = norm[..., :: max(1, norm.shape[-1] // max(1, predicted.shape[-1]))]
+    every = max(1, norm.shape[-1] // max(1, predicted.shape[-1]))
+    looked, looked_loss = norm[..., ::every], loss[..., ::every]
     unknown = np.full(norm.shape[:-1], np.nan)
     known = predicted.shape[-1] > 0
-    tops = height(looked, config.hill) if known else unknown
+    tops = taken(looked, config.place(looked, looked_loss)) if known else unknown
     return Trends(
         values=getattr(runs, config.varied),
-        height=height(smooth, config.hill),
-        epoch=top(smooth, config.hill) + shift,
+        height=taken(smooth, place),
+        epoch=place + shift,
         accuracy=right.max(axis=-1),
         regime=regime,
-        predicted=height(predicted, config.hill) if known else unknown,
+        predicted=taken(predicted, config.place(predicted, looked_loss)) if known else unknown,
         looked=tops,
         curve_error=np.abs(predicted - looked).max(axis=-1) / tops if known else unknown,
         relative_error=np.abs(predicted / looked - 1).max(axis=-1) if known else unknown,
@@ -126,8 +138,7 @@ def claims(config: TrendConfig, found: Trends) -> tuple[Claim, ...]:
     return (
         trend_claim(
             figure,
-            f"Increasing {name} seems to {words[config.sign]} the perturbed one-norm at the peak of its "
-            "hill.",
+            f"Increasing {name} seems to {words[config.sign]} the perturbed one-norm at {config.event}.",
             Measurement(name, values, found.height, kept),
             config.sign,
             config.alpha,
@@ -159,8 +170,8 @@ def _ending(config: TrendConfig, found: Trends) -> Claim:
     means = _series(found.values[beyond], found.height[beyond])
     return Claim(
         "beyond the paper",
-        f"Where the hill comes before {config.memories:g} memories the trend is no longer the theorem's: it "
-        "levels off or turns round.",
+        f"Where {config.event} comes before {config.memories:g} memories the trend is no longer the "
+        "theorem's: it levels off or turns round.",
         f"over the last {config.varied} that counts and those beyond, the heights have no trend of the "
         f"paper's sign with p < {config.alpha:g} (they have: it did not hold)",
         f"{in_words(result)}; mean heights {means}",
@@ -169,7 +180,7 @@ def _ending(config: TrendConfig, found: Trends) -> Claim:
 
 
 def predicted_claim(config: TrendConfig, found: Trends) -> Claim:
-    """The claim that the equation with carried memory predicts every curve, its hill and the hills' order."""
+    """The claim that the equation with carried memory predicts every curve, and the norm compared."""
     kept = stable(found.regime)
     curve, (predicted, looked) = found.curve_error[kept], (found.predicted[kept], found.looked[kept])
     off = np.abs(predicted / looked - 1)
@@ -179,17 +190,17 @@ def predicted_claim(config: TrendConfig, found: Trends) -> Claim:
     words = "nothing was predicted"
     if known:
         words = (
-            f"curves off by at most {curve.max():.2%} of the height, hills by {off.max():.2%}; the order of "
-            f"the hills over all values the same in {same.all(axis=0).sum()} of {same.shape[1]} seeds; mean "
-            f"heights predicted {_series(found.values[kept], predicted)}, seen "
+            f"curves off by at most {curve.max():.2%} of the norm at {config.event}, and there by "
+            f"{off.max():.2%}; its order over all values the same in {same.all(axis=0).sum()} of "
+            f"{same.shape[1]} seeds; mean predicted {_series(found.values[kept], predicted)}, seen "
             f"{_series(found.values[kept], looked)}; of itself a curve is off by at most "
             f"{found.relative_error[kept].max():.0%}"
         )
     return Claim(
         "beyond the paper",
-        "The equation with carried memory predicts every curve and the height of every hill.",
-        f"of all stable runs the norm is off by less than {config.curve:.0%} of the height of its hill "
-        f"anywhere, and by less than {config.top:.0%} at the top (by more: it did not hold)",
+        f"The equation with carried memory predicts every curve, and the norm at {config.event}.",
+        f"of all stable runs the norm is off anywhere by less than {config.curve:.0%} of that at "
+        f"{config.event}, and there by less than {config.top:.0%} (by more: it did not hold)",
         words,
         decided(held=known and (measured < 1).all(), refuted=known and (measured >= 1).any()),
     )
@@ -198,7 +209,7 @@ def predicted_claim(config: TrendConfig, found: Trends) -> Claim:
 def _memories(config: TrendConfig, found: Trends) -> str:
     counts = (found.epoch * (1 - found.values[:, None])).min(axis=1)
     listed = ", ".join(f"{count:.1f}" for count in counts)
-    return f"the hills come after {listed} memories for {config.varied} = {_listed(found.values)}"
+    return f"{config.event} comes after {listed} memories for {config.varied} = {_listed(found.values)}"
 
 
 def _listed(values: np.ndarray) -> str:
@@ -221,68 +232,3 @@ def _ends(name: str, values: np.ndarray, measured: np.ndarray) -> str:
     return (
         f"{name} {parts} ({'one seed' if seeds == 1 else f'mean and standard deviation over {seeds} seeds'})"
     )
-
-
-SUBJECT = "a small network on digits"
-QUICK = {"epochs": 100, "seeds": (0, 1), "train": 100, "channels": 4, "blocks": 1}
-CAVEAT = (
-    "A small network on 8 x 8 digits, far from the paper's ResNets on CIFAR: it shows what the effect "
-    "looks like here, and no more. eps stands inside the root, as in Definition 1.1. The settings follow a "
-    "principle that was fixed before the runs: rho >= beta, and hills that come after five memories of "
-    "what is varied, for all but a few values that are run, too, and judged apart. The step and the range "
-    "of values were taken from runs of two seeds, in which the hills came after 130 to 250 epochs. That a "
-    "prediction is judged against the height of the hill was decided after these, too: late in training, "
-    "at the edge of stability, the iterates alternate, and a momentary norm is no smooth one. Hills that "
-    "come before the memories exist are an experiment of their own (early-hills). On a GPU the paper's "
-    "setting runs with --dataset, --data-dir and --model."
-)
-_RHO = NetworkConfig(beta=(0.9,), rho=(0.9, 0.92, 0.94, 0.96, 0.98, 0.99, 0.999))
-_BETA = NetworkConfig(beta=(0.8, 0.9, 0.94, 0.96, 0.98, 0.99), rho=(0.999,))
-
-
-@styled
-def picture(config: TrendConfig, found: Trends) -> Any:
-    """The height of the hills, measured and predicted, and the best accuracy."""
-    figure, ((heights, accuracies),) = panels(1, 2, 3.9, 3.2)
-    kept = found.counting(config)
-    plot_trend(found.values, found.height, heights, kept=kept)
-    place = np.arange(len(found.values))
-    if np.isfinite(found.predicted).any():
-        mean = found.predicted.mean(axis=1)
-        heights.plot(
-            place, mean, "x", color=COLOURS[0], markersize=8, zorder=4, label="as the equation predicts"
-        )
-        heights.legend(loc="best")
-    plot_trend(found.values, 100 * found.accuracy, accuracies, kept=kept)
-    for ax in (heights, accuracies):
-        if kept.any() and not kept.all():
-            last = np.flatnonzero(kept)[-1] + 0.5
-            ax.axvspan(last, len(kept) - 0.5, color="0.93", zorder=0, linewidth=0)
-    heights.set(xlabel=symbol(config.varied), ylabel=f"{NORM} at the top of its hill")
-    accuracies.set(xlabel=symbol(config.varied), ylabel="best test accuracy (%)")
-    fixed, value = (
-        ("beta", config.network.beta[0]) if config.varied == "rho" else ("rho", config.network.rho[0])
-    )
-    seeds = len(config.network.seeds)
-    words = f"{short(fixed)} = {value:g}" + (f"; mean of {seeds} seeds (grey)" if seeds > 1 else "")
-    note = f"; hollow: unstable, or a hill before {config.memories:g} memories"
-    figure.suptitle(words if kept.all() else words + note)
-    return figure
-
-
-FIGURE4, FIGURE5 = (
-    Experiment(
-        title,
-        SUBJECT,
-        TrendConfig(varied, sign, network),
-        TrendConfig(varied, sign, replace(network, **QUICK, **{varied: getattr(network, varied)[::2]})),
-        run,
-        claims,
-        picture,
-        CAVEAT,
-    )
-    for title, varied, sign, network in (
-        ("Figure 4: the norm and the accuracy against rho", "rho", 1, _RHO),
-        ("Figure 5: the norm and the accuracy against beta", "beta", -1, _BETA),
-    )
-)

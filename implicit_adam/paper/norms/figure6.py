@@ -6,20 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from implicit_adam.paper.claims import Advance, Claim, Experiment, decided
-from implicit_adam.paper.figures45 import (
-    CAVEAT,
-    QUICK,
-    SUBJECT,
-    TrendConfig,
-    Trends,
-    predicted_claim,
-    stable,
-    summary,
-)
-from implicit_adam.paper.hills import has_hill, smoothed
+from implicit_adam.paper.norms.figures45 import CAVEAT, QUICK, SUBJECT
+from implicit_adam.paper.norms.hills import has_hill, smoothed
+from implicit_adam.paper.norms.norm_trends import TrendConfig, Trends, predicted_claim, stable, summary
+from implicit_adam.paper.norms.trends import Measurement, trend_claim
 from implicit_adam.paper.training.cifar_runs import CifarConfig
 from implicit_adam.paper.training.network_runs import NetworkConfig, NetworkRuns
-from implicit_adam.paper.trends import Measurement, trend_claim
 from implicit_adam.plotting.curves import plot_curves
 from implicit_adam.plotting.panels import NORM, panels, short, styled
 from implicit_adam.plotting.style import shades

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from implicit_adam.paper.claims import Advance, Claim, Experiment, decided
-from implicit_adam.paper.figures45 import QUICK, SUBJECT, TrendConfig, Trends, predicted_claim, stable
-from implicit_adam.paper.figures45 import picture as trends_picture
-from implicit_adam.paper.figures45 import run as trends_run
+from implicit_adam.paper.norms.figures45 import QUICK, SUBJECT
+from implicit_adam.paper.norms.figures45 import picture as trends_picture
+from implicit_adam.paper.norms.norm_trends import TrendConfig, Trends, predicted_claim, stable
+from implicit_adam.paper.norms.norm_trends import run as trends_run
+from implicit_adam.paper.norms.trends import Measurement, trend_claim
 from implicit_adam.paper.training.network_runs import NetworkConfig
-from implicit_adam.paper.trends import Measurement, trend_claim
 
 _EARLY = NetworkConfig(
     beta=(0.99,),
