@@ -82,19 +82,20 @@ def run(config: Table1Config, advance: Advance) -> Table1:
     cells, shape = [], (len(config.placements), len(CELLS), config.losses)
     for placement, cell in itertools.product(config.placements, CELLS):
         decays = (config.high, config.low) if cell.beta_larger else (config.low, config.high)
-        where = {"small": cell.eps_small, "inside": placement == "inside"}
-        cells.append(jax.device_get(_all(config, jnp.asarray(decays), keys, **where)))
+        small = jnp.asarray(cell.eps_small)
+        found = _all(config, jnp.asarray(decays), keys, small, inside=placement == "inside")
+        cells.append(jax.device_get(found))
         advance(len(cells) / (shape[0] * shape[1]))
     return Table1(*(np.stack(columns).reshape(shape) for columns in zip(*cells, strict=True)))
 
 
-@partial(jax.jit, static_argnames=("config", "small", "inside"))
-def _all(config: Table1Config, decays: jax.Array, keys: jax.Array, *, small: bool, inside: bool) -> Any:
-    return jax.vmap(lambda key: _one(config, small=small, inside=inside, decays=decays, key=key))(keys)
+@partial(jax.jit, static_argnames=("config", "inside"))
+def _all(config: Table1Config, decays: jax.Array, keys: jax.Array, small: jax.Array, *, inside: bool) -> Any:
+    return jax.vmap(lambda key: _one(config, decays, key, small, inside=inside))(keys)
 
 
 def _one(
-    config: Table1Config, *, small: bool, inside: bool, decays: jax.Array, key: jax.Array
+    config: Table1Config, decays: jax.Array, key: jax.Array, small: jax.Array, *, inside: bool
 ) -> tuple[Scalar, Scalar, Scalar]:
     data_key, start_key = jax.random.split(key)
     data: Data = random_data(data_key, config.p)
@@ -102,7 +103,7 @@ def _one(
     E = jax.tree_util.Partial(_loss, data)
     g = jax.grad(E)(theta)
     size = g**2 if inside else jnp.abs(g)
-    eps = jnp.min(size) / config.apart if small else jnp.max(size) * config.apart
+    eps = jnp.where(small, jnp.min(size) / config.apart, jnp.max(size) * config.apart)
     beta, rho = decays
     rule = Adam(H, beta, rho, eps, eps_in_sqrt=inside)
     b = bias(rule, E, theta)
@@ -110,7 +111,7 @@ def _one(
     one, two = _product(E, theta, jnp.sign(g)), _product(E, theta, g)
     # Eq. (5), and the display after (7) with the missing factor h; outside, the division is by eps itself.
     floor = jnp.sqrt(eps) if inside else eps
-    expected = H / 2 * ((cb - cr) * one if small else cb * two / floor)
+    expected = H / 2 * jnp.where(small, (cb - cr) * one, cb * two / floor)
     error = jnp.linalg.norm(b - expected) / jnp.linalg.norm(expected)
     return cosine(b, one), cosine(b, two), error
 

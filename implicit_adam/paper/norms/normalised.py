@@ -58,7 +58,7 @@ FIGURE4_NORMALISED, FIGURE5_NORMALISED = (
         TrendConfig(
             varied,
             sign,
-            replace(network, **QUICK, **{varied: getattr(network, varied)[::3]}),
+            replace(network, h=5e-3, **QUICK, **{varied: getattr(network, varied)[::2]}),
             level=_LEVEL,
         ),
         norm_trends.run,

@@ -4,7 +4,8 @@ Every run is predicted by the equation with carried memory from the same start.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -78,9 +79,8 @@ class Data(NamedTuple):
 def train_networks(config: NetworkConfig, advance: Advance) -> NetworkRuns:
     """Train all runs of the config; raises `ValueError` for seeds that are not different integers >= 0."""
     check_seeds(config.seeds)
-    train, test = _digits(config.train)
     grid = {"beta": np.asarray(config.beta), "rho": np.asarray(config.rho), "seed": np.asarray(config.seeds)}
-    at = _training(config, train, test)
+    at = _training(replace(config, beta=(), rho=(), seeds=()))
     found = sweep(at, grid, chunk_size=1, progress=lambda done, lanes: advance(done / lanes)).values
     losses = found["loss"].reshape(-1, config.epochs)
     regime = jax.jit(jax.vmap(lambda E: regime_of_losses(E).regime))(losses)
@@ -110,7 +110,11 @@ def _start(config: NetworkConfig, seed: Any) -> Params:
     return residual_params(jax.random.key(seed), **size, normalised=config.normalised)
 
 
-def _training(config: NetworkConfig, train: Data, test: Data) -> Callable[..., dict[str, jax.Array]]:
+@cache
+def _training(config: NetworkConfig) -> Callable[..., dict[str, jax.Array]]:
+    # The same function for the same settings, so that `sweep` compiles it once for all panels of the figures.
+    train, test = _digits(config.train)
+
     def at(beta: Any, rho: Any, seed: Any) -> dict[str, jax.Array]:
         theta, unravel = ravel_pytree(_start(config, seed))
         images = jnp.concatenate([train.images, test.images])
