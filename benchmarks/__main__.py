@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME ..]`: print each ratio beside its target; without names write the report."""
+"""`python -m benchmarks [NAME ..]`: print each ratio beside its target, and write the report.
+
+With names nothing is written, unless with --update, which replaces their rows.
+"""
 
 import argparse
 import os
@@ -34,8 +37,11 @@ MEASURES: Measures = {
 }
 
 
-def run(name: str) -> Measure | Missing:
-    """Run one measurement; `Missing` says why this machine cannot."""
+def run(name: str) -> Measure | Missing | scaling.Curve:
+    """Run one measurement, or the measurements of a curve; `Missing` says why this machine cannot."""
+    if name in scaling.CURVES:
+        print(f"{name}: scaling ..", flush=True)
+        return scaling.CURVES[name]()
     measure = MEASURES[name]()
     if isinstance(measure, Missing):
         print(f"{name}: skipped, needs {measure.what}", flush=True)
@@ -56,27 +62,27 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="measurements; all, and the report, by default"
     )
+    parser.add_argument("--update", action="store_true", help="replace the rows of the names in the report")
     parser.add_argument("--list", action="store_true", help="name the measurements and stop")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the report")
     arguments = parser.parse_args()
-    unknown = [name for name in arguments.names if name not in MEASURES]
+    every = (*MEASURES, *scaling.CURVES)
+    unknown = [name for name in arguments.names if name not in every]
     if unknown:
         parser.error(f"unknown names {', '.join(unknown)}; --list names the known ones")
     if arguments.list:
-        print("\n".join(MEASURES))
+        print("\n".join(every))
         return
     jax.config.update("jax_enable_x64", val=True)
     # Sweeps use one device per core; everything else runs on the first device, whose kernels use all cores.
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    results = {name: run(name) for name in arguments.names or MEASURES}
-    if not arguments.names:
-        curves = {}
-        for name, curve in scaling.CURVES.items():
-            print(f"scaling in {name} ..", flush=True)
-            curves[name] = curve()
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        report.write(arguments.out, results, curves)
-        print(f"written: {arguments.out}/results.json, scaling.png, README.md")
+    writes = arguments.update or not arguments.names
+    for name in arguments.names or every:
+        result = run(name)
+        if writes:
+            report.add(arguments.out, MEASURES, name, result)
+    if writes:
+        print(f"written: {arguments.out}/{report.RESULTS}, scaling.png, README.md")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,13 @@
-"""Writes the results of a run of the benchmarks: results.json, scaling.png and the table in README.md."""
+"""The report of the benchmarks: results.json, and from it scaling.png and the table in README.md.
+
+Every result is written as soon as it is measured, into the results that are there; those of another machine,
+or of other versions, are dropped.
+"""
 
 import json
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +15,11 @@ import jax
 
 from benchmarks.measure import Measure, Missing
 from benchmarks.scaling import Curve, picture
+from benchmarks.timing import Timing
 from implicit_adam.files import installed
 
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "diffrax", "equinox", "scipy", "torch", "torchdiffeq")
+RESULTS = "results.json"
 
 README = """# Benchmarks
 
@@ -22,12 +29,11 @@ Ratios of things done side by side in one run, compiled before they are timed, m
 python3 -m venv .venv && .venv/bin/pip install -e '.[benchmarks]' && .venv/bin/python -m benchmarks
 ```
 
-takes about fifteen minutes on two cores and rewrites this page, `results.json` and `scaling.png`
-(`python -m benchmarks NAME ..` prints single measurements and writes nothing; `--list` names them). PyTorch
-is only needed for its two rows, which are skipped without it; the rows of the accelerator only appear where
-JAX finds one.
+takes half an hour on two cores and writes this page, `results.json` and `scaling.png`, each result as soon as
+it is measured. `python -m benchmarks NAME ..` prints single measurements, and with `--update` replaces their
+rows; `--list` names them. PyTorch is only needed for its two rows.
 
-Every figure below came out of one run on: {machine}.
+Both figures of a ratio come out of one run, all of them on: {machine}.
 
 | measurement | ratio | target | |
 |---|---|---|---|
@@ -60,18 +66,33 @@ def machine() -> dict[str, Any]:
     return {"cores": len(os.sched_getaffinity(0)), "devices": devices, "versions": versions}
 
 
-def write(folder: Path, results: dict[str, Measure | Missing], curves: dict[str, Curve]) -> None:
-    """Write all three files."""
-    measured = {name: result for name, result in results.items() if isinstance(result, Measure)}
-    content = {
-        "machine": machine(),
-        "measurements": {name: _plain(result) for name, result in measured.items()},
-        "skipped": {name: result.what for name, result in results.items() if isinstance(result, Missing)},
-        "scaling": {name: curve._asdict() for name, curve in curves.items()},
-    }
-    (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
-    picture(curves).savefig(folder / "scaling.png", dpi=120)
-    (folder / "README.md").write_text(_page(content["machine"], measured))
+def known(folder: Path) -> dict[str, Any]:
+    """The results in the folder, if they are of this machine and these versions; else none."""
+    path, here = folder / RESULTS, machine()
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if found.get("machine") == here:
+        return found
+    return {"machine": here, "measurements": {}, "skipped": {}, "scaling": {}}
+
+
+def add(folder: Path, order: Iterable[str], name: str, result: Measure | Missing | Curve) -> None:
+    """Write one more result, and the page; measurements are listed in this order, others are dropped."""
+    content = known(folder)
+    if isinstance(result, Curve):
+        content["scaling"][name] = result._asdict()
+    else:
+        content["measurements"].pop(name, None)
+        content["skipped"].pop(name, None)
+        kind = "skipped" if isinstance(result, Missing) else "measurements"
+        content[kind][name] = result.what if isinstance(result, Missing) else _plain(result)
+    for kind in ("measurements", "skipped"):
+        content[kind] = {one: content[kind][one] for one in order if one in content[kind]}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULTS).write_text(json.dumps(content, indent=1) + "\n")
+    curves = {one: Curve(**curve) for one, curve in content["scaling"].items()}
+    if curves:
+        picture(curves).savefig(folder / "scaling.png", dpi=120)
+    (folder / "README.md").write_text(_page(content))
 
 
 def _plain(measure: Measure) -> dict[str, Any]:
@@ -81,11 +102,22 @@ def _plain(measure: Measure) -> dict[str, Any]:
     return {**measure._asdict(), "timings": timings, "reached": measure.reached}
 
 
-def _page(machine: dict[str, Any], measured: dict[str, Measure]) -> str:
-    rows = "\n".join(
+def _read(plain: dict[str, Any]) -> Measure:
+    timings = {
+        name: Timing(timing["median"] + timing["compilation"], timing["median"])
+        for name, timing in plain["timings"].items()
+    }
+    kept = {name: value for name, value in plain.items() if name != "reached"}
+    return Measure(**kept | {"timings": timings})
+
+
+def _page(content: dict[str, Any]) -> str:
+    machine, measured = content["machine"], {k: _read(x) for k, x in content["measurements"].items()}
+    rows = [
         f"| {x.what} | {x.ratio:.3g} | {x.relation} {x.target:g} | {'reached' if x.reached else 'missed'} |"
         for x in measured.values()
-    )
+    ]
+    rows += [f"| {name} | | | not measured: needs {what} |" for name, what in content["skipped"].items()]
     seconds = "\n".join(
         f"| {name} | {what} | {t.median:.3g} | {t.compilation:.2g} |"
         for name, x in measured.items()
@@ -98,4 +130,4 @@ def _page(machine: dict[str, Any], measured: dict[str, Measure]) -> str:
     )
     versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
     words = f"{machine['cores']} cores, {', '.join(machine['devices'])}; {versions}"
-    return README.format(machine=words, rows=rows, seconds=seconds, facts=facts)
+    return README.format(machine=words, rows="\n".join(rows), seconds=seconds, facts=facts)

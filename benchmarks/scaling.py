@@ -97,7 +97,7 @@ def _call(compiled, params, h):
     return compiled(h, params)
 
 
-CURVES = {"n": in_n, "p": in_p, "m": in_m, "h": in_h}
+CURVES = {"scaling-n": in_n, "scaling-p": in_p, "scaling-m": in_m, "scaling-h": in_h}
 
 
 def picture(curves: dict[str, Curve]):

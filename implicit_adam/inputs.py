@@ -13,7 +13,7 @@ from implicit_adam.checks.numbers import is_traced
 from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.checks.parameters import check_params
 from implicit_adam.objective import Objective, first_arguments, ravel, raveled_loss, unravel_like
-from implicit_adam.programs.captured import digest, trace
+from implicit_adam.programs.captured import digest, digest_of_arrays, trace
 from implicit_adam.programs.products import check_products, may_hide
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.from_optax.checks import check_equation, check_runs
@@ -26,7 +26,8 @@ from implicit_adam.types import Batches, Loss, Params, Scalar, Schedule, Vector,
 class Inputs(NamedTuple):
     """The inputs of a run: a pytree of arrays, except for the loss, so that it can be passed to jit.
 
-    `program` is the digest from `identified`; compiled runs are cached by it and by the functions themselves.
+    `program` is a digest of the loss alone and, from `identified` on, of everything that is computed;
+    compiled runs are cached by it and by the functions themselves.
     """
 
     rule: Any
@@ -81,16 +82,28 @@ def checked_inputs(
     m = check_batches(batches)
     schedule = check_schedule(schedule, m, steps)
     params, batches = check_params(params), jax.tree.map(jnp.asarray, batches)
-    check_loss(loss, params, batches)
-    if products and not shifted:
-        check_products(loss, *first_arguments(params, batches))
+    program = checked_program(loss, params, batches, products=products and not shifted)
     if isinstance(rule, Optax):
         check_runs(rule.tx, params)
         warn_of_a_rate_twice(rule, params)
         if equation:
             check_equation(rule, params)
     rule = rule.astype(working_dtype(jax.tree.leaves(params)[0].dtype))
-    return Inputs(rule, loss, _nan_with(rule, params), batches, schedule, shifted)
+    return Inputs(rule, loss, _nan_with(rule, params), batches, schedule, shifted, program)
+
+
+def checked_program(loss: Loss, params: Params, batches: Batches, *, products: bool) -> Hashable:
+    """A digest of what the loss computes, and of the arrays it captures; raises as `checked_inputs` does."""
+    check_loss(loss, params, batches)
+    arguments = first_arguments(params, batches)
+    jaxpr = _traced(loss, lambda loss, *arguments: loss(*arguments), *arguments)
+    if not may_hide(jaxpr):
+        return digest(jaxpr)
+    # Arrays captured by a custom derivative appear only in the program of the derivative.
+    program = digest(jaxpr, _traced(loss, _product, *arguments))
+    if products:
+        check_products(loss, (program, digest_of_arrays(*jax.tree.leaves(loss))), *arguments)
+    return program
 
 
 def _nan_with(rule: AbstractOptimizer, params: Params) -> Params:
@@ -103,24 +116,19 @@ def _nan_with(rule: AbstractOptimizer, params: Params) -> Params:
 
 
 def identified(inputs: Inputs, *watching: Callable[[Params], Any]) -> Inputs:
-    """The inputs with a digest of what the loss and the optimizer compute, and of the arrays they capture.
+    """The inputs with a digest of what loss and optimizer compute, and of the arrays they capture.
 
     The digest also covers the functions of the parameters that a run is `watching`. A compiled run is reused
     only for the same digest: if the data that a loss reads have changed, the next run sees the new data, and
     nothing is compiled again for unchanged code and data.
     """
-    rule, loss = inputs.rule, inputs.loss
-    arguments = first_arguments(inputs.params, inputs.batches)
-    jaxprs = [_traced(loss, lambda loss, *arguments: loss(*arguments), *arguments)]
-    if may_hide(jaxprs[0]):
-        # Arrays captured by a custom derivative appear only in the program of the derivative.
-        jaxprs.append(_traced(loss, _product, *arguments))
+    rule, jaxprs = inputs.rule, []
     if rule is not None:
         # This trace only identifies the optimizer, which may mix dtypes, as in optax.
         with jax.numpy_dtype_promotion("standard"):
             jaxprs.append(_traced(rule, _first_step, inputs.params))
     jaxprs.extend(_traced(f, lambda f, params: f(params), inputs.params) for f in watching)
-    return inputs._replace(program=digest(*jaxprs))
+    return inputs._replace(program=(inputs.program, digest(*jaxprs)))
 
 
 def _traced(owner: Any, f: Callable[..., Any], *arguments: Any) -> Any:

@@ -20,6 +20,9 @@ from implicit_adam.types import Batches, Loss, Params, Scalar, Schedule, StepNum
 
 Gradients = Float[Array, "m p"]
 
+# How many mini-batches are taken at once: the activations of all of them are in memory together.
+AT_ONCE = 4
+
 
 class Objective(NamedTuple):
     """The m mini-batch losses on flat vectors, and the order in which the steps visit them.
@@ -85,7 +88,29 @@ class Objective(NamedTuple):
 
     def gradients(self, theta: Vector) -> Gradients:
         """grad E_b at theta for every mini-batch."""
-        return self._for_each_batch(lambda gradient: gradient(theta))
+        if self.m <= AT_ONCE:
+            return self._for_each_batch(lambda gradient: gradient(theta))
+        pieces = jax.lax.map(lambda i: self.piece(i).gradients(theta), self.pieces)
+        return pieces.reshape(self.m, theta.size)
+
+    @property
+    def pieces(self) -> Int[Array, " pieces"]:
+        """The numbers of the pieces, of at most `AT_ONCE` mini-batches each."""
+        return jnp.arange(self.m // self._together)
+
+    def piece(self, i: StepNumber) -> "Objective":
+        """The mini-batches of one piece, as an objective."""
+        return self._replace(
+            batches=jax.tree.map(lambda x: self.of_piece(i, x), self.batches), schedule=None, m=self._together
+        )
+
+    def of_piece(self, i: StepNumber, x: Array, axis: int = 0) -> Array:
+        """The entries of x for the mini-batches of one piece."""
+        return jax.lax.dynamic_slice_in_dim(x, i * self._together, self._together, axis)
+
+    @property
+    def _together(self) -> int:
+        return max(c for c in range(1, AT_ONCE + 1) if self.m % c == 0)
 
     def linearize(self, theta: Vector) -> tuple[Gradients, Callable[[Gradients], Gradients]]:
         """All mini-batch gradients, and V -> (Hess E_b(theta) V_b)_b without recomputing them."""

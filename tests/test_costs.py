@@ -15,6 +15,7 @@ import implicit_adam as ia
 from implicit_adam.fields.carried.carried_field import carrier_of
 from implicit_adam.fields.vector_field import raveled_field
 from implicit_adam.inputs import checked_inputs
+from implicit_adam.objective import AT_ONCE
 from implicit_adam.runs.interval import interval_step, solver_of_order
 from implicit_adam.runs.leaps import Leaps
 
@@ -52,9 +53,9 @@ def gradients(function, *arguments):
 
 
 def once_and_per_batch(cost):
-    """cost(m) = a + b m: (a, b)."""
-    three, six = cost(3), cost(6)
-    return 2 * three - six, (six - three) / 3
+    """cost(m) = a + b m: (a, b), for as many mini-batches as are taken at once."""
+    half, all_at_once = cost(AT_ONCE // 2), cost(AT_ONCE)
+    return 2 * half - all_at_once, (all_at_once - half) / (AT_ONCE // 2)
 
 
 def field(rule, order, loss=one_batch, **kwargs):
@@ -78,6 +79,22 @@ def test_a_field_costs_1_plus_2r_gradients_for_each_mini_batch(rule, shifted, ex
     )
     np.testing.assert_allclose(per_batch, expected, rtol=0.05)
     assert abs(once) < 0.3
+
+
+def test_many_mini_batches_are_taken_a_few_at_a_time_with_the_same_result_and_one_gradient_more():
+    """XLA counts one piece: all gradients, and then gradients and products."""
+    eight, at = batches(8), lambda data: ia.vector_field(ADAM, deep_loss, batches=data)(STEP, WEIGHTS)
+    with_products = gradients(lambda data: at(data), eight) / AT_ONCE
+    np.testing.assert_allclose(with_products, 6, rtol=0.05)
+
+    def vectors(m):
+        field = eqx.filter_jit(lambda n, w, x: ia.vector_field(ADAM, deep_loss, batches=x)(n, w))
+        plan = field.lower(STEP, WEIGHTS, batches(m)).compile().compiled.memory_analysis()
+        return plan.temp_size_in_bytes / sum(w.nbytes for w in WEIGHTS)
+
+    sixteen, thirty_two = vectors(16), vectors(32)
+    # Of each mini-batch the gradient and a displacement for each feature.
+    assert 3 <= (thirty_two - sixteen) / 16 < 5
 
 
 def over_the_history(rule, order):

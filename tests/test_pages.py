@@ -2,7 +2,6 @@
 
 import importlib
 import re
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,9 +19,8 @@ def relative(path):
 
 
 def program(path):
-    """All examples of a page, one after the other; those of flax where it is installed."""
-    left_out = ("# float64",) if find_spec("flax") else ("# float64", "# flax")
-    return "\n".join(block for block in blocks(path) if not block.startswith(left_out))
+    """All examples of a page, one after the other, without those in float64."""
+    return "\n".join(block for block in blocks(path) if not block.startswith("# float64"))
 
 
 # Pages that show what their examples print; all other examples assert what they show.
@@ -32,8 +30,6 @@ RUN = [path for path in PAGES if blocks(path) and relative(path) not in PRINTS]
 
 @pytest.mark.parametrize("path", RUN, ids=relative)
 def test_the_examples_of_a_page_run(path):
-    if relative(path) == "recipes.md" and not find_spec("flax"):
-        pytest.skip("half of it is flax, with which CI runs all of it")
     assert "assert" in program(path), "an example that can not fail shows nothing"
     run(program(path))
 

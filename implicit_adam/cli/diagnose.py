@@ -98,16 +98,19 @@ def _run(options: argparse.Namespace) -> int:
         print(f"after {n} steps\n{found}\n", flush=True)
         row = {"optimizer": str(rule), "problem": problem.name, "verdict": found.verdict}
         row |= {"equation": found.equation} | found.numbers()
-        if options.advise is not None:
-            advice = advise(
-                rule, loss, params, opt_state=state, batches=batches, steps=options.advise, step=n
-            )
-            print(f"{advice}\n", flush=True)
-            row |= {"advice": advice.verdict}
-            row |= {f"advice/{name}": x for name, x in advice.numbers().items()}
-        if out is not None:
-            with out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        try:
+            if options.advise is not None:
+                advice = advise(
+                    rule, loss, params, opt_state=state, batches=batches, steps=options.advise, step=n
+                )
+                print(f"{advice}\n", flush=True)
+                row |= {"advice": advice.verdict}
+                row |= {f"advice/{name}": x for name, x in advice.numbers().items()}
+        finally:
+            # Where the advice is refused, the diagnosis is kept.
+            if out is not None:
+                with out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
     return 0
 
 

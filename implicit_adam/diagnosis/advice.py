@@ -118,8 +118,9 @@ def is_past(found: Advice | Turn) -> bool:
 def sentences(found: Advice) -> list[str]:
     """The advice in sentences: the predicted loss, then the effect of each change."""
     said = [
-        f"After {found.steps} more steps as they are the loss is foreseen at {float(found.loss):.4g} (the "
-        f"optimizer itself, run on, was within {100 * float(found.error.loss):.2g} % of it on the way)."
+        f"Without a change the loss is predicted to be {float(found.loss):.4g} after {found.steps} more "
+        "steps (compared with the optimizer itself, off by up to "
+        f"{100 * float(found.error.loss):.2g} % on the way)."
     ]
     if is_past(found):
         said.append(
@@ -144,7 +145,7 @@ def _would(found: Advice, what: str, turn: Turn) -> str:
     if is_past(found):
         return f"{what} brings it back below the edge ({_of_threshold(turn)})."
     if not np.isfinite(effect):
-        return f"{what} is not foreseen."
+        return f"The effect of {what[0].lower()}{what[1:]} cannot be predicted."
     size = f"{100 * abs(effect):.2g} % +- {100 * bar:.2g} %"
     near = f", near the edge of stability ({_of_threshold(turn)})" * bool(float(turn.edge) > NEAR)
     if not abs(effect) > bar:

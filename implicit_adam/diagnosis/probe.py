@@ -112,10 +112,10 @@ def _of_the_batch(inputs: Inputs) -> Inputs:
 def _row(now: Moment) -> Row:
     # A mean over one mini-batch costs more than its loss.
     inputs = _of_the_batch(now.inputs)
-    parts = split(now._replace(inputs=inputs))
     gradient = jax.grad(inputs.objective.full_batch().loss)
-    g, moved = jax.jvp(lambda theta: gradient(theta, None), (inputs.theta,), (parts.bias,))
-    one_norm, rate = jnp.sum(jnp.abs(g)), jnp.sign(g) @ moved
+    g, along = jax.linearize(lambda theta: gradient(theta, None), inputs.theta)
+    parts = split(now._replace(inputs=inputs), g)
+    one_norm, rate = jnp.sum(jnp.abs(g)), jnp.sign(g) @ along(parts.bias)
     unit = jnp.linalg.norm(parts.instant)
 
     def size(x: Any) -> Scalar:

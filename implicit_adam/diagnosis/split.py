@@ -48,11 +48,16 @@ class Parts(NamedTuple):
         return jnp.sum(self.memory, axis=0) + self.step
 
 
-def split(now: Moment) -> Parts:
-    """The `Parts` of the present velocity, in units of the parameters per unit of time."""
+def split(now: Moment, g: Vector | None = None) -> Parts:
+    """The `Parts` of the present velocity, in units of the parameters per unit of time.
+
+    `g` is the gradient, if it is known and there are no mini-batches.
+    """
     inputs, h = now.inputs, now.inputs.rule.h
     theta = inputs.theta
-    carrier = _with_one_gradient(carrier_of(inputs), theta)
+    carrier = carrier_of(inputs)
+    here = carrier.gradients(theta) if g is None else _seen(inputs.rule, g)
+    carrier = _with_gradients(carrier, theta, here)
     if isinstance(inputs.rule, AbstractRule):
         found: Any = carried_parts(inputs.rule, inputs.objective, carrier, 1, now.n, theta, now.memory)
         parts = Parts(found.instant, found.minibatch, jnp.stack(found.memory), found.decay, found.step)
@@ -62,9 +67,13 @@ def split(now: Moment) -> Parts:
     return jax.tree.map(lambda x: x / h, parts)
 
 
-def _with_one_gradient(carrier: Carrier, theta: Vector) -> Carrier:
+def _seen(rule: Any, g: Vector) -> Any:
+    """What a carrier without mini-batches computes from one gradient."""
+    return rule.features(g) if isinstance(rule, AbstractRule) else g
+
+
+def _with_gradients(carrier: Carrier, theta: Vector, here: Any) -> Carrier:
     """Its gradient at theta is computed once: XLA does not see that two loops (over layers) are the same."""
-    here = carrier.gradients(theta)
     return carrier._replace(gradients=lambda x: here if x is theta else carrier.gradients(x))
 
 

@@ -9,15 +9,13 @@ from jaxtyping import Array
 
 from implicit_adam.bias.bias import late_denominator
 from implicit_adam.checks.batches import check_batches
-from implicit_adam.checks.losses import check_loss
 from implicit_adam.checks.numbers import check_count, check_switch
 from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.checks.parameters import check_params
 from implicit_adam.eigenpairs import Rows, largest_eigenpairs
 from implicit_adam.fields.full_batch.closed_form import check_has_limit
-from implicit_adam.inputs import Inputs, checked_inputs, identified
-from implicit_adam.objective import first_arguments, ravel, unravel_like
-from implicit_adam.programs.products import check_products
+from implicit_adam.inputs import Inputs, checked_inputs, checked_program, identified
+from implicit_adam.objective import ravel, unravel_like
 from implicit_adam.reprs import line
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.linear import check_linear, denominator, remembered
@@ -74,9 +72,8 @@ def sharpness(
     smallest = check_switch("smallest", smallest)
     check_batches(batches)
     params = check_params(params)
-    check_loss(loss, params, batches)
-    check_products(loss, *first_arguments(params, batches))
-    inputs = identified(Inputs(None, loss, params, batches, None))
+    program = checked_program(loss, params, batches, products=True)
+    inputs = identified(Inputs(None, loss, params, batches, None, program=program))
     return extreme(inputs, None, search_for(params, k, start, iterations, seed), smallest=smallest)
 
 

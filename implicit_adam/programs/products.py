@@ -9,7 +9,7 @@ program with nothing hidden (stops become the identity, custom derivatives the f
 are exact, so they either agree to rounding or are different things; kinks such as ReLU's do no harm.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -18,29 +18,26 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from implicit_adam.checks.numbers import is_traced
-from implicit_adam.programs.captured import digest, equations, inner_jaxprs, trace
+from implicit_adam.programs.captured import equations, inner_jaxprs, trace
 from implicit_adam.types import Params
 
 HIDING = ("stop_gradient", "custom_jvp_call", "custom_vjp_call")
 # The call that `jax.checkpoint` leaves, whose jaxpr must not hold constants.
 RECOMPUTING = ("checkpoint", "remat")
 
-# Digests of gradients whose products were compared and agree.
+# Keys of losses whose products were compared and agree.
 _compared: set[Any] = set()
 
 
-def check_products(loss: Callable[..., Any], *args: Params) -> None:
+def check_products(loss: Callable[..., Any], key: Hashable, *args: Params) -> None:
     """Refuse a loss whose Hessian-vector products, in its first argument, miss a dependence.
 
-    Compared along one random direction, once for each program. Traced values are replaced by random ones: two
-    programs are compared, and any point tells them apart.
+    Compared along one random direction, once for each `key`: a digest of the loss's programs and arrays.
+    Traced values are replaced by random ones: two programs are compared, and any point tells them apart.
     """
-    if not may_hide(trace(loss, *args)[0]):
-        return
-    jaxpr, _ = trace(jax.grad(loss), *args)
-    key = digest(jaxpr)
     if key in _compared:
         return
+    jaxpr, _ = trace(jax.grad(loss), *args)
     if not _evaluated(lambda: _products_agree(jaxpr, *args)):
         msg = (
             "the loss hides a dependence on the parameters from autodiff (jax.lax.stop_gradient, or a custom "

@@ -28,13 +28,23 @@ def test_it_says_what_a_run_does_and_what_a_change_would_do(diagnosed, tmp_path,
     assert diagnosed("--steps", "2", "--horizon", "4", "--advise", "8", "--out", "run.jsonl") == 0
     printed = capsys.readouterr().out
     assert "after 2 steps\nThe next 4 steps follow the equation with carried memory" in printed
-    assert "After 8 more steps as they are the loss is foreseen at " in printed
+    assert "Without a change the loss is predicted to be " in printed
     (row,) = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
     assert row["equation"] == "carried"
     assert "Doubling h would lower it by " in row["advice"]
     # Of a quadratic with the two rates .5 and 4 hardly anything is left of the second after ten steps.
     doubled = (0.9**8 * 0.95**2) ** 2 / (0.95**10) ** 2 - 1
     assert abs(row["advice/h/doubled/loss"] - doubled) < 0.02 * abs(doubled)
+
+
+def test_a_diagnosis_is_kept_where_the_advice_is_refused(diagnosed, tmp_path, capsys):
+    steps = ("--steps", "2", "--horizon", "4", "--out", "run.jsonl")
+    with pytest.warns(UserWarning, match="outside the theorem"):
+        assert diagnosed("--optimizer", "optax:amsgrad", "--advise", "8", *steps) == 2
+    assert "amsgrad" in capsys.readouterr().out
+    (row,) = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert row["equation"] == "unknown"
+    assert "advice" not in row
 
 
 def test_bad_usage_is_said_before_anything_runs(diagnosed, capsys):

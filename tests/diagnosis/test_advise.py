@@ -276,13 +276,13 @@ def test_what_comes_near_the_edge_and_what_has_none_is_said():
 
 def test_the_verdict_says_what_is_larger_than_its_error_bar():
     found = advice("heavy ball")
-    assert found.verdict.startswith("After 60 more steps as they are the loss is foreseen at ")
+    assert found.verdict.startswith("Without a change the loss is predicted to be ")
     assert "Doubling the batch size would change it by less than can be told" in found.verdict
     assert "Doubling h would lower it by 12 %" in found.verdict
     assert "Halving the memory of beta would raise it by 20 %" in found.verdict
     assert "would lower" not in found._replace(error=Effect(np.nan, np.nan)).verdict
     none = found.changes["h"]._replace(halved=Turn(np.nan, np.nan, np.nan))
-    assert "Halving h is not foreseen." in found._replace(changes={"h": none}).verdict
+    assert "The effect of halving h cannot be predicted." in found._replace(changes={"h": none}).verdict
     assert repr(found).startswith("After 60")
     numbers = found.numbers()
     assert {type(x) for x in numbers.values()} == {float}

@@ -25,10 +25,9 @@ def memory(rule, schedule=None, m=M):
 @functools.partial(jax.jit, static_argnames="m")
 def both_pasts(rule, n, g, schedule, m=M):
     """sum_{l<n} u(n, l) F^(l) by a few rows, and by every step."""
-    psi, theta = jnp.stack(rule.features(g)), jnp.zeros_like(g[0])
-    zero = jnp.zeros_like(psi)
-    few = few_rows(memory(rule, m=m), n, m)(psi, theta, zero)
-    return few, every_step(memory(rule, schedule, m), n)(psi, theta, zero)
+    theta, zero = jnp.zeros_like(g[0]), jnp.zeros_like(jnp.stack(rule.features(g)))
+    few = few_rows(memory(rule, m=m), n, m)(g, theta, zero)
+    return few, every_step(memory(rule, schedule, m), n)(g, theta, zero)
 
 
 def gradients(spread, m=M, p=50, dtype=float):
@@ -81,11 +80,10 @@ def test_the_degree_in_float32_leaves_less_than_float32_can_tell(monkeypatch):
     narrow = resolution(jnp.float32)
     monkeypatch.setattr(periodic, "resolution", lambda dtype: narrow)
     rule, schedule = ia.Adam(1.0, 0.9, 0.99, 1e-3, eps_in_sqrt=True), jnp.arange(500) % M
-    psi = jnp.stack(rule.features(gradients(1.0)))
-    n = jnp.asarray(M * narrow.epochs + 20)
-    theta, zero = jnp.zeros_like(psi[0, 0]), jnp.zeros_like(psi)
-    few = few_rows(memory(rule), n, M)(psi, theta, zero)
-    error = relative(few, every_step(memory(rule, schedule), n)(psi, theta, zero))
+    g, n = gradients(1.0), jnp.asarray(M * narrow.epochs + 20)
+    theta, zero = jnp.zeros_like(g[0]), jnp.zeros_like(jnp.stack(rule.features(g)))
+    few = few_rows(memory(rule), n, M)(g, theta, zero)
+    error = relative(few, every_step(memory(rule, schedule), n)(g, theta, zero))
     assert 1e-9 < error < 1e-6
 
 
@@ -110,11 +108,11 @@ def test_the_number_of_rows_does_not_depend_on_n():
 
 def test_it_differentiates_in_both_modes_and_vmaps():
     g = gradients(1.0, m=2, p=3)
-    psi = jnp.stack([g, g**2])
+    zero = jnp.zeros((2, *g.shape))
 
     def past(beta, n):
         rule = ia.Adam(0.1, beta, 0.95, 1e-3, eps_in_sqrt=True)
-        return jnp.sum(few_rows(memory(rule, m=2), n, 2)(psi, g[0], jnp.zeros_like(psi)))
+        return jnp.sum(few_rows(memory(rule, m=2), n, 2)(g, g[0], zero))
 
     traced = jax.jit(lambda beta: past(beta, jnp.asarray(50)))
     difference = (traced(0.9 + 1e-6) - traced(0.9 - 1e-6)) / 2e-6

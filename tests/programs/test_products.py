@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jax.lax import stop_gradient
 
 import implicit_adam as ia
-from implicit_adam.programs.products import check_products
+from implicit_adam.inputs import checked_program
 
 X = jax.random.normal(jax.random.key(1), (12, 3))
 LABELS = jnp.arange(12) % 3
@@ -90,14 +90,14 @@ def mismatch(loss):
 @pytest.mark.parametrize("loss", VISIBLE.values(), ids=VISIBLE.keys())
 def test_losses_whose_products_are_derivatives_of_the_gradient_pass(loss):
     assert mismatch(loss) < 1e-6
-    check_products(loss, PARAMS)
+    checked_program(loss, PARAMS, None, products=True)
 
 
 @pytest.mark.parametrize("loss", HIDDEN.values(), ids=HIDDEN.keys())
 def test_losses_that_hide_a_dependence_are_refused(loss):
     assert mismatch(loss) > 0.1
     with pytest.raises(ValueError, match="shifted=True"):
-        check_products(loss, PARAMS)
+        checked_program(loss, PARAMS, None, products=True)
 
 
 adam = ia.Adam(0.01, 0.5, 0.6, 0.1, eps_in_sqrt=True)

@@ -24,7 +24,8 @@ from implicit_adam.fields.mini_batch.cyclic_schedule import few_rows
 from implicit_adam.fields.mini_batch.history_sum import Features, every_step, matmul, memory_of
 from implicit_adam.fields.series import Series
 from implicit_adam.fields.terms import Terms
-from implicit_adam.objective import Objective
+from implicit_adam.loops import scanned_sum
+from implicit_adam.objective import AT_ONCE, Gradients, Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.types import StepNumber, Vector
 
@@ -38,25 +39,18 @@ def mini_batch_terms(rule: AbstractRule, objective: Objective, order: int, *, fl
     def at(n: StepNumber) -> Callable[[Vector], Series]:
         w = memory.weights(n)
 
-        def frozen(psi: Features, theta: Vector) -> tuple[tuple[Vector, ...], Vector]:
+        def frozen(G: Gradients, theta: Vector) -> tuple[tuple[Vector, ...], Vector]:
             """The memories s, and F^(n)."""
-            s = tuple(matmul(w_i, psi_i) for w_i, psi_i in zip(w, psi, strict=True))
+            s = tuple(matmul(w_i, psi_i) for w_i, psi_i in zip(w, rule.features(G), strict=True))
             return s, rule.readout(s, theta, n)
 
         def leading(theta: Vector) -> Series:
-            return (frozen(jnp.stack(rule.features(objective.gradients(theta))), theta)[1],)
+            return (frozen(objective.gradients(theta), theta)[1],)
 
         def corrected(theta: Vector) -> Series:
-            G, hessian_products = objective.linearize(theta)
-            psi = jnp.stack(rule.features(G))
-            s, F = frozen(psi, theta)
-            a = add_past(psi, theta, c * w[..., None] * F[None, None])
-            every_batch = jnp.ones(objective.m, G.dtype)
-            # One feature at a time, and sums over the batches as matrix products: much faster on a CPU.
-            s_dot = tuple(
-                matmul(every_batch, jax.jvp(rule.features, (G,), (hessian_products(a_i),))[1][i])
-                for i, a_i in enumerate(a)
-            )
+            G, rates = linearized(rule, objective, theta)
+            s, F = frozen(G, theta)
+            s_dot = rates(add_past(G, theta, c * w[..., None] * F[None, None]))
             return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (s, theta), (s_dot, c * F))
 
         if order == 0:
@@ -65,3 +59,35 @@ def mini_batch_terms(rule: AbstractRule, objective: Objective, order: int, *, fl
         return corrected
 
     return at
+
+
+def linearized(
+    rule: AbstractRule, objective: Objective, theta: Vector
+) -> tuple[Gradients, Callable[[Features], tuple[Vector, ...]]]:
+    """All gradients, and a -> sum_b psi_i'(g_b) Hess E_b a_{i,b} for each feature i.
+
+    What is kept between the two is for one piece of the mini-batches at a time; with several pieces their
+    gradients are computed again.
+    """
+    if objective.m <= AT_ONCE:
+        G, hessian_products = objective.linearize(theta)
+        return G, lambda a: _rates(rule, G, hessian_products, a)
+
+    def rates(a: Features) -> tuple[Vector, ...]:
+        def of_piece(i: StepNumber) -> tuple[Vector, ...]:
+            return _rates(rule, *objective.piece(i).linearize(theta), objective.of_piece(i, a, axis=1))
+
+        return scanned_sum(of_piece, objective.pieces)
+
+    return objective.gradients(theta), rates
+
+
+def _rates(
+    rule: AbstractRule, G: Gradients, hessian_products: Callable[[Gradients], Gradients], a: Features
+) -> tuple[Vector, ...]:
+    every_batch = jnp.ones(len(G), G.dtype)
+    # One feature at a time, and sums over the batches as matrix products: much faster on a CPU.
+    return tuple(
+        matmul(every_batch, jax.jvp(rule.features, (G,), (hessian_products(a_i),))[1][i])
+        for i, a_i in enumerate(a)
+    )

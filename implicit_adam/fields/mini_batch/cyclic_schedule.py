@@ -36,6 +36,7 @@ from implicit_adam.fields.mini_batch.history_sum import (
     matmul,
 )
 from implicit_adam.loops import loop
+from implicit_adam.objective import Gradients
 from implicit_adam.rules.kernels import geometric_sum, owners, power, term_masses
 from implicit_adam.types import StepNumber, Vector
 
@@ -71,13 +72,13 @@ def few_rows(memory: Memory, n: StepNumber, m: int) -> AddPast:
         none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         rows = jax.lax.cond(n > L, lambda: late_rows(memory, n, m, dtype), lambda: none)
 
-    def add_past(psi: Features, theta: Vector, a: Features) -> Features:
-        a = add_steps(memory, n, 0, early, psi, theta, a)
+    def add_past(G: Gradients, theta: Vector, a: Features) -> Features:
+        a = add_steps(memory, n, 0, early, G, theta, a)
         if rows is None:
             return a
 
         def add_late(a: Features, rows: Rows) -> Features:
-            return add_rows(memory.rule, rows, psi, theta, a)
+            return add_rows(memory.rule, rows, G, theta, a)
 
         return jax.lax.cond(n > L, add_late, lambda a, _: a, a, rows)
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Real
 
 from implicit_adam.fields.mini_batch.discounted_counts import Visits, discounted_visits
 from implicit_adam.loops import loop
-from implicit_adam.objective import Objective
+from implicit_adam.objective import Gradients, Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import Kernel, at_lag
 from implicit_adam.types import Scalar, StepNumber, Vector
@@ -23,8 +23,8 @@ from implicit_adam.types import Scalar, StepNumber, Vector
 Weights = Float[Array, "r m"]
 Features = Float[Array, "r m p"]
 
-# psi, theta, a -> a + sum_{l<n} u(n, l) F^(l)
-AddPast = Callable[[Features, Vector, Features], Features]
+# G, theta, a -> a + sum_{l<n} u(n, l) F^(l)
+AddPast = Callable[[Gradients, Vector, Features], Features]
 
 ROWS = 32
 TILE = 4096
@@ -73,7 +73,7 @@ def memory_of(rule: AbstractRule, objective: Objective) -> Memory:
 def every_step(memory: Memory, n: StepNumber) -> AddPast:
     """The sum over all steps before n that the memory still holds: exact for every rule and schedule."""
     first = first_remembered(memory, n)
-    return lambda psi, theta, a: add_steps(memory, n, first, n, psi, theta, a)
+    return lambda G, theta, a: add_steps(memory, n, first, n, G, theta, a)
 
 
 def add_steps(
@@ -81,14 +81,14 @@ def add_steps(
     n: StepNumber,
     first: StepNumber,
     last: StepNumber,
-    psi: Features,
+    G: Gradients,
     theta: Vector,
     a: Features,
 ) -> Features:
     """a + sum_{first<=l<last} u(n, l) F^(l)."""
 
     def add(i: StepNumber, a: Features) -> Features:
-        return add_rows(memory.rule, memory.rows(n, first + i * ROWS, last), psi, theta, a)
+        return add_rows(memory.rule, memory.rows(n, first + i * ROWS, last), G, theta, a)
 
     return loop(0, -(-(last - first) // ROWS), add, a)
 
@@ -116,8 +116,8 @@ def _least_share(kernel: Kernel, visits: Visits) -> Float[Array, " terms"]:
     return jnp.min(jnp.where(visits > 0, share, jnp.ones_like(share)), axis=1)
 
 
-def add_rows(rule: AbstractRule, rows: Rows, psi: Features, theta: Vector, a: Features) -> Features:
-    """a + sum_rows u F(w), tile by tile."""
+def add_rows(rule: AbstractRule, rows: Rows, G: Gradients, theta: Vector, a: Features) -> Features:
+    """a + sum_rows u F(w), tile by tile; features are computed in the tile, which saves r m vectors."""
     p = theta.size
     whole, rest = divmod(p, TILE)
 
@@ -125,7 +125,7 @@ def add_rows(rule: AbstractRule, rows: Rows, psi: Features, theta: Vector, a: Fe
         def cut(x: Array) -> Array:
             return jax.lax.dynamic_slice_in_dim(x, start, size, axis=-1)
 
-        here = cut(a) + _sum_of_rows(rule, rows, cut(psi), cut(theta))
+        here = cut(a) + _sum_of_rows(rule, rows, jnp.stack(rule.features(cut(G))), cut(theta))
         return jax.lax.dynamic_update_slice_in_dim(a, here, start, axis=-1)
 
     if whole:
