@@ -14,7 +14,7 @@ from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.checks.parameters import check_params
 from implicit_adam.objective import Objective, first_arguments, ravel, raveled_loss, unravel_like
 from implicit_adam.programs.captured import digest, digest_of_arrays, trace
-from implicit_adam.programs.products import check_products, may_hide
+from implicit_adam.programs.products import check_products, has_custom_derivative, may_hide
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.from_optax.checks import check_equation, check_runs
 from implicit_adam.rules.from_optax.rate import warn_of_a_rate_twice
@@ -97,11 +97,10 @@ def checked_program(loss: Loss, params: Params, batches: Batches, *, products: b
     check_loss(loss, params, batches)
     arguments = first_arguments(params, batches)
     jaxpr = _traced(loss, lambda loss, *arguments: loss(*arguments), *arguments)
-    if not may_hide(jaxpr):
-        return digest(jaxpr)
-    # Arrays captured by a custom derivative appear only in the program of the derivative.
-    program = digest(jaxpr, _traced(loss, _product, *arguments))
-    if products:
+    # What a custom derivative captures appears only in the program of the derivative.
+    derivative = [_traced(loss, _product, *arguments)] if has_custom_derivative(jaxpr) else []
+    program = digest(jaxpr, *derivative)
+    if products and may_hide(jaxpr):
         check_products(loss, (program, digest_of_arrays(*jax.tree.leaves(loss))), *arguments)
     return program
 

@@ -1,4 +1,4 @@
-"""`Probe`: records what a training run is doing every so many steps, at five gradients a time."""
+"""`Probe`: records what a training run is doing every so many steps, at four gradients a time."""
 
 import json
 from pathlib import Path
@@ -51,11 +51,12 @@ class Probe:
     - `path`: a file to which every row is appended, one JSON object per line.
     - `writer`: anything with `add_scalar(tag, value, step)`, such as a TensorBoard `SummaryWriter`.
 
-    A record costs 5 gradients of the batch (a split of the velocity and a Hessian-vector product), and some
-    0.2 seconds for the checks, which trace the loss: on a transformer of a million parameters, mini-batches
-    of 8, two cores, 7 steps of .09 s, and 15 % of the run at every=100 on a busy machine (`python -m
-    benchmarks probe`). It compiles once. With mini-batches it uses the gradient of the batch given in place
-    of the mean gradient. `rows` are the records so far, each a dictionary of floats; see `Row`.
+    A record costs 4 gradients of the batch (a split of the velocity and a Hessian-vector product) and some
+    0.06 seconds for the checks, which trace the loss. On a transformer of a million parameters, mini-batches
+    of 8, two cores, that is the time of 5 to 7 steps; with every=100 the loop took 1 to 5 % longer (three
+    runs of `python -m benchmarks probe`). It compiles once. With mini-batches it uses the gradient of the
+    batch given in place of the mean gradient. `rows` are the records so far, each a dictionary of floats; see
+    `Row`.
 
     Raises `ValueError` as `diagnose` does.
     """

@@ -21,7 +21,8 @@ from implicit_adam.checks.numbers import is_traced
 from implicit_adam.programs.captured import equations, inner_jaxprs, trace
 from implicit_adam.types import Params
 
-HIDING = ("stop_gradient", "custom_jvp_call", "custom_vjp_call")
+CUSTOM = ("custom_jvp_call", "custom_vjp_call")
+HIDING = ("stop_gradient", *CUSTOM)
 # The call that `jax.checkpoint` leaves, whose jaxpr must not hold constants.
 RECOMPUTING = ("checkpoint", "remat")
 
@@ -63,7 +64,16 @@ def _evaluated(f: Callable[[], bool]) -> bool:
 
 def may_hide(jaxpr: Any) -> bool:
     """Whether anything in a program stops derivatives or defines its own."""
-    return any(equation.primitive.name.startswith(HIDING) for equation in equations(jaxpr))
+    return _has(jaxpr, HIDING)
+
+
+def has_custom_derivative(jaxpr: Any) -> bool:
+    """Whether anything in a program defines its own derivative."""
+    return _has(jaxpr, CUSTOM)
+
+
+def _has(jaxpr: Any, names: tuple[str, ...]) -> bool:
+    return any(equation.primitive.name.startswith(names) for equation in equations(jaxpr))
 
 
 def _products_agree(jaxpr: Any, params: Params, *rest: Any) -> bool:
