@@ -40,8 +40,8 @@ Both figures of a ratio come out of one run, all of them on: {machine}.
 {rows}
 
 A missed target stays in the table. What the hardware must do for a field, in gradients: 3 in full batch
-(forward 1, gradient 3, a tangent of the gradient 6 products of matrices), and 1 + 2r in mini-batches with r
-features; shifted gradients 2 and 1 + r.
+(forward 1, gradient 3, a tangent of the gradient 6 products of matrices), and 1 + 2r in up to four
+mini-batches with r features, 2 + 2r in more; shifted gradients 2 and 1 + r.
 
 ## Seconds, compilation apart
 

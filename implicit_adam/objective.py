@@ -112,10 +112,15 @@ class Objective(NamedTuple):
     def _together(self) -> int:
         return max(c for c in range(1, AT_ONCE + 1) if self.m % c == 0)
 
-    def linearize(self, theta: Vector) -> tuple[Gradients, Callable[[Gradients], Gradients]]:
-        """All mini-batch gradients, and V -> (Hess E_b(theta) V_b)_b without recomputing them."""
+    def linearize(
+        self, theta: Vector, known: Gradients | None = None
+    ) -> tuple[Gradients, Callable[[Gradients], Gradients]]:
+        """All mini-batch gradients, and V -> (Hess E_b(theta) V_b)_b without recomputing them.
+
+        If they are `known`, shifted products need not compute them.
+        """
         if self.shift is not None:
-            return self._shifted(theta, self.shift)
+            return self._shifted(theta, self.shift, known)
 
         # All mini-batches share one theta and differ only in their directions, so that the forward passes
         # share their products with the weights. The compiler removes the value at V = 0.
@@ -149,8 +154,10 @@ class Objective(NamedTuple):
 
         return Objective(mean, self.unravel, None, None, 1, dtype=self.dtype)
 
-    def _shifted(self, theta: Vector, shortest: Scalar) -> tuple[Gradients, Callable[[Gradients], Gradients]]:
-        G = self.gradients(theta)
+    def _shifted(
+        self, theta: Vector, shortest: Scalar, known: Gradients | None
+    ) -> tuple[Gradients, Callable[[Gradients], Gradients]]:
+        G = self.gradients(theta) if known is None else known
 
         def products(V: Gradients) -> Gradients:
             shift = jax.vmap(lambda v: _shift_along(v, theta, shortest))(V)[:, None]

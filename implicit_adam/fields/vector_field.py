@@ -68,10 +68,10 @@ def vector_field(
     - `batches`: a pytree of arrays with leading axis m; entry b is the mini-batch b.
     - `schedule`: integers, the mini-batch of each step; cyclic 0, 1, .., m-1, 0, .. by default.
     - `shifted`: replace every product Hess E v by (grad E(theta + h v) - grad E(theta)) / h. An evaluation
-      then costs 2 gradients instead of 3 in full batch (m (1 + r) instead of m (1 + 2r) with mini-batches and
-      r features), and the field changes by O(h^2), the theorem's own error. Where h v is smaller than
-      sqrt(eps) times theta (1-norms; sqrt(eps) is 3e-4 in float32 and 1e-8 in float64), v is followed that
-      far instead, and the field changes by O(h sqrt(eps)). Only up to order 1.
+      then costs 2 gradients instead of 3 in full batch (with m mini-batches and r features m (1 + r) instead
+      of m (1 + 2r), or of m (2 + 2r) if m > 4), and the field changes by O(h^2), the theorem's own error.
+      Where h v is smaller than sqrt(eps) times theta (1-norms; sqrt(eps) is 3e-4 in float32 and 1e-8 in
+      float64), v is followed that far instead, and the field changes by O(h sqrt(eps)). Only up to order 1.
 
     Order 2 costs 16/3 + 2r gradients in closed form (full batch, bias-corrected memory), whatever n is.
     Otherwise orders 2 and 3 re-run the optimizer order + 1 times over the steps that it still remembers, with

@@ -8,6 +8,9 @@ from implicit_adam.plotting.convergence import plot_studies as plot_studies
 from implicit_adam.plotting.curves import plot_curves as plot_curves
 from implicit_adam.plotting.curves import plot_parts as plot_parts
 from implicit_adam.plotting.curves import plot_trend as plot_trend
+from implicit_adam.plotting.diagnosis import plot_errors as plot_errors
+from implicit_adam.plotting.diagnosis import plot_layers as plot_layers
+from implicit_adam.plotting.diagnosis import plot_probe as plot_probe
 from implicit_adam.plotting.plane import plot_distances as plot_distances
 from implicit_adam.plotting.plane import plot_level_sets as plot_level_sets
 from implicit_adam.plotting.plane import plot_path as plot_path
@@ -31,10 +34,13 @@ __all__ = [
     "plot_curve",
     "plot_curves",
     "plot_distances",
+    "plot_errors",
     "plot_heat_map",
+    "plot_layers",
     "plot_level_sets",
     "plot_parts",
     "plot_path",
+    "plot_probe",
     "plot_studies",
     "plot_sweep",
     "plot_trend",

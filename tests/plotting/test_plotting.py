@@ -1,5 +1,7 @@
 """Every public plot draws on the Axes it is given, or on a new Figure, and labels them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -49,7 +51,24 @@ def swept(dims=("beta", "rho")):
     return SweepResult(dims, {name: GRID[name] for name in dims}, values, np.ones(shape, bool))
 
 
+ROWS = [{"step": n, "speed": 0.5, "memory": 0.4 * n, "decay": 0.0, "step_correction": 0.1} for n in (1, 2)]
+
+
+def found():
+    """What is drawn of a diagnosis."""
+    return SimpleNamespace(
+        error={"plain": 0.5, "corrected": np.nan, "carried": 1e-3},
+        sampling_error=0.005,
+        horizon=20,
+        step=200,
+        layers={"['weight']['w']": (0.3, 1.0), ".bias": (0.2, -1.0)},
+    )
+
+
 PLOTS = {
+    "probe": lambda ax: plotting.plot_probe(ROWS, ax),
+    "errors": lambda ax: plotting.plot_errors(found(), ax),
+    "layers": lambda ax: plotting.plot_layers(found(), ax),
     "convergence": lambda ax: plotting.plot_convergence(study(), ax),
     "curves": lambda ax: plotting.plot_curves(X, {"a": np.stack([X, 2 * X]), "b": X}, ax),
     "trend": lambda ax: plotting.plot_trend([1, 2, 3], np.ones((3, 2)), ax, kept=[True, False, True]),
@@ -179,3 +198,15 @@ def test_sweeps_of_flags_and_of_nothing_finite_are_drawn():
         plotting.plot_heat_map(SweepResult(result.dims, result.coords, values, result.ok), "value")
         one = SweepResult(("beta",), {"beta": GRID["beta"]}, values[:, 0], result.ok[:, 0])
         plotting.plot_curve(one, "value")
+
+
+def test_a_probe_draws_the_parts_that_are_there_and_a_diagnosis_the_errors_that_are_known():
+    (ax,) = plotting.plot_probe(ROWS).axes
+    assert [line.get_label() for line in ax.lines] == ["velocity", "memory", "step"]
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), [0.4, 0.8])
+    (ax,) = plotting.plot_errors(found()).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["plain", "carried"]
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [50, 0.1])
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), 3)  # 2 % plus two standard errors
+    (ax,) = plotting.plot_layers(found()).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["weight, w", "bias"]

@@ -9,7 +9,8 @@ v_k = sum_{l=k}^{n-1} F^(l) + c F^(n), c = 1/2 for the flow, are
     u_i(n, l, b) = sum_{k<=l, k in b} w_i(n, k)
     DF[v] = sum_i dphi/ds_i sum_b psi_i'(g_b) (Hess E_b a_{i,b}) + c dphi/dtheta F^(n)
 
-An evaluation costs m gradients and r m Hessian-vector products, however large n is. The sum over l takes
+An evaluation costs m gradients (2 m if m > 4, see `linearized`) and r m Hessian-vector products, however
+large n is. The sum over l takes
 every step that the memory still holds (`history_sum`); under the cyclic schedule, and if full-batch updates
 would be the same at every step, a few rows replace it (`cyclic_schedule`).
 """
@@ -67,19 +68,22 @@ def linearized(
     """All gradients, and a -> sum_b psi_i'(g_b) Hess E_b a_{i,b} for each feature i.
 
     What is kept between the two is for one piece of the mini-batches at a time; with several pieces their
-    gradients are computed again.
+    gradients are computed again, unless products are shifted.
     """
     if objective.m <= AT_ONCE:
         G, hessian_products = objective.linearize(theta)
         return G, lambda a: _rates(rule, G, hessian_products, a)
 
+    G = objective.gradients(theta)
+
     def rates(a: Features) -> tuple[Vector, ...]:
         def of_piece(i: StepNumber) -> tuple[Vector, ...]:
-            return _rates(rule, *objective.piece(i).linearize(theta), objective.of_piece(i, a, axis=1))
+            linear = objective.piece(i).linearize(theta, objective.of_piece(i, G))
+            return _rates(rule, *linear, objective.of_piece(i, a, axis=1))
 
         return scanned_sum(of_piece, objective.pieces)
 
-    return objective.gradients(theta), rates
+    return G, rates
 
 
 def _rates(
