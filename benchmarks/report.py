@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from benchmarks.measure import Measure, Missing
-from benchmarks.scaling import Curve, picture
+from benchmarks.scaling import CURVES, Curve, picture
 from benchmarks.timing import Timing
 from implicit_adam.files import installed
 
@@ -29,7 +29,7 @@ Ratios of things done side by side in one run, compiled before they are timed, m
 python3 -m venv .venv && .venv/bin/pip install -e '.[benchmarks]' && .venv/bin/python -m benchmarks
 ```
 
-takes half an hour on two cores and writes this page, `results.json` and `scaling.png`, each result as soon as
+takes twenty minutes on two cores and writes this page, `results.json` and `scaling.png`, each result as soon as
 it is measured. `python -m benchmarks NAME ..` prints single measurements, and with `--update` replaces their
 rows; `--list` names them. PyTorch is only needed for its two rows.
 
@@ -85,8 +85,8 @@ def add(folder: Path, order: Iterable[str], name: str, result: Measure | Missing
         content["skipped"].pop(name, None)
         kind = "skipped" if isinstance(result, Missing) else "measurements"
         content[kind][name] = result.what if isinstance(result, Missing) else _plain(result)
-    for kind in ("measurements", "skipped"):
-        content[kind] = {one: content[kind][one] for one in order if one in content[kind]}
+    for kind, names in (("measurements", order), ("skipped", order), ("scaling", CURVES)):
+        content[kind] = {one: content[kind][one] for one in names if one in content[kind]}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULTS).write_text(json.dumps(content, indent=1) + "\n")
     curves = {one: Curve(**curve) for one, curve in content["scaling"].items()}

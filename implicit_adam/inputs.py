@@ -101,7 +101,9 @@ def checked_program(loss: Loss, params: Params, batches: Batches, *, products: b
     derivative = [_traced(loss, _product, *arguments)] if has_custom_derivative(jaxpr) else []
     program = digest(jaxpr, *derivative)
     if products and may_hide(jaxpr):
-        check_products(loss, (program, digest_of_arrays(*jax.tree.leaves(loss))), *arguments)
+        # The program alone does not say which of its arguments are parameters.
+        key = (program, digest_of_arrays(*jax.tree.leaves(loss)), len(jax.tree.leaves(params)))
+        check_products(loss, key, *arguments)
     return program
 
 

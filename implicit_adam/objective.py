@@ -20,7 +20,7 @@ from implicit_adam.types import Batches, Loss, Params, Scalar, Schedule, StepNum
 
 Gradients = Float[Array, "m p"]
 
-# How many mini-batches are taken at once: the activations of all of them are in memory together.
+# How many gradients are taken at once: the activations of their mini-batches are in memory together.
 AT_ONCE = 4
 
 

@@ -81,7 +81,7 @@ def test_a_field_costs_1_plus_2r_gradients_for_each_mini_batch(rule, shifted, ex
     assert abs(once) < 0.3
 
 
-def test_many_mini_batches_are_taken_a_few_at_a_time_with_the_same_result_and_one_gradient_more():
+def test_many_mini_batches_are_taken_a_few_at_a_time_for_one_gradient_more():
     """XLA counts one piece: all gradients, and then gradients and products."""
     eight, at = batches(8), lambda data: ia.vector_field(ADAM, deep_loss, batches=data)(STEP, WEIGHTS)
     with_products = gradients(lambda data: at(data), eight) / AT_ONCE

@@ -30,7 +30,7 @@ REPRODUCE = """\
 Run the figures, the table and the claims of "On the Implicit Bias of Adam" again, and say of each claim
 whether it held, did not hold, or is not decided here, by a stated criterion. Writes report.md and, for each
 experiment, NAME.npz (its arrays) and NAME.png (its picture). Without names it runs all experiments of the
-paper, which takes 25 minutes on two cores. With --quick it takes three minutes, enough to see that
+paper, which takes 23 minutes on two cores. With --quick it takes three minutes, enough to see that
 everything runs, but too little for verdicts on networks. If the folder already has the report of another
 command, only the parts of the named experiments are replaced, each with its own command, time and versions;
 runs with --quick or on CIFAR are never mixed with others."""

@@ -1,5 +1,6 @@
 """Plots of what a run is doing: the rows of a probe, and a diagnosis."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ def plot_layers(found: Any, ax: Any = None) -> Any:
     """
     ax = new_axes() if ax is None else ax
     sizes = {name: float(size) for name, (size, _) in found.layers.items()}
-    names = [name.strip(".[]'").replace("']['", ", ") for name in sizes]
+    names = [", ".join(re.findall(r"\w+", name)) for name in sizes]
     ax.barh(range(len(sizes)), list(sizes.values()), color="0.4")
     ax.set_yticks(range(len(sizes)), names)
     ax.invert_yaxis()

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +53,7 @@ def digest(*jaxprs: Any) -> Hashable:
 
 def digest_of_arrays(*leaves: Any) -> Hashable:
     """A digest that is equal for equal arrays; unique if one is traced. Other leaves are left out."""
-    total, arrays = hashlib.sha256(), [x for x in leaves if isinstance(x, jax.Array | np.ndarray)]
+    total, arrays = hashlib.sha256(), [x for x in leaves if eqx.is_array(x)]
     if any(map(is_traced, arrays)):
         return _Unknown()
     for array in arrays:

@@ -39,7 +39,8 @@ def check_products(loss: Callable[..., Any], key: Hashable, *args: Params) -> No
     if key in _compared:
         return
     jaxpr, _ = trace(jax.grad(loss), *args)
-    if not _evaluated(lambda: _products_agree(jaxpr, *args)):
+    agree = _evaluated(lambda: _products_agree(jaxpr, *args))
+    if agree is False:
         msg = (
             "the loss hides a dependence on the parameters from autodiff (jax.lax.stop_gradient, or a custom "
             "derivative that is not the derivative), so that its Hessian-vector products are not the "
@@ -47,11 +48,12 @@ def check_products(loss: Callable[..., Any], key: Hashable, *args: Params) -> No
             "there is such an argument, pass shifted=True, which differences the gradient itself, or order=0"
         )
         raise ValueError(msg)
-    _compared.add(key)
+    if agree:
+        _compared.add(key)
 
 
-def _evaluated(f: Callable[[], bool]) -> bool:
-    """The value of f(), computed at once even inside a trace."""
+def _evaluated(f: Callable[[], bool]) -> bool | None:
+    """The value of f(), computed at once even inside a trace; None where that is impossible."""
     if not is_traced(jnp.zeros(())):
         return f()
     try:
@@ -59,7 +61,7 @@ def _evaluated(f: Callable[[], bool]) -> bool:
             return f()
     except NotImplementedError:
         # JAX 0.7 cannot evaluate every loop inside a trace; outside of one, the same loss is checked.
-        return True
+        return None
 
 
 def may_hide(jaxpr: Any) -> bool:

@@ -283,7 +283,7 @@ def test_the_verdict_says_what_is_larger_than_its_error_bar():
     assert "would lower" not in found._replace(error=Effect(np.nan, np.nan)).verdict
     none = found.changes["h"]._replace(halved=Turn(np.nan, np.nan, np.nan))
     assert "The effect of halving h cannot be predicted." in found._replace(changes={"h": none}).verdict
-    assert repr(found).startswith("After 60")
+    assert repr(found).startswith("Without a change")
     numbers = found.numbers()
     assert {type(x) for x in numbers.values()} == {float}
     assert numbers["beta/halved/loss"] == float(found.changes["beta"].halved.loss)

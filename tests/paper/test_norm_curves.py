@@ -149,6 +149,8 @@ def test_a_level_is_crossed_between_entries():
     np.testing.assert_allclose(index, [1.5, 0, np.nan])
     np.testing.assert_allclose(hills.taken(curve, index), [1.0, 1.0, np.nan])
     np.testing.assert_allclose(hills.taken(curve, np.array([3.0, 2.0, 0.25])), [1.0, 2.0, 8.75])
+    ended = np.array([[2.0, 1.0, 3.0, 9.0, np.nan]])
+    assert hills.height(ended, 0.1) == hills.taken(ended, hills.top(ended, 0.1)) == 9
 
 
 def test_without_hills_norms_are_compared_where_the_loss_is_at_a_level():

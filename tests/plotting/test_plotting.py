@@ -61,7 +61,7 @@ def found():
         sampling_error=0.005,
         horizon=20,
         step=200,
-        layers={"['weight']['w']": (0.3, 1.0), ".bias": (0.2, -1.0)},
+        layers={"['blocks'][0]['w']": (0.3, 1.0), ".bias": (0.2, -1.0)},
     )
 
 
@@ -209,4 +209,4 @@ def test_a_probe_draws_the_parts_that_are_there_and_a_diagnosis_the_errors_that_
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [50, 0.1])
     np.testing.assert_allclose(ax.lines[0].get_xdata(), 3)  # 2 % plus two standard errors
     (ax,) = plotting.plot_layers(found()).axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["weight, w", "bias"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["blocks, 0, w", "bias"]

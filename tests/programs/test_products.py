@@ -160,3 +160,30 @@ def test_mini_batch_losses_are_compared_too():
         ia.vector_field(adam, loss, batches=jnp.ones((2, 3)))(1, PARAMS)
     smooth = ia.vector_field(adam, lambda p, x: jnp.mean(net(p) ** 2) * jnp.sum(x), batches=jnp.ones((2, 3)))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(smooth(1, PARAMS)))
+
+
+def test_a_loss_is_checked_for_the_parameters_that_it_has_now():
+    """The same program, of which data in one call are parameters in the next."""
+    w, t = jnp.ones(3), jnp.full(3, 2.0)
+
+    def loss(w, t):
+        return jnp.sum((w - stop_gradient(t) ** 2) ** 2)
+
+    checked_program(loss, w, t[None], products=True)
+    with pytest.raises(ValueError, match="shifted=True"):
+        checked_program(lambda both: loss(*both), (w, t), None, products=True)
+
+
+@pytest.mark.parametrize("array", [jnp.asarray, np.asarray])
+def test_a_loss_is_checked_for_the_arrays_that_it_holds_now(array):
+    """The same program, whose arrays are arguments of it: with weight zero nothing is hidden."""
+
+    def loss(weight, w):
+        return jnp.sum(w**4) + jnp.sum(weight * w * stop_gradient(w))
+
+    def checked(weight):
+        return checked_program(jax.tree_util.Partial(loss, array(weight)), jnp.ones(3), None, products=True)
+
+    checked(0.0)
+    with pytest.raises(ValueError, match="shifted=True"):
+        checked(1.0)

@@ -10,9 +10,9 @@ v_k = sum_{l=k}^{n-1} F^(l) + c F^(n), c = 1/2 for the flow, are
     DF[v] = sum_i dphi/ds_i sum_b psi_i'(g_b) (Hess E_b a_{i,b}) + c dphi/dtheta F^(n)
 
 An evaluation costs m gradients (2 m if m > 4, see `linearized`) and r m Hessian-vector products, however
-large n is. The sum over l takes
-every step that the memory still holds (`history_sum`); under the cyclic schedule, and if full-batch updates
-would be the same at every step, a few rows replace it (`cyclic_schedule`).
+large n is. The sum over l takes every step that the memory still holds (`history_sum`); under the cyclic
+schedule, and if full-batch updates would be the same at every step, a few rows replace it
+(`cyclic_schedule`).
 """
 
 from collections.abc import Callable

@@ -40,8 +40,10 @@ def taken(curves: np.ndarray, index: np.ndarray) -> np.ndarray:
     """The value of each curve, linear between its entries, at its own index; NaN where the index is."""
     known = np.nan_to_num(index)
     before = np.floor(known).astype(int)
-    after = np.minimum(before + 1, curves.shape[-1] - 1)
-    value = _at(curves, before) + (known - before) * (_at(curves, after) - _at(curves, before))
+    here, after = _at(curves, before), _at(curves, np.minimum(before + 1, curves.shape[-1] - 1))
+    share = known - before
+    # An entry that is not finite must not spoil the one before it.
+    value = np.where(share > 0, (1 - share) * here + share * np.where(share > 0, after, 0), here)
     return np.where(np.isnan(index), np.nan, value)
 
 

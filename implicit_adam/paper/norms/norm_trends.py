@@ -34,8 +34,8 @@ class TrendConfig:
     smoothing: float = 0.01
     # The relative rise that makes a hill.
     hill: float = 0.1
-    # Where curves have no hill, they are compared where the loss first falls to this.
-    level: float | None = None
+    # If above zero, curves are compared where the loss first falls to this, and not at their hill.
+    level: float = 0.0
     # The hill must come after this many memory lengths; then less than 1% of the average's weight is missing.
     memories: float = 5.0
     # A trend counts with p < alpha.
@@ -49,11 +49,11 @@ class TrendConfig:
     @property
     def event(self) -> str:
         """Where curves are compared, in words."""
-        return "the peak of the hill" if self.level is None else f"a loss of {self.level:.3g}"
+        return f"a loss of {self.level:.3g}" if self.level > 0 else "the peak of the hill"
 
     def place(self, norm: np.ndarray, loss: np.ndarray) -> np.ndarray:
         """The index along the curves (.., epochs) where they are compared; NaN if there is none."""
-        return top(norm, self.hill) if self.level is None else first_below(loss, self.level)
+        return first_below(loss, self.level) if self.level > 0 else top(norm, self.hill)
 
 
 class Trends(NamedTuple):
@@ -61,7 +61,8 @@ class Trends(NamedTuple):
 
     - `height`, `epoch`: of the hill, or where the loss is at the level; NaN without. `accuracy`: the best;
       `regime`: its index.
-    - `predicted`: the predicted height; `looked`: that of the run at the same epochs.
+    - `predicted`: the predicted height (at a level of the loss: at the epoch at which the run is there);
+      `looked`: that of the run, from the same epochs.
     - `curve_error`, `relative_error`: the largest error of the predicted curve, over the height and over the
       curve itself. All four are NaN without a prediction.
     """
@@ -200,10 +201,14 @@ def predicted_claim(config: TrendConfig, found: Trends) -> Claim:
         "beyond the paper",
         f"The equation with carried memory predicts every curve, and the norm at {config.event}.",
         f"of all stable runs the norm is off anywhere by less than {config.curve:.0%} of that at "
-        f"{config.event}, and there by less than {config.top:.0%} (by more: it did not hold)",
+        f"{config.event}, and there{_when(config)} by less than {config.top:.0%} (by more: it did not hold)",
         words,
         decided(held=known and (measured < 1).all(), refuted=known and (measured >= 1).any()),
     )
+
+
+def _when(config: TrendConfig) -> str:
+    return " (when the run has it)" if config.level > 0 else ""
 
 
 def _memories(config: TrendConfig, found: Trends) -> str:
