@@ -29,9 +29,9 @@ Ratios of things done side by side in one run, compiled before they are timed, m
 python3 -m venv .venv && .venv/bin/pip install -e '.[benchmarks]' && .venv/bin/python -m benchmarks
 ```
 
-takes twenty minutes on two cores and writes this page, `results.json` and `scaling.png`, each result as soon as
-it is measured. `python -m benchmarks NAME ..` prints single measurements, and with `--update` replaces their
-rows; `--list` names them. PyTorch is only needed for its two rows.
+takes twenty minutes on two cores and writes this page, `results.json` and `scaling.png`, each result as
+soon as it is measured. `python -m benchmarks NAME ..` prints single measurements, and with `--update`
+replaces their rows; `--list` names them. PyTorch is only needed for its two rows.
 
 Both figures of a ratio come out of one run, all of them on: {machine}.
 
