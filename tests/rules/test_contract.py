@@ -370,8 +370,7 @@ def test_one_trace_serves_all_hyperparameters_and_starts(name, run):
         scaled = jax.tree.map(lambda x, i=i: x * (1 - 0.1 * i), build(0.1))
         go(scaled, examples.START * i)
     # Every call looks at the loss to check it and to see whether it has changed; a compilation looks again.
-    looks = {ia.iterate: 2, ia.flow: 3}[run]
-    assert len(traces) == first + 3 * looks
+    assert len(traces) == first + 3 * 2
 
 
 # The fields of all rules, and of all variants, are compared with their definition above; of each class one
