@@ -145,9 +145,9 @@ def test_early_hills_are_early_their_trend_is_the_opposite_one_and_they_are_pred
 
 def test_a_level_is_crossed_between_entries():
     curve = np.array([[3.0, 2.0, 0.0, 1.0], [1.0, 1.0, 2.0, 2.0], [9.0, 8.0, 7.0, 6.0]])
-    index = hills.first_below(curve, 1.0)
-    np.testing.assert_allclose(index, [1.5, 0, np.nan])
-    np.testing.assert_allclose(hills.taken(curve, index), [1.0, 1.0, np.nan])
+    index = hills.first_below(curve, 1.5)
+    np.testing.assert_allclose(index, [1.25, 0, np.nan])
+    np.testing.assert_allclose(hills.taken(curve, index), [1.5, 1.0, np.nan])
     np.testing.assert_allclose(hills.taken(curve, np.array([3.0, 2.0, 0.25])), [1.0, 2.0, 8.75])
     ended = np.array([[2.0, 1.0, 3.0, 9.0, np.nan]])
     assert hills.height(ended, 0.1) == hills.taken(ended, hills.top(ended, 0.1)) == 9

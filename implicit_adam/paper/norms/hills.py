@@ -43,7 +43,7 @@ def taken(curves: np.ndarray, index: np.ndarray) -> np.ndarray:
     here, after = _at(curves, before), _at(curves, np.minimum(before + 1, curves.shape[-1] - 1))
     share = known - before
     # An entry that is not finite must not spoil the one before it.
-    value = np.where(share > 0, (1 - share) * here + share * np.where(share > 0, after, 0), here)
+    value = (1 - share) * here + share * np.where(share > 0, after, 0)
     return np.where(np.isnan(index), np.nan, value)
 
 
