@@ -59,19 +59,28 @@ def picture(config: TrendConfig, found: Trends) -> Any:
     return figure
 
 
-FIGURE4, FIGURE5 = (
-    Experiment(
-        title,
-        SUBJECT,
-        TrendConfig(varied, sign, network),
-        TrendConfig(varied, sign, replace(network, **QUICK, **{varied: getattr(network, varied)[::2]})),
-        run,
-        claims,
-        picture,
-        CAVEAT,
-    )
-    for title, varied, sign, network in (
-        ("Figure 4: the norm and the accuracy against rho", "rho", 1, _RHO),
-        ("Figure 5: the norm and the accuracy against beta", "beta", -1, _BETA),
-    )
-)
+def both_figures(
+    rho: NetworkConfig,
+    beta: NetworkConfig,
+    quick: dict[str, Any],
+    *,
+    which: str = "",
+    level: float = 0.0,
+    **rest: Any,
+) -> tuple[Experiment, Experiment]:
+    """Figure 4, against the values of rho in its network, and Figure 5, against those of beta.
+
+    `which` is added to their titles. `quick` changes the network of a quick run, which also has only every
+    second value; `rest` are further fields of the experiments.
+    """
+
+    def figure(number: int, varied: str, sign: int, network: NetworkConfig) -> Experiment:
+        few = replace(network, **quick, **{varied: getattr(network, varied)[::2]})
+        whole, less = (TrendConfig(varied, sign, one, level=level) for one in (network, few))
+        title = f"Figure {number}{which}: the norm and the accuracy against {varied}"
+        return Experiment(title, config=whole, quick=less, run=run, picture=picture, **rest)
+
+    return figure(4, "rho", 1, rho), figure(5, "beta", -1, beta)
+
+
+FIGURE4, FIGURE5 = both_figures(_RHO, _BETA, QUICK, subject=SUBJECT, claims=claims, caveat=CAVEAT)

@@ -4,15 +4,14 @@ On the small images its norm falls from the start, without a hill. So its curves
 has first fallen to a tenth of that of a uniform guess.
 """
 
-from dataclasses import replace
 from math import log
 from typing import Any
 
 import numpy as np
 
-from implicit_adam.paper.claims import Claim, Experiment, decided
+from implicit_adam.paper.claims import Claim, decided
 from implicit_adam.paper.norms import norm_trends
-from implicit_adam.paper.norms.figures45 import QUICK, picture
+from implicit_adam.paper.norms.figures45 import QUICK, both_figures
 from implicit_adam.paper.norms.hills import smoothed, top
 from implicit_adam.paper.norms.norm_trends import TrendConfig, Trends, stable
 from implicit_adam.paper.training.network_runs import NetworkConfig
@@ -50,24 +49,13 @@ _NETWORK: dict[str, Any] = {"normalised": True, "h": 6e-4, "epochs": 700, "seeds
 _RHO = NetworkConfig(beta=(0.9,), rho=(0.9, 0.92, 0.94, 0.96, 0.98, 0.99, 0.999), **_NETWORK)
 _BETA = NetworkConfig(beta=(0.8, 0.9, 0.94, 0.96, 0.98, 0.99), rho=(0.999,), **_NETWORK)
 
-FIGURE4_NORMALISED, FIGURE5_NORMALISED = (
-    Experiment(
-        title,
-        SUBJECT,
-        TrendConfig(varied, sign, network, level=_LEVEL),
-        TrendConfig(
-            varied,
-            sign,
-            replace(network, h=5e-3, **QUICK, **{varied: getattr(network, varied)[::2]}),
-            level=_LEVEL,
-        ),
-        norm_trends.run,
-        claims,
-        picture,
-        _WHY,
-    )
-    for title, varied, sign, network in (
-        ("Figure 4 with batch normalisation: the norm and the accuracy against rho", "rho", 1, _RHO),
-        ("Figure 5 with batch normalisation: the norm and the accuracy against beta", "beta", -1, _BETA),
-    )
+FIGURE4_NORMALISED, FIGURE5_NORMALISED = both_figures(
+    _RHO,
+    _BETA,
+    QUICK | {"h": 5e-3},
+    which=" with batch normalisation",
+    level=_LEVEL,
+    subject=SUBJECT,
+    claims=claims,
+    caveat=_WHY,
 )
