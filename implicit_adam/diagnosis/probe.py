@@ -14,13 +14,15 @@ from implicit_adam.diagnosis.moment import Moment, moment
 from implicit_adam.diagnosis.split import split
 from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.rules.opt_state import last_step
 from implicit_adam.types import Batches, Loss, Params, Scalar
 
 
 class Row(NamedTuple):
     """One record of a `Probe`. Sizes are 2-norms, divided by that of the instant part of the velocity.
 
-    - `step`: how many steps the run has taken. `one_norm`: that of the gradient (of the batch given).
+    - `step`: how many steps the run has taken, by the optimizer's own count; if it has none, how often
+      `probe.step` was called. `one_norm`: that of the gradient (of the batch given).
     - `speed`: size of the whole velocity; `memory`, `decay`, `step_correction`: sizes of its parts.
     - `one_norm_bias`: the rate, per unit of time, at which memory and step change the one-norm: below zero
       they penalise it, above zero they hinder its decrease. `one_norm_share`: the relative change per step.
@@ -83,7 +85,8 @@ class Probe:
         if self.calls % self.every:
             return None
         one = None if batch is None else jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
-        now = moment(self.rule, self.loss, params, opt_state, one, None)
+        counted = opt_state is None or bool(jnp.isfinite(jnp.asarray(last_step(opt_state), float)))
+        now = moment(self.rule, self.loss, params, opt_state, one, None if counted else self.calls)
         row = {name: float(x) for name, x in _row(now)._asdict().items()}
         self.rows.append(row)
         if self.path is not None:

@@ -74,3 +74,13 @@ def test_what_cannot_write_is_refused():
         ia.Probe(USUAL, net_loss, writer=print)
     with pytest.raises(ValueError, match="every must be"):
         ia.Probe(USUAL, net_loss, every=0)
+
+
+def test_it_counts_the_steps_of_an_optimizer_that_does_not():
+    tx, theta = optax.sgd(1e-2, momentum=0.9), jnp.ones(3)
+    probe, state = ia.Probe(tx, lambda x: jnp.sum(x**4), every=2), tx.init(theta)
+    for _ in range(4):
+        updates, state = tx.update(4 * theta**3, state, theta)
+        theta = optax.apply_updates(theta, updates)
+        probe.step(theta, state)
+    assert [row["step"] for row in probe.rows] == [2, 4]
