@@ -8,14 +8,17 @@ of decay delta are, one step later,
 
 Each branch reads its own memory, hF+- = h readout(S -+ D+, c +- d), and so
 
-    c' = -(hF+ + hF-)/2,        d' = -2 (d - floor) + (hF+ - hF-)/2,        D' = D+ - D        per step.
+    c' = -(hF+ + hF-)/2,        d' = k [-2 (d - floor) + (hF+ - hF-)/2],        D' = k (D+ - D)      per step.
 
-d' and D' are multiplied by log(mu)/(mu-1) where a step makes d mu > 1 times as long, since a burst grows by
-mu in a step and not by exp(mu-1). The first equation has all the corrections of `carrier` for the step, with
-c and S in place of theta and memory. d' vanishes exactly where the optimizer's own linearised step has the
-eigenvalue -1, its threshold of stability. Below it d sinks to its floor; above it d grows until the
-curvature that the branches see, or what they average, has brought the optimizer back. Directions without
-curvature are damped at the rate 2 and left to c. d is a vector: any number of directions may alternate.
+From order 1 on the corrections for the step are those of `carrier`, with c and S in place of theta and
+memory. There the gradients of one step ago give the change of psi, and F is that of the step about now. In a
+burst d grows within that step as well, by a factor mu >= 1: one step ago the branches were c +- d/mu, half a
+step ago, where all right sides but S' are read, c +- d/sqrt(mu), and a rate is not what a step adds, hence k
+(`bursts`; what decays may turn within a step, and keeps mu = 1). d' vanishes exactly where the optimizer's
+own linearised step has the eigenvalue -1, its threshold of stability. Below it d sinks to its floor; above it
+d grows until the curvature that the branches see, or what they average, has brought the optimizer back.
+Directions without curvature are damped at the rate 2 and left to c. d is a vector: any number of directions
+may alternate.
 
 The floor stands for what keeps an optimizer from being exactly at rest across its path, which in floating
 point is rounding: without it d underflows before the edge is reached, and the first burst comes late.
@@ -29,6 +32,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from implicit_adam.fields.carried.bursts import (
+    change_for_memory,
+    change_for_rate,
+    growth,
+    half_a_step_ago,
+    rate_of_growth,
+    times,
+)
 from implicit_adam.fields.carried.carrier import (
     Carrier,
     Features,
@@ -65,28 +76,40 @@ def two_branch_velocity(
 
     def velocity(tau: Scalar, c: Vector, memory: Branched) -> tuple[Vector, Branched]:
         S, d, D = memory
-        branches = Branches(carrier, d, D)
-        centre = branches.centre()
-        psi, change, hF = features_and_change(centre, tau, c, S, order)
-        c_dot = centred(centre, tau, c, S, psi, change, hF, order)
+        lowest, now = floored(c, floor), jnp.zeros_like(tau)
+        branches, mu = Branches(carrier, d, D), jnp.ones_like(tau)
+        psi, change, hF = features_and_change(branches.centre(), tau, c, S, 0)
+        plus, minus = branches.updates(tau, c, S, psi, change, now)
+        if order > 0:
+            mu = growth(d, alternation(d, lowest, plus, minus))
+            psi, change = with_change(branches.shorter(mu).centre(), tau, c + hF, S, psi, mu)
+            branches = branches.shorter(jnp.sqrt(mu))
+            curved = times(change_for_memory(mu), change)
+            plus, minus = branches.updates(tau, c + hF / 2, S, psi, curved, now)
+            hF = (plus + minus) / 2
+        c_dot = centred(branches.centre(), tau, c, S, psi, change, hF, order)
         # In a burst a square grows tenfold in a step, too fast for a linear extrapolation to two steps ago.
         c_dot = jnp.clip(c_dot + hF, -jnp.abs(hF), jnp.abs(hF)) - hF
-        plus, minus = branches.updates(tau, c, S, psi, change, jnp.zeros_like(tau))
-        d_more = (plus - minus) / 2 - 2 * (d - floored(c, floor))
-        D_more = jax.tree.map(jnp.subtract, branches.next_memory(psi[1]), D)
-        slowed = growing(d, d_more)
-        d_dot, D_dot = jax.tree.map(lambda x: slowed.astype(x.dtype) * x, (d_more, D_more))
-        return c_dot, (centre.rate(S, psi, change), d_dot, D_dot)
+        d_more = alternation(branches.d, lowest, plus, minus)
+        D_more = jax.tree.map(jnp.subtract, branches.next_memory(psi[1]), branches.D)
+        S_dot = carrier.rate(S, psi[0], times(change_for_rate(mu), change[0]))
+        return c_dot, (S_dot, *times(rate_of_growth(mu), (d_more, D_more)))
 
     return velocity
 
 
-def growing(d: Vector, more: Vector) -> Scalar:
-    """log(mu)/(mu - 1) where a step makes d mu > 1 times as long, so that the rate grows it by mu; else 1."""
-    square = jnp.sum(d**2)
-    growth = jnp.sum(more * d) / jnp.where(square > 0, square, jnp.ones_like(square))
-    grows = growth > 0
-    return jnp.where(grows, jnp.log1p(growth) / jnp.where(grows, growth, jnp.ones_like(growth)), 1.0)
+def alternation(d: Vector, lowest: Vector, plus: Vector, minus: Vector) -> Vector:
+    """-2 (d - floor) + (hF+ - hF-)/2: what a step adds to d."""
+    return (plus - minus) / 2 - 2 * (d - lowest)
+
+
+def with_change(
+    ago: Carrier, tau: Scalar, before: Vector, S: Memory, psi: Features, mu: Scalar
+) -> tuple[Features, Features]:
+    """psi and its change, from the branches one step ago; its alternating part is that half a step ago."""
+    _, (dp, dq) = ago.arrive(tau, S, psi, -jnp.ones_like(tau), before, ago.gradients(before))
+    p, q = psi
+    return (p, half_a_step_ago(q, dq, mu)), (dp, jax.tree.map(jnp.zeros_like, dq))
 
 
 def floored(c: Vector, floor: Scalar) -> Vector:
@@ -104,6 +127,9 @@ class Branches:
 
     def __init__(self, carrier: Carrier, d: Vector, D: Memory):
         self.carrier, self.d, self.D = carrier, d, D
+
+    def shorter(self, factor: Scalar) -> "Branches":
+        return Branches(self.carrier, *times(1 / factor, (self.d, self.D)))
 
     def centre(self) -> Carrier:
         """The mean over the branches as a carrier of its own."""
