@@ -8,11 +8,12 @@ import pytest
 from implicit_adam.fields.carried import fading
 from implicit_adam.fields.carried.bursts import (
     LARGEST,
-    change_for_memory,
-    change_for_rate,
+    for_memory,
+    for_rate,
     growth,
     half_a_step_ago,
     rate_of_growth,
+    share_of,
 )
 
 MU = jnp.asarray([1.0, 1.0 + 1e-9, 1.01, 1.5, 3.0, 10.0])
@@ -31,7 +32,7 @@ def test_a_long_memory_changes_at_the_rate_of_what_grows(mu):
     d = jnp.asarray(1 - 1e-6)
     S, psi, change = in_a_burst(d, mu)
     exact = jax.grad(S)(jnp.asarray(0.0))
-    found = fading.rate(d, S(0.0), psi, change_for_rate(mu) * change)
+    found = fading.rate(d, S(0.0), psi, for_rate(mu, jnp.asarray(1.0)) * change)
     # Relative to what a step adds, beyond the present value A + (1-d) E: the remainder is of order 1-d.
     np.testing.assert_allclose(found / (1 - d), exact / (1 - d), atol=1e-5 * E)
 
@@ -40,13 +41,13 @@ def test_a_long_memory_changes_at_the_rate_of_what_grows(mu):
 def test_a_long_memory_half_a_step_later_holds_what_grew(mu):
     d, half = jnp.asarray(1 - 1e-6), jnp.asarray(0.5)
     S, psi, change = in_a_burst(d, mu)
-    found = fading.ahead(d, S(0.0), psi, change_for_memory(mu) * change, half)
+    found = fading.ahead(d, S(0.0), psi, for_memory(mu, jnp.asarray(1.0)) * change, half)
     np.testing.assert_allclose((found - S(0.0)) / (1 - d), (S(half) - S(0.0)) / (1 - d), atol=1e-5 * E)
 
 
 def test_without_growth_all_is_the_line():
-    for factor in (change_for_rate, change_for_memory, rate_of_growth):
-        np.testing.assert_allclose(factor(MU[:2]), 1, rtol=1e-8)
+    for factor in (for_rate(MU, 1.0), for_memory(MU, 1.0), rate_of_growth(MU)):
+        np.testing.assert_allclose(factor[:2], 1, rtol=1e-8)
     assert half_a_step_ago(jnp.asarray(3.0), jnp.asarray(2.0), MU[0]) == 2.0
 
 
@@ -68,3 +69,12 @@ def test_the_growth_is_that_of_the_length_and_bounded():
     assert growth(d, -d / 2) == 1
     assert growth(d, 1e6 * d) == LARGEST
     assert growth(jnp.zeros(2), d) == 1
+
+
+def test_drift_stays_on_its_line_whatever_grows_beside_it():
+    drift, pair = jnp.asarray([1.0, 2.0]), jnp.asarray([1e-9, 0.0])
+    share = share_of(drift + pair, drift - pair)
+    np.testing.assert_allclose(for_rate(MU, share), 1, rtol=1e-15)
+    np.testing.assert_allclose(for_memory(MU, share), 1, rtol=1e-15)
+    assert share_of(pair, -pair) == 1
+    assert share_of(0 * pair, 0 * pair) == 0

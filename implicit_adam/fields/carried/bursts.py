@@ -12,6 +12,9 @@ is replaced by f dp, and the same on the memory half a step later with g dp:
 
     f = 2 (1 - log(M)/(M-1)) M/(M-1),        g = (2 mu/(mu+1))^2,        M = mu^2.
 
+Only that share of dp is so changed which is due to the alternation, estimated by |hF+ - hF-|^2 over
+|hF+ - hF-|^2 + |hF+ + hF-|^2.
+
 If each step makes d longer by mu, then d' = log(mu) d, and half a step ago d was d/sqrt(mu) and what the step
 adds to it (mu-1) d/sqrt(mu): the rate is that times k = sqrt(mu) log(mu)/(mu-1).
 """
@@ -50,16 +53,22 @@ def rate_of_growth(mu: Scalar) -> Scalar:
     return jnp.sqrt(mu) * (1 + u * inverse_expm1_regular(u))
 
 
-def change_for_rate(mu: Scalar) -> Scalar:
-    """f = 2 (1 - log(M)/(M-1)) M/(M-1)."""
+def for_rate(mu: Scalar, share: Scalar) -> Scalar:
+    """The factor of dp in the rate of a memory: 1 + share (f - 1), f = 2 (1 - log(M)/(M-1)) M/(M-1)."""
     u = 2 * jnp.log(mu)
     regular = inverse_expm1_regular(u)
-    return -2 * regular * (1 + u + u * regular)
+    return 1 + share * (-2 * regular * (1 + u + u * regular) - 1)
 
 
-def change_for_memory(mu: Scalar) -> Scalar:
-    """g = (2 mu/(mu+1))^2."""
-    return (2 * mu / (mu + 1)) ** 2
+def for_memory(mu: Scalar, share: Scalar) -> Scalar:
+    """The factor of dp in the memory half a step later: 1 + share (g - 1), g = (2 mu/(mu+1))^2."""
+    return 1 + share * ((2 * mu / (mu + 1)) ** 2 - 1)
+
+
+def share_of(plus: Vector, minus: Vector) -> Scalar:
+    """How much of the change of the mean features is due to the alternation, from the branches' updates."""
+    mean, half = jnp.sum((plus + minus) ** 2), jnp.sum((plus - minus) ** 2)
+    return half / jnp.where(half > 0, half + mean, jnp.ones_like(half))
 
 
 def times(x: Scalar, tree: Any) -> Any:

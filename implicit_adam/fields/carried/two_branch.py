@@ -33,11 +33,12 @@ import jax
 import jax.numpy as jnp
 
 from implicit_adam.fields.carried.bursts import (
-    change_for_memory,
-    change_for_rate,
+    for_memory,
+    for_rate,
     growth,
     half_a_step_ago,
     rate_of_growth,
+    share_of,
     times,
 )
 from implicit_adam.fields.carried.carrier import (
@@ -77,14 +78,14 @@ def two_branch_velocity(
     def velocity(tau: Scalar, c: Vector, memory: Branched) -> tuple[Vector, Branched]:
         S, d, D = memory
         lowest, now = floored(c, floor), jnp.zeros_like(tau)
-        branches, mu = Branches(carrier, d, D), jnp.ones_like(tau)
+        branches, mu, share = Branches(carrier, d, D), jnp.ones_like(tau), now
         psi, change, hF = features_and_change(branches.centre(), tau, c, S, 0)
         plus, minus = branches.updates(tau, c, S, psi, change, now)
         if order > 0:
-            mu = growth(d, alternation(d, lowest, plus, minus))
+            mu, share = growth(d, alternation(d, lowest, plus, minus)), share_of(plus, minus)
             psi, change = with_change(branches.shorter(mu).centre(), tau, c + hF, S, psi, mu)
             branches = branches.shorter(jnp.sqrt(mu))
-            curved = times(change_for_memory(mu), change)
+            curved = times(for_memory(mu, share), change)
             plus, minus = branches.updates(tau, c + hF / 2, S, psi, curved, now)
             hF = (plus + minus) / 2
         c_dot = centred(branches.centre(), tau, c, S, psi, change, hF, order)
@@ -92,7 +93,7 @@ def two_branch_velocity(
         c_dot = jnp.clip(c_dot + hF, -jnp.abs(hF), jnp.abs(hF)) - hF
         d_more = alternation(branches.d, lowest, plus, minus)
         D_more = jax.tree.map(jnp.subtract, branches.next_memory(psi[1]), branches.D)
-        S_dot = carrier.rate(S, psi[0], times(change_for_rate(mu), change[0]))
+        S_dot = carrier.rate(S, psi[0], times(for_rate(mu, share), change[0]))
         return c_dot, (S_dot, *times(rate_of_growth(mu), (d_more, D_more)))
 
     return velocity
