@@ -46,7 +46,7 @@ def test_a_long_memory_half_a_step_later_holds_what_grew(mu):
 
 
 def test_without_growth_all_is_the_line():
-    for factor in (for_rate(MU, 1.0), for_memory(MU, 1.0), rate_of_growth(MU)):
+    for factor in (for_rate(MU, jnp.asarray(1.0)), for_memory(MU, jnp.asarray(1.0)), rate_of_growth(MU)):
         np.testing.assert_allclose(factor[:2], 1, rtol=1e-8)
     assert half_a_step_ago(jnp.asarray(3.0), jnp.asarray(2.0), MU[0]) == 2.0
 
