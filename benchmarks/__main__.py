@@ -13,6 +13,7 @@ from benchmarks import (
     accelerator,
     convolutions,
     fields,
+    histories,
     memory,
     prediction,
     probe,
@@ -27,6 +28,7 @@ from benchmarks.measure import Measure, Measures, Missing
 MEASURES: Measures = {
     **prediction.MEASURES,
     **fields.MEASURES,
+    **histories.MEASURES,
     **convolutions.MEASURES,
     **probe.MEASURES,
     **rivals.MEASURES,

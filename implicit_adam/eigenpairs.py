@@ -7,9 +7,9 @@ built by
 
 For b = 1 this is Lanczos' iteration. A block finds a repeated eigenvalue up to b times. Every new vector is
 made orthogonal to *all* before it, more than once. If nothing is left of it, because the basis already spans
-an invariant subspace (low rank, a repeated eigenvalue, A = 0), a random vector takes its place, and the
-iteration goes on in the rest of the space. All norms are taken relative to the largest entry, so the scale of
-A does not matter.
+an invariant subspace (low rank, a repeated eigenvalue, A = 0), a random vector takes its place (`spare`,
+shifted cyclically by i), and the iteration goes on in the rest of the space. All norms are taken relative to
+the largest entry, so the scale of A does not matter.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ Operator = Callable[[Vector], Vector]
 
 
 def largest_eigenpairs(
-    A: Operator, starts: Rows, k: int, iterations: int, key: Array
+    A: Operator, starts: Rows, spare: Vector, k: int, iterations: int
 ) -> tuple[Float[Array, " k"], Float[Array, "k p"], Float[Array, " k"]]:
     """The k largest (algebraic) eigenvalues in descending order, eigenvectors as rows, and residuals.
 
@@ -37,7 +37,7 @@ def largest_eigenpairs(
     """
     rows, p = starts.shape
     count = min(iterations * rows, p)
-    Q, H = _krylov(A, starts, count, key)
+    Q, H = _krylov(A, starts, count, spare)
     vectors = jax.lax.stop_gradient(_ritz_vectors(Q, H)[:k])
     images = jax.lax.map(A, vectors)
     values = jnp.sum(vectors * images, axis=1)
@@ -52,21 +52,19 @@ def norm(v: Vector) -> Scalar:
     return scale * jnp.linalg.norm(v / scale)
 
 
-def _krylov(A: Operator, starts: Rows, count: int, key: Array) -> tuple[Basis, Projected]:
+def _krylov(A: Operator, starts: Rows, count: int, spare: Vector) -> tuple[Basis, Projected]:
     """The basis q_0 .. q_{count-1} as rows, and H, of which only the lower triangle is complete."""
     rows, p = starts.shape
-    Q = jnp.zeros((count + rows, p), starts.dtype)
-    for i, start in enumerate(starts):
-        Q = Q.at[i].set(_new_direction(Q, start, jax.random.fold_in(key, i)))
+    empty = jnp.zeros((count + rows, p), starts.dtype), jnp.zeros((count, count), starts.dtype)
 
     def step(i: StepNumber, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         Q, H = carry
-        w = A(Q[i])
+        w = jax.lax.cond(i < 0, lambda: starts[i], lambda: A(Q[i]))
+        # Of a start the row is a later one, which is overwritten then.
         H = H.at[i].set(_product(Q[:count], w))
-        q = _new_direction(Q, w, jax.random.fold_in(key, rows + i))
-        return Q.at[i + rows].set(q), H
+        return Q.at[i + rows].set(_new_direction(Q, w, spare, i + rows)), H
 
-    Q, H = jax.lax.fori_loop(0, count, step, (Q, jnp.zeros((count, count), Q.dtype)))
+    Q, H = jax.lax.fori_loop(-rows, count, step, empty)
     return Q[:count], H
 
 
@@ -82,10 +80,11 @@ def _ritz_vectors(Q: Basis, H: Projected) -> Basis:
 
 
 @jax.jit
-def _new_direction(Q: Rows, w: Vector, key: Array) -> Vector:
-    """A unit vector orthogonal to the rows of Q, from w, or from a random vector if w lies in their span."""
-    q, left = _orthonormal(Q, w)
-    return jax.lax.cond(left, lambda: q, lambda: _orthonormal(Q, jax.random.normal(key, w.shape, w.dtype))[0])
+def _new_direction(Q: Rows, w: Vector, spare: Vector, i: StepNumber) -> Vector:
+    """A unit vector orthogonal to the rows of Q, from w, or from the spare one if w lies in their span."""
+    # Both at once: Q is read once for the two, and the function is compiled once.
+    q, new = jax.vmap(_orthonormal, (None, 0))(Q, jnp.stack([w, jnp.roll(spare, i)]))
+    return jnp.where(new[0], q[0], q[1])
 
 
 def _orthonormal(Q: Rows, w: Vector) -> tuple[Vector, Array]:
@@ -94,16 +93,14 @@ def _orthonormal(Q: Rows, w: Vector) -> tuple[Vector, Array]:
     If little is left of w, the first pass magnifies rounding errors along Q. In the second pass a new
     direction keeps its length 1, while rounding errors lose most of it.
     """
-    once = _without(Q, w / _positive(norm(w)))
-    twice = _without(Q, once / _positive(norm(once)))
-    length = norm(twice)
-    thrice = _without(Q, twice / _positive(length))
-    found = norm(once) > 100 * jnp.finfo(w.dtype).eps
-    return thrice / _positive(norm(thrice)), found & (length > 1 / 2)
 
+    def once_more(q: Vector, _: None) -> tuple[Vector, Scalar]:
+        left = q - _product(Q.T, _product(Q, q))
+        length = norm(left)
+        return left / _positive(length), length
 
-def _without(Q: Rows, w: Vector) -> Vector:
-    return w - _product(Q.T, _product(Q, w))
+    q, (once, twice, _) = jax.lax.scan(once_more, w / _positive(norm(w)), length=3)
+    return q, (once > 100 * jnp.finfo(w.dtype).eps) & (twice > 1 / 2)
 
 
 def _product(x: Array, y: Array) -> Array:

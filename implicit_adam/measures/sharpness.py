@@ -1,5 +1,6 @@
 """The sharpness that an optimizer feels: extreme eigenvalues of the Hessian, plain or preconditioned."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -136,12 +137,12 @@ def _remembered_extreme(inputs: Inputs, opt_state: Any, search: "Search", *, sma
 
 
 class Search(NamedTuple):
-    """A search for k eigenvalues: vectors to start from, iterations for each, a key for random vectors."""
+    """A search for k eigenvalues: vectors to start from, iterations for each, a random vector in reserve."""
 
     k: int
     starts: Rows
     iterations: int
-    key: Array
+    spare: Vector
 
 
 def search_for(params: Params, k: int, start: Any, iterations: int, seed: int) -> Search:
@@ -149,11 +150,18 @@ def search_for(params: Params, k: int, start: Any, iterations: int, seed: int) -
     if check_count("k", k) > theta.size:
         msg = f"k = {k} eigenvalues of {theta.size} parameters do not exist; k must be at most that"
         raise ValueError(msg)
-    drawn, others = jax.random.split(jax.random.key(seed))
     known = _starts(start, params)
     count = min(max(1, k - len(known)), theta.size)
-    starts = jnp.concatenate([known, jax.random.normal(drawn, (count, theta.size), theta.dtype)])
-    return Search(k, starts[: theta.size], check_count("iterations", iterations), others)
+    starts, spare = _with_random_rows(known, jax.random.key(seed), count)
+    return Search(k, starts, check_count("iterations", iterations), spare)
+
+
+@partial(jax.jit, static_argnums=2)
+def _with_random_rows(known: Rows, key: Array, count: int) -> tuple[Rows, Vector]:
+    """At most p rows, of which `count` are random, and one more."""
+    p = known.shape[1]
+    drawn = jax.random.normal(key, (count + 1, p), known.dtype)
+    return jnp.concatenate([known, drawn[:-1]])[:p], drawn[-1]
 
 
 @eqx.filter_jit
@@ -167,7 +175,7 @@ def extreme(inputs: Inputs, scale: Vector | None, search: Search, *, smallest: b
             return sign * products(v[None])[0]
         return sign * scale * products((scale * v)[None])[0]
 
-    found = largest_eigenpairs(A, search.starts, search.k, search.iterations, search.key)
+    found = largest_eigenpairs(A, search.starts, search.spare, search.k, search.iterations)
     values, vectors, residuals = (x[0] for x in found) if search.k == 1 else found
     unravel = unravel_like(inputs.params)
     vector = unravel(vectors) if search.k == 1 else jax.vmap(unravel)(vectors)

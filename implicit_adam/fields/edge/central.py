@@ -121,7 +121,11 @@ def turned(
         return products(v[None])[0]
 
     _, V, _ = largest_eigenpairs(
-        lambda v: scale * H(scale * v), starts / scale[None], len(old.X), iterations, jax.random.key(0)
+        lambda v: scale * H(scale * v),
+        starts / scale[None],
+        jax.random.normal(jax.random.key(0), c.shape, c.dtype),
+        len(old.X),
+        iterations,
     )
     directions = scale[None] * V
     turn = (directions * R[None]) @ old.directions.T

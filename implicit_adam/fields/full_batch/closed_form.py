@@ -15,6 +15,7 @@ settle, so the limit exists for others too (heavy ball, RMSProp without bias cor
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 
 from implicit_adam.checks.optimizers import check_rule
@@ -49,7 +50,8 @@ def check_has_limit(rule: Any) -> None:
 
 def has_limit(rule: AbstractRule) -> bool:
     """Whether the rule forgets its start, so that full-batch updates frozen at one point have a limit."""
-    return all(kernel.forgets for kernel in rule.kernels(0)) and settles(rule)
+    kernels = eqx.filter_eval_shape(lambda rule: rule.kernels(0), rule)
+    return all(kernel.forgets for kernel in kernels) and settles(rule)
 
 
 def has_closed_form(rule: AbstractRule) -> bool:

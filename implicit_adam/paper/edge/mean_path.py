@@ -192,9 +192,9 @@ def _eigenvalues(inputs: Inputs, steps: np.ndarray) -> Callable[[Any, Any], np.n
             g, products = objective.linearize(c)
             tau = jnp.maximum(n, 1).astype(c.dtype)
             scale = 1 / jnp.sqrt(denominator_at(rule, tau, c, memory, rule.features(g[0])))
-            start = jax.random.normal(jax.random.key(0), (1, c.size), c.dtype)
+            start, spare = jax.random.normal(jax.random.key(0), (2, c.size), c.dtype)
             top, _, _ = largest_eigenpairs(
-                lambda v: scale * products((scale * v)[None])[0], start, 1, ITERATIONS, jax.random.key(1)
+                lambda v: scale * products((scale * v)[None])[0], start[None], spare, 1, ITERATIONS
             )
             return top[0] / threshold
 
