@@ -19,7 +19,9 @@ before c,
     u(c, c', b) = scale d^((c'-b) mod m + s) / (1-d^m)^2,      s = (c-c'-1) mod m + 1
     a_b = sum_c' u(c, c', b) F_c' + w(c, b) (F_c/2 + (S_{>c} - S_{<c})/2)
 
-An evaluation costs m gradients and r m^2 Hessian-vector products; solvers can take steps of many epochs.
+All a_b are in the span of the F_c', so that an evaluation costs 2m gradients and m^2 Hessian-vector products
+Hess E_b F_c', whatever r is; solvers can take steps of many epochs. In memory are some 16 m vectors,
+and the activations of one piece of the mini-batches (`objective.AT_ONCE`).
 """
 
 import jax
@@ -27,7 +29,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from implicit_adam.fields.mini_batch.history_sum import Features, matmul
-from implicit_adam.objective import Objective
+from implicit_adam.loops import scanned_sum
+from implicit_adam.objective import Gradients, Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import Kernel, one_minus_power, power
 from implicit_adam.types import Scalar, StepNumber, Vector, Velocity
@@ -40,6 +43,8 @@ def epoch_velocity(rule: AbstractRule, objective: Objective, order: int) -> Velo
     phases = jnp.arange(m)
     w = jnp.stack([_settled_weights(kernel, m) for kernel in kernels])
     u = jnp.stack([_settled_usage(kernel, m) for kernel in kernels])
+    present = _present(phases).astype(w.dtype)
+    usage = jnp.swapaxes(u, 2, 3) + w[..., None] * present[None, :, None]
 
     def remembered(psi: Features, c: Int[Array, ""]) -> tuple[Vector, ...]:
         return tuple(matmul(w_i[c], psi_i) for w_i, psi_i in zip(w, psi, strict=True))
@@ -52,29 +57,42 @@ def epoch_velocity(rule: AbstractRule, objective: Objective, order: int) -> Velo
         return -jnp.mean(updates(psi, theta), axis=0)
 
     def corrected(theta: Vector) -> Vector:
-        G, hessian_products = objective.linearize(theta)
+        G = objective.gradients(theta)
         psi = jnp.stack(rule.features(G))
         F = updates(psi, theta)
-        before = jnp.cumsum(F, axis=0)
-        ahead = before[-1][None] - before
-        present = (F + ahead - (before - F)) / 2
-        every_batch = jnp.ones(m, G.dtype)
+        s_dot = _rates(rule, objective, theta, G, F, usage)
 
         def derivative(c: Int[Array, ""]) -> Vector:
-            s_dot = []
-            for i in range(len(kernels)):
-                a = matmul(u[i, c].T, F) + w[i, c][:, None] * present[c][None]
-                psi_dot = jax.jvp(rule.features, (G,), (hessian_products(a),))[1][i]
-                s_dot.append(matmul(every_batch, psi_dot))
-
             def readout(s: tuple[Vector, ...], theta: Vector) -> Vector:
                 return rule.readout(s, theta, jnp.inf)
 
-            return jax.jvp(readout, (remembered(psi, c), theta), (tuple(s_dot), present[c]))[1]
+            point, along = (remembered(psi, c), theta), (tuple(s_dot[:, c]), matmul(present[c], F))
+            return jax.jvp(readout, point, along)[1]
 
         return -jnp.mean(F + rule.h * jax.lax.map(derivative, phases), axis=0)
 
     return (leading, corrected)[order]
+
+
+def _rates(
+    rule: AbstractRule,
+    objective: Objective,
+    theta: Vector,
+    G: Gradients,
+    F: Float[Array, "m p"],
+    usage: Float[Array, "r m m m"],
+) -> Float[Array, "r m p"]:
+    """sum_b psi_i'(g_b) Hess E_b sum_c' usage_i(c, b, c') F_c' for each feature i and phase c."""
+
+    def of_piece(i: StepNumber) -> Float[Array, "r m p"]:
+        here, A = objective.of_piece(i, G), objective.of_piece(i, usage, axis=2)
+        _, products = objective.piece(i).linearize(theta, here)
+        HF = jax.lax.map(lambda F_c: products(jnp.broadcast_to(F_c, here.shape)), F)
+        slopes = jnp.stack(jax.jvp(rule.features, (here,), (jnp.ones_like(here),))[1])
+        of_batches = jnp.swapaxes(slopes, 0, 1), jnp.moveaxis(A, 2, 0), jnp.swapaxes(HF, 0, 1)
+        return scanned_sum(lambda x: x[0][:, None] * matmul(x[1], x[2]), of_batches)
+
+    return scanned_sum(of_piece, objective.pieces)
 
 
 def settling_steps(rule: AbstractRule, m: int, tolerance: Scalar) -> StepNumber:
@@ -82,6 +100,11 @@ def settling_steps(rule: AbstractRule, m: int, tolerance: Scalar) -> StepNumber:
     decay = jnp.concatenate([kernel.decay for kernel in rule.kernels(jnp.inf)])
     slowest = jnp.maximum(jnp.max(decay), jnp.asarray(0.5, decay.dtype))
     return m * jnp.ceil(jnp.log(tolerance) / jnp.log(slowest) / m).astype(int)
+
+
+def _present(c: Int[Array, " m"]) -> Float[Array, "m m"]:
+    """The coefficients of F_c' in F_c/2 + (S_{>c} - S_{<c})/2."""
+    return jnp.where(c[None] >= c[:, None], 0.5, -0.5)
 
 
 def _settled_weights(kernel: Kernel, m: int) -> Float[Array, "m m"]:
