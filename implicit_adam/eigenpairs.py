@@ -60,7 +60,7 @@ def _krylov(A: Operator, starts: Rows, count: int, spare: Vector) -> tuple[Basis
     def step(i: StepNumber, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         Q, H = carry
         w = jax.lax.cond(i < 0, lambda: starts[i], lambda: A(Q[i]))
-        # Of a start the row is a later one, which is overwritten then.
+        # For a start, i < 0 is one of the last rows of H, which is written again later.
         H = H.at[i].set(_product(Q[:count], w))
         return Q.at[i + rows].set(_new_direction(Q, w, spare, i + rows)), H
 

@@ -187,7 +187,7 @@ def _starts(start: Any, params: Params) -> Rows:
     if start is None:
         return jnp.zeros((0, ravel(params).size), ravel(params).dtype)
     leaves, structure = jax.tree.flatten(params)
-    given = [jnp.asarray(x, leaves[0].dtype) for x in jax.tree.leaves(start)]
+    given = [jnp.asarray(x, ravel(params).dtype) for x in jax.tree.leaves(start)]
     if [x.shape for x in given] == [x.shape for x in leaves]:
         given = [x[None] for x in given]
     rows = given[0].shape[:1] if given else ()

@@ -260,3 +260,11 @@ BAD = {
 def test_bad_arguments_are_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_narrow_parameters_start_from_a_known_vector():
+    params = jnp.asarray([1.0, -0.5, 2.0], jnp.bfloat16)
+    with jax.numpy_dtype_promotion("standard"):
+        loss = lambda x: jnp.sum(jnp.asarray([1.0, 2.0, 3.0]) * x.astype(jnp.float32) ** 2)
+        found = ia.sharpness(loss, params, start=params)
+    np.testing.assert_allclose(found.value, 6.0, rtol=0.02)

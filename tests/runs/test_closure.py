@@ -163,19 +163,21 @@ def test_what_it_cannot_do_is_refused_in_words():
         ia.carried_flow(ia.Optax(1e-3, optax.adan(1.0)), *arguments[1:], closure="two-branch")
 
 
-def test_what_alternates_grows_by_its_factor_in_a_step():
+@pytest.mark.parametrize(("order", "curvature"), [(1, 3.0), (0, 3.0)])
+def test_what_alternates_grows_by_its_factor_in_a_step(order, curvature):
     # Gradient descent with h lambda = 3: d becomes -(1 - 3) d = 2 d, far past its threshold of 2.
     run = ia.carried_flow(
         ia.GradientDescent(1.0),
-        lambda x: 1.5 * jnp.sum(x**2),
+        lambda x: curvature * jnp.sum(x**2) / 2,
         jnp.full(1, 1e-3),
         24,
+        order=order,
         start=4,
         save_every=1,
         closure="two-branch",
     )
     d = jnp.abs(run.alternating[:, 0])
-    np.testing.assert_allclose(d[10:] / d[9:-1], 2.0, rtol=0.01)
+    np.testing.assert_allclose(d[10:] / d[9:-1], curvature - 1, rtol=0.01)
 
 
 def test_a_fast_burst_leaves_finite_numbers():

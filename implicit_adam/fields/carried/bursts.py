@@ -1,25 +1,25 @@
-"""Within one step of a burst, where the alternation grows by a factor mu, and its squares by mu^2.
+"""Within one step of a burst, where the alternation grows by a factor mu, and its squares by M = mu^2.
 
 A line through now and one step ago is then a bad guess of the times between: a tenfold growth would be half
-done half a step ago, when d was a third of what it is now. What grows is instead an exponential in time.
-With v in steps, the features of the branches (mean p, alternation q) are taken to be
+done half a step ago, when the alternation was a third of what it is now. What grows is instead taken to be
+exponential. v steps from now the features of the branches (mean p, alternating part q) are
 
-    q(v) = (A + B v) mu^v,        p(v) = A + E mu^(2v),
+    p(v) = A + E M^v,        q(v) = (a + b v) mu^v,
 
-each through its values now and one step ago. For mu = 1 both are the line. The equations of a memory
-(`fading`) are for a line, p + v dp; for a long memory (decay d near 1) p(v) has the same effect on S' if dp
-is replaced by f dp, and the same on the memory half a step later with g dp:
+each through its values now and one step ago; for mu = 1 both are lines. The equations of a memory S of decay
+delta (`fading`) are those of a line p + v dp. They become exact for p(v) if dp = E (1 - 1/M) is multiplied by
 
-    f = 2 (1 - log(M)/(M-1)) M/(M-1),        g = (2 mu/(mu+1))^2,        M = mu^2.
+    f = [1 - phi(lambda + log M) / phi(lambda)] M / [(M - 1) Delta]                in S',
+    g = 2 (1+s) mu^2 / [(mu+s) (mu+1)]                                             in S(1/2),
+    b = 2 (1+s) mu (mu+1+s) / [(2+s) (mu+s) (mu+1)]                                in S(-1/2),
+    2 mu / (mu+1)                                                                  in p(-1/2),
 
-Only that share of dp is so changed which is due to the alternation, estimated by |hF+ - hF-|^2 over
+with s = sqrt(delta), lambda = -log(delta), phi(y) = y/(exp(y) - 1), Delta = 1/(1-delta) - 1/lambda. Only the
+share of dp that is due to the alternation grows so; it is estimated by |hF+ - hF-|^2 over
 |hF+ - hF-|^2 + |hF+ + hF-|^2.
-
-If each step makes d longer by mu, then d' = log(mu) d, and half a step ago d was d/sqrt(mu) and what the step
-adds to it (mu-1) d/sqrt(mu): the rate is that times k = sqrt(mu) log(mu)/(mu-1).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,14 +27,66 @@ import jax.numpy as jnp
 from implicit_adam.rules.kernels import inverse_expm1_regular
 from implicit_adam.types import Scalar, Vector
 
-# No more is believed of an estimate from the start of the step.
+# An estimate from the start of a step is not believed to hold further back than this.
 LARGEST = 16
+# Below, the difference in f is rounding, and f that of a long memory.
+SMALL = 0.02
 
 
-def growth(d: Vector, more: Vector) -> Scalar:
-    """mu >= 1, by how much longer d is when a step has added `more`; 1 if it is shorter."""
+class Burst(NamedTuple):
+    """What grows in a step: mu >= 1, and the share of the change of the mean features that it causes.
+
+    - `rate`: k, the rate of d' over what a step adds to d.
+    """
+
+    mu: Scalar
+    share: Scalar
+    rate: Scalar
+
+    def in_rate(self, delta: Scalar) -> Scalar:
+        """f for a memory of decay delta."""
+        u, fading = (
+            2 * jnp.log(self.mu.astype(delta.dtype)),
+            -jnp.log(jnp.where(delta > 0, delta, jnp.ones_like(delta))),
+        )
+        large = jnp.maximum(u, SMALL)
+        share = 1 - _phi(fading + large) / _phi(fading)
+        short = -share / jnp.expm1(-large) / (1 + inverse_expm1_regular(fading))
+        regular = inverse_expm1_regular(u)
+        long = -2 * regular * (1 + u + u * regular)
+        return self._shared(jnp.where(u > SMALL, short, long))
+
+    def in_after(self, delta: Scalar) -> Scalar:
+        """g for a memory of decay delta, half a step later."""
+        mu, s = self.mu.astype(delta.dtype), jnp.sqrt(delta)
+        return self._shared(2 * (1 + s) * mu**2 / ((mu + s) * (mu + 1)))
+
+    def in_before(self, delta: Scalar) -> Scalar:
+        """b for a memory of decay delta, half a step ago."""
+        mu, s = self.mu.astype(delta.dtype), jnp.sqrt(delta)
+        return self._shared(2 * (1 + s) * mu * (mu + 1 + s) / ((2 + s) * (mu + s) * (mu + 1)))
+
+    def in_present(self) -> Scalar:
+        """2 mu/(mu+1), for p half a step ago."""
+        return self._shared(2 * self.mu / (self.mu + 1))
+
+    def _shared(self, factor: Scalar) -> Scalar:
+        return 1 + self.share.astype(factor.dtype) * (factor - 1)
+
+
+def burst(d: Vector, more: Vector, plus: Vector, minus: Vector, order: int) -> Burst:
+    """A step that adds `more` to d, from the updates hF of both branches.
+
+    The rate is log(mu)/(mu-1) if `more` is what is added now, at order 0. From order 1 on it is what is added
+    half a step ago, and the rate sqrt(mu) as much.
+    """
     square = jnp.sum(d**2)
-    return jnp.clip(1 + jnp.sum(more * d) / jnp.where(square > 0, square, jnp.ones_like(square)), 1, LARGEST)
+    growth = jnp.sum(more * d) / jnp.where(square > 0, square, jnp.ones_like(square))
+    grown = jnp.maximum(1 + growth, 1)
+    mu, u = jnp.minimum(grown, LARGEST), jnp.log(grown)
+    rate = _phi(u) if order == 0 else jnp.sqrt(mu) * _phi(u)
+    mean, half = jnp.sum((plus + minus) ** 2), jnp.sum((plus - minus) ** 2)
+    return Burst(mu, half / jnp.where(half > 0, half + mean, jnp.ones_like(half)), rate)
 
 
 def half_a_step_ago(q: Any, dq: Any, mu: Scalar) -> Any:
@@ -47,29 +99,10 @@ def half_a_step_ago(q: Any, dq: Any, mu: Scalar) -> Any:
     return jax.tree.map(at, q, dq)
 
 
-def rate_of_growth(mu: Scalar) -> Scalar:
-    """k = sqrt(mu) log(mu)/(mu-1)."""
-    u = jnp.log(mu)
-    return jnp.sqrt(mu) * (1 + u * inverse_expm1_regular(u))
-
-
-def for_rate(mu: Scalar, share: Scalar) -> Scalar:
-    """The factor of dp in the rate of a memory: 1 + share (f - 1), f = 2 (1 - log(M)/(M-1)) M/(M-1)."""
-    u = 2 * jnp.log(mu)
-    regular = inverse_expm1_regular(u)
-    return 1 + share * (-2 * regular * (1 + u + u * regular) - 1)
-
-
-def for_memory(mu: Scalar, share: Scalar) -> Scalar:
-    """The factor of dp in the memory half a step later: 1 + share (g - 1), g = (2 mu/(mu+1))^2."""
-    return 1 + share * ((2 * mu / (mu + 1)) ** 2 - 1)
-
-
-def share_of(plus: Vector, minus: Vector) -> Scalar:
-    """How much of the change of the mean features is due to the alternation, from the branches' updates."""
-    mean, half = jnp.sum((plus + minus) ** 2), jnp.sum((plus - minus) ** 2)
-    return half / jnp.where(half > 0, half + mean, jnp.ones_like(half))
-
-
 def times(x: Scalar, tree: Any) -> Any:
     return jax.tree.map(lambda y: x.astype(y.dtype) * y, tree)
+
+
+def _phi(y: Scalar) -> Scalar:
+    """y/(exp(y) - 1), 1 at y = 0."""
+    return 1 + y * inverse_expm1_regular(y)

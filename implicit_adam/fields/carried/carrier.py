@@ -46,6 +46,7 @@ class Carrier(NamedTuple):
     - `rate(memory, psi, change)`: the derivative of the memory, per step.
     - `ahead(memory, psi, change, v)`: the memory v steps later, with psi changing linearly.
     - `after(memory, psi, change, v)`: the same, as the readout uses it: no sign changes (`keeping_signs`).
+      These three also take a factor of the change that depends on the decay of each memory (`bursts`).
     - `plus(memory, more)`: their sum, where memories that are never negative stay so.
     - `read(n, theta, psi, before, after)`: h F of step n from the point, psi, and the memories before and
       after the step.
@@ -66,9 +67,9 @@ class Carrier(NamedTuple):
     gradients: Callable[[Vector], Any]
     features: Callable[[Scalar, Any, Vector, Memory, Features | None], Features]
     arrive: Callable[[Scalar, Memory, Features, Scalar, Vector, Any], tuple[Features, Features]]
-    rate: Callable[[Memory, Features, Features], Memory]
-    ahead: Callable[[Memory, Features, Features, Scalar], Memory]
-    after: Callable[[Memory, Features, Features, Scalar], Memory]
+    rate: Callable[..., Memory]
+    ahead: Callable[..., Memory]
+    after: Callable[..., Memory]
     plus: Callable[[Memory, Memory], Memory]
     read: Callable[[Scalar, Vector, Features, Memory, Memory], Vector]
     update: Callable[[Scalar, Vector, Memory, Features, Features, Scalar], Vector]

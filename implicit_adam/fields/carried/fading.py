@@ -17,6 +17,8 @@ see; no equation reads it: A(t + v h) is that of a memory that has settled, (psi
 (1-d), whose derivative in d is right as well.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -24,6 +26,7 @@ from implicit_adam.rules.kernels import geometric_sum, inverse_expm1_regular, po
 from implicit_adam.types import Scalar
 
 Values = Float[Array, "*shape"]
+Factor = Callable[[Scalar], Scalar]
 
 
 def weight(d: Scalar) -> Scalar:
@@ -52,6 +55,11 @@ def way_ahead(d: Scalar, S: Values, psi: Values, change: Values, v: Scalar) -> t
     C = _along_a_line(x, G, v)
     still = jnp.where(d > 0, power(x, v) * S + weight(d) * G * psi, psi)
     return still, jnp.where(d > 0, weight(d) * C, _behind(d, v)) * change
+
+
+def adjusted(change: Values, d: Scalar, factor: Factor | None) -> Values:
+    """The change, times a factor that may depend on the decay (`bursts`)."""
+    return change if factor is None else factor(d) * change
 
 
 def settled(d: Scalar, psi: Values, change: Values, v: Scalar) -> Values:

@@ -27,7 +27,7 @@ from implicit_adam.fields.carried.carrier import (
     keeping_signs,
     updating,
 )
-from implicit_adam.fields.carried.fading import rate, way_ahead, weight
+from implicit_adam.fields.carried.fading import Factor, adjusted, rate, way_ahead, weight
 from implicit_adam.fields.carried.optax_memory import Packed
 from implicit_adam.fields.carried.over_batches import with_noise
 from implicit_adam.objective import Objective
@@ -87,17 +87,22 @@ def carried_optax(rule: Optax, objective: Objective, packed: Packed) -> Carrier:
             change = [(b - a) / v for a, b in zip(psi[1], there, strict=True)]
         return (g, there), ((g - psi[0]) / v, change)
 
-    def ahead(memory: Memory, psi: Features, change: Any, v: Scalar) -> Memory:
-        rows = zip(packed.decays, memory, psi[1], change[1], strict=True)
-        return [sum(way_ahead(d, y, x, dx, v)) for d, y, x, dx in rows]
+    def rows(memory: Memory, psi: Features, change: Any, factor: Factor | None) -> Any:
+        for d, y, x, dx in zip(packed.decays, memory, psi[1], change[1], strict=True):
+            yield d, y, x, adjusted(dx, d, factor)
 
-    def rates(memory: Memory, psi: Features, change: Features) -> Memory:
-        rows = zip(packed.decays, memory, psi[1], change[1], strict=True)
-        return [rate(d, y, x, dx) for d, y, x, dx in rows]
+    def ahead(memory: Memory, psi: Features, change: Any, v: Scalar, factor: Factor | None = None) -> Memory:
+        return [sum(way_ahead(d, y, x, dx, v)) for d, y, x, dx in rows(memory, psi, change, factor)]
 
-    def after(memory: Memory, psi: Features, change: Features, v: Scalar) -> Memory:
-        rows = zip(packed.decays, memory, psi[1], change[1], strict=True)
-        return [keeping_signs(*way_ahead(d, y, x, dx, v)) for d, y, x, dx in rows]
+    def rates(memory: Memory, psi: Features, change: Features, factor: Factor | None = None) -> Memory:
+        return [rate(d, y, x, dx) for d, y, x, dx in rows(memory, psi, change, factor)]
+
+    def after(
+        memory: Memory, psi: Features, change: Features, v: Scalar, factor: Factor | None = None
+    ) -> Memory:
+        return [
+            keeping_signs(*way_ahead(d, y, x, dx, v)) for d, y, x, dx in rows(memory, psi, change, factor)
+        ]
 
     def plus(memory: Memory, more: Memory) -> Memory:
         rows = zip(kinds, memory, more, strict=True)

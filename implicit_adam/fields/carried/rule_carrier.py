@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from implicit_adam.fields.carried.carrier import Carrier, Features, Memory, keeping_signs, updating
-from implicit_adam.fields.carried.fading import ahead, rate, way_ahead, weight
+from implicit_adam.fields.carried.fading import Factor, adjusted, ahead, rate, way_ahead, weight
 from implicit_adam.fields.carried.over_batches import mean_over_batches, weighted_sum, with_noise
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
@@ -48,13 +48,24 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
             lambda d, S, *psi: None if S is None else f(d, S, *psi), rule.kernels(0), memory, psi, change
         )
 
-    def ahead_by(memory: Memory, psi: Features, change: Features, v: Scalar) -> Memory:
-        return states(memory, psi, change, lambda d, S, psi, change: ahead(d, S, psi, change, v))
+    def rates(memory: Memory, psi: Features, change: Features, factor: Factor | None = None) -> Memory:
+        return states(memory, psi, change, lambda d, S, psi, dpsi: rate(d, S, psi, adjusted(dpsi, d, factor)))
 
-    def after(memory: Memory, psi: Features, change: Features, v: Scalar) -> Memory:
-        return states(
-            memory, psi, change, lambda d, S, psi, change: keeping_signs(*way_ahead(d, S, psi, change, v))
-        )
+    def ahead_by(
+        memory: Memory, psi: Features, change: Features, v: Scalar, factor: Factor | None = None
+    ) -> Memory:
+        def one(d: Scalar, S: Vector, psi: Vector, change: Vector) -> Vector:
+            return ahead(d, S, psi, adjusted(change, d, factor), v)
+
+        return states(memory, psi, change, one)
+
+    def after(
+        memory: Memory, psi: Features, change: Features, v: Scalar, factor: Factor | None = None
+    ) -> Memory:
+        def one(d: Scalar, S: Vector, psi: Vector, change: Vector) -> Vector:
+            return keeping_signs(*way_ahead(d, S, psi, adjusted(change, d, factor), v))
+
+        return states(memory, psi, change, one)
 
     def plus(memory: Memory, more: Memory) -> Memory:
         return tuple(
@@ -108,7 +119,7 @@ def carried_rule(rule: AbstractRule, objective: Objective) -> Carrier:
         gradients,
         lambda tau, gradients, theta, memory, change: gradients,
         arrive,
-        lambda memory, psi, change: states(memory, psi, change, rate),
+        rates,
         ahead_by,
         after,
         plus,

@@ -11,10 +11,11 @@ Each branch reads its own memory, hF+- = h readout(S -+ D+, c +- d), and so
     c' = -(hF+ + hF-)/2,        d' = k [-2 (d - floor) + (hF+ - hF-)/2],        D' = k (D+ - D)      per step.
 
 From order 1 on the corrections for the step are those of `carrier`, with c and S in place of theta and
-memory. There the gradients of one step ago give the change of psi, and F is that of the step about now. In a
-burst d grows within that step as well, by a factor mu >= 1: one step ago the branches were c +- d/mu, half a
-step ago, where all right sides but S' are read, c +- d/sqrt(mu), and a rate is not what a step adds, hence k
-(`bursts`; what decays may turn within a step, and keeps mu = 1). d' vanishes exactly where the optimizer's
+memory: the gradients of one step ago give the change of psi, and F is that of the step about now. In a burst
+d grows within that step, too, by a factor mu >= 1. One step ago the branches were c +- d/mu, and half a step
+ago, where all right sides but S' are read, c +- d/sqrt(mu). The factor k = sqrt(mu) log(mu)/(mu-1) makes d
+grow by mu in a step; at order 0, where d is read now, it is log(mu)/(mu-1). What decays may turn within a
+step, and keeps mu = 1 (`bursts`). d' vanishes exactly where the optimizer's
 own linearised step has the eigenvalue -1, its threshold of stability. Below it d sinks to its floor; above it
 d grows until the curvature that the branches see, or what they average, has brought the optimizer back.
 Directions without curvature are damped at the rate 2 and left to c. d is a vector: any number of directions
@@ -33,12 +34,9 @@ import jax
 import jax.numpy as jnp
 
 from implicit_adam.fields.carried.bursts import (
-    for_memory,
-    for_rate,
-    growth,
+    Burst,
+    burst,
     half_a_step_ago,
-    rate_of_growth,
-    share_of,
     times,
 )
 from implicit_adam.fields.carried.carrier import (
@@ -46,7 +44,6 @@ from implicit_adam.fields.carried.carrier import (
     Features,
     Memory,
     centred,
-    features_and_change,
     on_the_line,
 )
 from implicit_adam.types import Scalar, StepNumber, Vector
@@ -78,23 +75,24 @@ def two_branch_velocity(
     def velocity(tau: Scalar, c: Vector, memory: Branched) -> tuple[Vector, Branched]:
         S, d, D = memory
         lowest, now = floored(c, floor), jnp.zeros_like(tau)
-        branches, mu, share = Branches(carrier, d, D), jnp.ones_like(tau), now
-        psi, change, hF = features_and_change(branches.centre(), tau, c, S, 0)
+        branches = Branches(carrier, d, D)
+        psi = branches.features(tau, branches.gradients(c), c, S, None)
+        change = jax.tree.map(jnp.zeros_like, psi)
         plus, minus = branches.updates(tau, c, S, psi, change, now)
+        grown = burst(d, alternation(d, lowest, plus, minus), plus, minus, order)
+        hF = (plus + minus) / 2
         if order > 0:
-            mu, share = growth(d, alternation(d, lowest, plus, minus)), share_of(plus, minus)
-            psi, change = with_change(branches.shorter(mu).centre(), tau, c + hF, S, psi, mu)
-            branches = branches.shorter(jnp.sqrt(mu))
-            curved = times(for_memory(mu, share), change)
-            plus, minus = branches.updates(tau, c + hF / 2, S, psi, curved, now)
+            psi, change = with_change(branches.shorter(grown.mu), tau, c + hF, S, psi, grown.mu)
+            branches = branches.shorter(jnp.sqrt(grown.mu))
+            plus, minus = branches.updates(tau, c + hF / 2, S, psi, change, now, grown)
             hF = (plus + minus) / 2
         c_dot = centred(branches.centre(), tau, c, S, psi, change, hF, order)
         # In a burst a square grows tenfold in a step, too fast for a linear extrapolation to two steps ago.
         c_dot = jnp.clip(c_dot + hF, -jnp.abs(hF), jnp.abs(hF)) - hF
         d_more = alternation(branches.d, lowest, plus, minus)
         D_more = jax.tree.map(jnp.subtract, branches.next_memory(psi[1]), branches.D)
-        S_dot = carrier.rate(S, psi[0], times(for_rate(mu, share), change[0]))
-        return c_dot, (S_dot, *times(rate_of_growth(mu), (d_more, D_more)))
+        S_dot = carrier.rate(S, psi[0], change[0], grown.in_rate)
+        return c_dot, (S_dot, *times(grown.rate, (d_more, D_more)))
 
     return velocity
 
@@ -105,9 +103,9 @@ def alternation(d: Vector, lowest: Vector, plus: Vector, minus: Vector) -> Vecto
 
 
 def with_change(
-    ago: Carrier, tau: Scalar, before: Vector, S: Memory, psi: Features, mu: Scalar
+    ago: "Branches", tau: Scalar, before: Vector, S: Memory, psi: Features, mu: Scalar
 ) -> tuple[Features, Features]:
-    """psi and its change, from the branches one step ago; its alternating part is that half a step ago."""
+    """psi with its alternating part half a step ago, and the change of its mean part, from those branches."""
     _, (dp, dq) = ago.arrive(tau, S, psi, -jnp.ones_like(tau), before, ago.gradients(before))
     p, q = psi
     return (p, half_a_step_ago(q, dq, mu)), (dp, jax.tree.map(jnp.zeros_like, dq))
@@ -135,13 +133,16 @@ class Branches:
     def centre(self) -> Carrier:
         """The mean over the branches as a carrier of its own."""
         return self.carrier._replace(
-            gradients=lambda c: (self.carrier.gradients(c + self.d), self.carrier.gradients(c - self.d)),
+            gradients=self.gradients,
             features=self.features,
             arrive=self.arrive,
             rate=lambda S, psi, change: self.carrier.rate(S, psi[0], change[0]),
             ahead=lambda S, psi, change, v: self.carrier.ahead(S, psi[0], change[0], v),
             update=lambda *at: _mean(*self.updates(*at)),
         )
+
+    def gradients(self, c: Vector) -> Any:
+        return self.carrier.gradients(c + self.d), self.carrier.gradients(c - self.d)
 
     def features(self, tau: Scalar, g: Any, c: Vector, S: Memory, _change: Any) -> Features:
         carrier = self.carrier
@@ -164,13 +165,22 @@ class Branches:
         return _minus(self.carrier.ahead(self.D, psi, still, jnp.ones_like(self.d[0])))
 
     def updates(
-        self, tau: Scalar, c: Vector, S: Memory, psi: Features, change: Features, v: Scalar
+        self,
+        tau: Scalar,
+        c: Vector,
+        S: Memory,
+        psi: Features,
+        change: Features,
+        v: Scalar,
+        grown: Burst | None = None,
     ) -> tuple[Vector, Vector]:
-        """h F of each branch at tau + v, with d and D held fixed."""
+        """h F of each branch at tau + v, with d and D held fixed; in a burst for v = 0 only."""
         carrier, (p, q), dp = self.carrier, psi, change[0]
         w = v - 1 / 2
-        now, before = on_the_line(p, dp, w), carrier.ahead(S, p, dp, w)
-        after, alternating = carrier.after(S, p, dp, v + 1 / 2), self.next_memory(q)
+        now = on_the_line(p, dp if grown is None else times(grown.in_present(), dp), w)
+        before = carrier.ahead(S, p, dp, w, None if grown is None else grown.in_before)
+        after = carrier.after(S, p, dp, v + 1 / 2, None if grown is None else grown.in_after)
+        alternating = self.next_memory(q)
         plus = carrier.read(
             tau + w,
             c + self.d,
