@@ -27,9 +27,9 @@ import jax.numpy as jnp
 from implicit_adam.rules.kernels import inverse_expm1_regular
 from implicit_adam.types import Scalar, Vector
 
-# An estimate from the start of a step is not believed to hold further back than this.
+# Faster growth is not continued to earlier times.
 LARGEST = 16
-# Below, the difference in f is rounding, and f that of a long memory.
+# For a smaller log M rounding would spoil the difference in f, which is then that of a long memory.
 SMALL = 0.02
 
 
@@ -45,16 +45,14 @@ class Burst(NamedTuple):
 
     def in_rate(self, delta: Scalar) -> Scalar:
         """f for a memory of decay delta."""
-        u, fading = (
-            2 * jnp.log(self.mu.astype(delta.dtype)),
-            -jnp.log(jnp.where(delta > 0, delta, jnp.ones_like(delta))),
-        )
-        large = jnp.maximum(u, SMALL)
-        share = 1 - _phi(fading + large) / _phi(fading)
-        short = -share / jnp.expm1(-large) / (1 + inverse_expm1_regular(fading))
-        regular = inverse_expm1_regular(u)
-        long = -2 * regular * (1 + u + u * regular)
-        return self._shared(jnp.where(u > SMALL, short, long))
+        log_M = 2 * jnp.log(self.mu.astype(delta.dtype))
+        fading = -jnp.log(jnp.where(delta > 0, delta, jnp.ones_like(delta)))
+        large = jnp.maximum(log_M, SMALL)
+        fallen = 1 - _phi(fading + large) / _phi(fading)
+        exact = -fallen / jnp.expm1(-large) / (1 + inverse_expm1_regular(fading))
+        regular = inverse_expm1_regular(log_M)
+        of_long_memory = -2 * regular * (1 + log_M + log_M * regular)
+        return self._shared(jnp.where(log_M > SMALL, exact, of_long_memory))
 
     def in_after(self, delta: Scalar) -> Scalar:
         """g for a memory of decay delta, half a step later."""
