@@ -79,6 +79,11 @@ def main() -> None:
     # Sweeps use one device per core; everything else runs on the first device, whose kernels use all cores.
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     writes = arguments.update or not arguments.names
+    differ = report.differences(arguments.out) if arguments.update and arguments.names else ""
+    if differ:
+        parser.error(
+            f"the report is of another machine or other versions ({differ}): measure all, without names"
+        )
     for name in arguments.names or every:
         result = run(name)
         if writes:

@@ -1,7 +1,7 @@
 """The report of the benchmarks: results.json, and from it scaling.png and the table in README.md.
 
 Every result is written as soon as it is measured, into the results that are there; those of another machine,
-or of other versions, are dropped.
+or of other versions, are dropped (single rows are not replaced among them: `differences`).
 """
 
 import json
@@ -64,6 +64,15 @@ def machine() -> dict[str, Any]:
     versions = {"python": platform.python_version(), **installed(PACKAGES)}
     devices = sorted({device.device_kind for device in jax.devices()})
     return {"cores": len(os.sched_getaffinity(0)), "devices": devices, "versions": versions}
+
+
+def differences(folder: Path) -> str:
+    """What differs between this machine and that of the results in the folder; empty if nothing does."""
+    path, here = folder / RESULTS, machine()
+    there = json.loads(path.read_text())["machine"] if path.exists() else here
+    then, now = ({**x, **x.get("versions", {})} for x in (there, here))
+    keys = [key for key in then | now if key != "versions" and then.get(key) != now.get(key)]
+    return ", ".join(f"{key} {then.get(key, 'none')} there, {now.get(key, 'none')} here" for key in keys)
 
 
 def known(folder: Path) -> dict[str, Any]:

@@ -44,3 +44,15 @@ def test_results_of_another_machine_and_curves_of_other_names_are_dropped(tmp_pa
     report.add(tmp_path, ("one", "two"), "two", measure(1.0))
     assert set(json.loads(path.read_text())["measurements"]) == {"two"}
     assert all(name.startswith("scaling-") for name in CURVES)
+
+
+def test_what_differs_from_the_machine_of_the_report_is_named(tmp_path):
+    assert report.differences(tmp_path) == ""
+    report.add(tmp_path, ("one",), "one", measure(1.5))
+    assert report.differences(tmp_path) == ""
+    path = tmp_path / report.RESULTS
+    found = json.loads(path.read_text())
+    found["machine"] |= {"cores": 1000, "versions": found["machine"]["versions"] | {"jax": "0.0.1"}}
+    path.write_text(json.dumps(found))
+    assert report.differences(tmp_path).startswith("cores 1000 there, ")
+    assert "jax 0.0.1 there, " in report.differences(tmp_path)
