@@ -27,6 +27,7 @@ AT_ONCE = 4
 class Objective(NamedTuple):
     """The m mini-batch losses on flat vectors, and the order in which the steps visit them.
 
+    - `like`: shape and dtype of theta.
     - `dtype`: the parameters' own dtype, if it is narrower than theta's.
     - `shift`: if given, a difference of gradients over this short time replaces Hessian-vector products,
       Hess E v = (grad E(theta + shift v) - grad E(theta)) / shift + O(shift), at half the cost. It is made
@@ -37,12 +38,18 @@ class Objective(NamedTuple):
 
     loss: Callable[[Vector, Any], Scalar]
     unravel: Callable[[Vector], Params]
+    like: jax.ShapeDtypeStruct
     batches: Batches
     schedule: Schedule | None
     m: int
     shift: Scalar | None = None
     dtype: DTypeLike | None = None
     noise: Scalar | None = None
+
+    @property
+    def params(self) -> Params:
+        """The shapes of the parameters, in the dtype of theta."""
+        return jax.eval_shape(self.unravel, self.like)
 
     def stored(self, theta: Vector) -> Vector:
         """theta rounded to the parameters' own dtype."""
@@ -152,7 +159,7 @@ class Objective(NamedTuple):
         def mean(theta: Vector, _: Any) -> Scalar:
             return jnp.mean(jax.vmap(self.loss, (None, 0), axis_size=self.m)(theta, self.batches))
 
-        return Objective(mean, self.unravel, None, None, 1, dtype=self.dtype)
+        return Objective(mean, self.unravel, self.like, None, None, 1, dtype=self.dtype)
 
     def _shifted(
         self, theta: Vector, shortest: Scalar, known: Gradients | None
@@ -210,6 +217,7 @@ def raveled_loss(
     """`loss(params)`, or `loss(params, batch)` with its batches, as an objective on flat vectors."""
     unravel = unravel_like(params)
     own = jnp.result_type(*jax.tree.leaves(params))
+    like = jax.eval_shape(ravel, params)
     dtype = None if own == working_dtype(own) else own
 
     def of_vector(theta: Vector, *batch: Any) -> Scalar:
@@ -217,9 +225,9 @@ def raveled_loss(
         return jnp.asarray(loss(params, *batch)).astype(theta.dtype)
 
     if batches is None:
-        return Objective(lambda theta, _: of_vector(theta), unravel, None, None, 1, dtype=dtype)
+        return Objective(lambda theta, _: of_vector(theta), unravel, like, None, None, 1, dtype=dtype)
     m = jax.tree.leaves(batches)[0].shape[0]
-    return Objective(of_vector, unravel, batches, schedule, m, dtype=dtype)
+    return Objective(of_vector, unravel, like, batches, schedule, m, dtype=dtype)
 
 
 def first_arguments(params: Params, batches: Batches) -> tuple[Any, ...]:

@@ -113,10 +113,19 @@ def test_higher_orders_cost_what_is_said_for_each_remembered_step():
     np.testing.assert_allclose(per_batch, 1, rtol=0.05)
 
 
-def test_an_optax_field_costs_a_gradient_and_a_product_for_each_step_of_the_history():
-    per_step, per_batch = over_the_history(
-        ia.Optax(1e-3, ADAM.with_step_size(jnp.ones(())).transformation()), 1
-    )
+OPTAX = ADAM.with_step_size(jnp.ones(())).transformation()
+
+
+def test_an_optax_field_costs_what_that_of_the_rule_costs():
+    costs = [
+        gradients(lambda *x, rule=rule: field(rule, 1, deep_loss)(*x), STEP, WEIGHTS)
+        for rule in (ia.Optax(1e-3, OPTAX), ADAM)
+    ]
+    np.testing.assert_allclose(*costs, rtol=0.02)
+
+
+def test_with_a_window_an_optax_field_costs_a_gradient_and_a_product_for_each_step_of_the_history():
+    per_step, per_batch = over_the_history(ia.Optax(1e-3, OPTAX, window=1000), 1)
     np.testing.assert_allclose(per_step, 3, rtol=0.06)
     np.testing.assert_allclose(per_batch, 1, rtol=0.02)
 

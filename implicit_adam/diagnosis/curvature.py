@@ -16,12 +16,12 @@ from jaxtyping import Array, Float
 from implicit_adam.diagnosis.moment import Moment
 from implicit_adam.fields.carried.carried_field import carrier_of
 from implicit_adam.fields.carried.fading import weight
-from implicit_adam.fields.carried.optax_memory import packed_memories
 from implicit_adam.fields.carried.rule_carrier import held
 from implicit_adam.inputs import Inputs
 from implicit_adam.measures.sharpness import TopEigenvalue, extreme, search_for
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.feature_sums import read
+from implicit_adam.rules.from_optax.packed import packed_memories
 from implicit_adam.rules.from_optax.state import away_from_zero
 from implicit_adam.rules.linear import LinearPart, denominator, linear_part
 from implicit_adam.rules.root_locus import first_crossing
@@ -136,7 +136,7 @@ def _of_transformation(now: Moment) -> tuple[Vector, LinearPart, Scalar]:
     effect of the same change of all of memory i.
     """
     inputs, theta = now.inputs, now.inputs.theta
-    packed = packed_memories(inputs.rule, inputs.objective, theta)
+    packed = packed_memories(inputs.rule.tx, inputs.objective.params)
     kinds, decays = packed.kinds, packed.decays
     signed = [not kind.nonnegative for kind in kinds]
     g = away_from_zero(jax.grad(inputs.objective.full_batch().loss)(theta, None))

@@ -10,10 +10,10 @@ from implicit_adam.checks.numbers import check_count, is_traced
 from implicit_adam.fields.carried.carried_field import carried_inputs, carrier_of
 from implicit_adam.fields.carried.carrier import Memory
 from implicit_adam.fields.carried.fading import weight
-from implicit_adam.fields.carried.optax_memory import packed_memories
 from implicit_adam.fields.carried.rule_carrier import which_are_deltas
 from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.from_optax.packed import packed_memories
 from implicit_adam.rules.from_optax.rule import Optax
 from implicit_adam.rules.from_optax.state import without_zeros
 from implicit_adam.rules.opt_state import last_step
@@ -128,7 +128,7 @@ def memory_of(inputs: Inputs, opt_state: Any) -> Memory:
     """The memories in this optax state, in the form of `carried_field`."""
     rule, theta = inputs.rule, inputs.theta
     if isinstance(rule, Optax):
-        packed = packed_memories(rule, inputs.objective, theta)
+        packed = packed_memories(rule.tx, inputs.objective.params)
         return packed.memory(without_zeros(opt_state[0]))
     rule = cast(AbstractRule, rule)
     sums = zip(which_are_deltas(rule), rule.kernels(0), rule.sums(opt_state), strict=True)

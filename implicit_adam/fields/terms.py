@@ -16,12 +16,14 @@ Every method is a function `method(rule, objective, order, *, flow) -> Terms`:
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from implicit_adam.fields.series import Series, value
 from implicit_adam.objective import Objective
-from implicit_adam.rules.base import AbstractOptimizer
+from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
+from implicit_adam.rules.kernels import HasKernels
 from implicit_adam.types import Field, StepNumber, Vector, Velocity
 
 # n -> theta -> the coefficients (x_0, .., x_order) of the series.
@@ -30,6 +32,11 @@ Terms = Callable[[StepNumber], Callable[[Vector], Series]]
 
 # n -> theta -> two vectors.
 Pairs = Callable[[StepNumber], Callable[[Vector], tuple[Vector, Vector]]]
+
+
+def application(rule: HasKernels, objective: Objective) -> Callable[..., Any]:
+    """How features and readouts are evaluated: leaf by leaf of the parameters if they are elementwise."""
+    return objective.by_leaves if isinstance(rule, AbstractRule) else lambda f, *vectors: f(*vectors)
 
 
 def with_leading(optimizer: AbstractOptimizer, objective: Objective, terms: Terms) -> Pairs:

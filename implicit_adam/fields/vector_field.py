@@ -19,6 +19,7 @@ from implicit_adam.fields.terms import Terms, field_of
 from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
+from implicit_adam.rules.from_optax.kernel_form import kernel_form
 from implicit_adam.rules.from_optax.rule import Optax, as_optimizer
 from implicit_adam.types import Batches, Field, Loss, Params, StepNumber
 
@@ -27,16 +28,22 @@ HIGHEST_ORDER = 3
 
 def exact_terms(optimizer: Any, objective: Objective, order: int, *, flow: bool) -> Terms:
     """The terms by the cheapest exact method: closed form, sum over the past, or re-running the optimizer."""
-    if order <= 2 and _closed(optimizer, objective):
-        return closed_form_terms(optimizer, objective, order, flow=flow)
-    if isinstance(optimizer, Optax) or order > 1:
+    rule = _with_kernels(optimizer, objective)
+    if order <= 2 and _is_closed(rule, objective):
+        return closed_form_terms(rule, objective, order, flow=flow)
+    if rule is None or order > 1:
         return history_terms(optimizer, objective, order, flow=flow)
-    return mini_batch_terms(optimizer, objective, order, flow=flow)
+    return mini_batch_terms(rule, objective, order, flow=flow)
 
 
-def _closed(optimizer: Any, objective: Objective) -> bool:
+def _with_kernels(optimizer: AbstractOptimizer, objective: Objective) -> Any:
+    """The optimizer as features, kernels and a readout; None for an optax transformation that has none."""
+    return kernel_form(optimizer, objective.params) if isinstance(optimizer, Optax) else optimizer
+
+
+def _is_closed(rule: Any, objective: Objective) -> bool:
     """Whether there is a closed form."""
-    return objective.m == 1 and isinstance(optimizer, AbstractRule) and has_closed_form(optimizer)
+    return objective.m == 1 and rule is not None and has_closed_form(rule)
 
 
 def raveled_field(optimizer: AbstractOptimizer, objective: Objective, order: int) -> Field:
@@ -101,7 +108,9 @@ def vector_field(
 def checked_step(inputs: Inputs, n: StepNumber, order: int) -> StepNumber:
     """The checked n: an array if one program serves all steps; else a static n is kept, for reverse mode."""
     n = check_step_number(n, inputs.schedule)
-    return jnp.asarray(n) if _closed(inputs.rule, inputs.objective) and order < 2 else n
+    objective = inputs.objective
+    closed = order < 2 and _is_closed(_with_kernels(inputs.rule, objective), objective)
+    return jnp.asarray(n) if closed else n
 
 
 @eqx.filter_jit

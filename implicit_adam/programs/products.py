@@ -19,6 +19,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from implicit_adam.checks.numbers import is_traced
 from implicit_adam.programs.captured import equations, inner_jaxprs, trace
+from implicit_adam.programs.quickly import compiled_quickly
 from implicit_adam.types import Params
 
 CUSTOM = ("custom_jvp_call", "custom_vjp_call")
@@ -39,8 +40,8 @@ def check_products(loss: Callable[..., Any], key: Hashable, *args: Params) -> No
     if key in _compared:
         return
     jaxpr, _ = trace(jax.grad(loss), *args)
-    agree = _evaluated(lambda: _products_agree(jaxpr, *args))
-    if agree is False:
+    agree = _products_agree(jaxpr, *args)
+    if not agree:
         msg = (
             "the loss hides a dependence on the parameters from autodiff (jax.lax.stop_gradient, or a custom "
             "derivative that is not the derivative), so that its Hessian-vector products are not the "
@@ -48,20 +49,7 @@ def check_products(loss: Callable[..., Any], key: Hashable, *args: Params) -> No
             "there is such an argument, pass shifted=True, which differences the gradient itself, or order=0"
         )
         raise ValueError(msg)
-    if agree:
-        _compared.add(key)
-
-
-def _evaluated(f: Callable[[], bool]) -> bool | None:
-    """The value of f(), computed at once even inside a trace; None where that is impossible."""
-    if not is_traced(jnp.zeros(())):
-        return f()
-    try:
-        with jax.ensure_compile_time_eval():
-            return f()
-    except NotImplementedError:
-        # JAX 0.7 cannot evaluate every loop inside a trace; outside of one, the same loss is checked.
-        return None
+    _compared.add(key)
 
 
 def may_hide(jaxpr: Any) -> bool:
@@ -83,9 +71,6 @@ def _products_agree(jaxpr: Any, params: Params, *rest: Any) -> bool:
     known = [None if any(map(is_traced, jax.tree.leaves(x))) else x for x in given]
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), given)
 
-    # One program with everything as arguments: inside a trace, operations without arguments are evaluated one
-    # by one, as a hundred small programs.
-    @jax.jit
     def compared(values: list[Any], direction: Params) -> tuple[Any, Any]:
         consts, point, *others = values
 
@@ -104,7 +89,7 @@ def _products_agree(jaxpr: Any, params: Params, *rest: Any) -> bool:
         _random_like(draw, shape) if value is None else value
         for value, shape in zip([None, *known], [shapes[1], *shapes], strict=True)
     )
-    apart, size = compared(drawn, direction)
+    apart, size = compiled_quickly(compared, drawn, direction)(drawn, direction)
     rounding = float(jnp.finfo(apart.dtype).eps) ** 0.5
     # Without its custom derivative a function may give the 0/0 that it avoids: that decides nothing.
     return not float(apart) > rounding * float(size)
@@ -115,7 +100,7 @@ def _random_like(draw: np.random.Generator, tree: Any) -> Any:
 
     def one(x: Any) -> Any:
         if not jnp.issubdtype(x.dtype, jnp.floating):
-            return jnp.zeros(x.shape, x.dtype)
+            return np.zeros(x.shape, x.dtype)
         return draw.standard_normal(x.shape, np.float32).astype(x.dtype)
 
     return jax.tree.map(one, tree)

@@ -9,6 +9,7 @@ and `decay = 1` is a memory that never forgets.
 """
 
 from functools import partial
+from typing import Protocol
 
 import equinox as eqx
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from implicit_adam.reprs import call
-from implicit_adam.types import Scalar, StepNumber
+from implicit_adam.types import Scalar, StepNumber, Vector
 
 
 class Kernel(eqx.Module):
@@ -52,6 +53,32 @@ class Kernel(eqx.Module):
     def __rmul__(self, factor: Scalar | float) -> "Kernel":
         masses = None if self.masses is None else factor * self.masses
         return Kernel(factor * self.scale, self.decay, masses, forgets=self.forgets)
+
+
+class HasKernels(Protocol):
+    """What fields need to know of an optimizer.
+
+        F^(n) = readout(s, theta, n),       s_i = sum_{k<=n} w_i(n, k) psi_i(g_k)
+
+    A rule, whose features and readout are elementwise, or an optax transformation (`from_optax.kernel_form`).
+    """
+
+    @property
+    def h(self) -> Scalar:
+        """The step size."""
+        ...
+
+    def features(self, g: Float[Array, "*batch p"]) -> tuple[Float[Array, "*batch p"], ...]:
+        """The features psi_i(g)."""
+        ...
+
+    def kernels(self, n: StepNumber) -> tuple[Kernel, ...]:
+        """The kernel of each feature at step n."""
+        ...
+
+    def readout(self, s: tuple[Vector, ...], theta: Vector, n: StepNumber) -> Vector:
+        """F^(n) from the remembered features."""
+        ...
 
 
 def delta(like: Scalar) -> Kernel:

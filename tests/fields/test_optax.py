@@ -163,12 +163,12 @@ def test_a_window_truncates_with_the_power_of_the_decay(name, traced):
     assert errors[1] < errors[0]
 
 
-def test_a_window_longer_than_the_history_changes_nothing():
+def test_a_window_longer_than_the_history_changes_only_the_method():
     fields = [
         ia.optax_vector_field(TRANSFORMATIONS["adam"], examples.full_loss, 0.1, window=window)
         for window in (None, 50)
     ]
-    np.testing.assert_array_equal(*(field(20, examples.START) for field in fields))
+    np.testing.assert_allclose(*(field(20, examples.START) for field in fields), rtol=1e-12)
 
 
 def test_the_traced_and_the_static_field_agree_and_differentiate():

@@ -164,9 +164,10 @@ def test_a_transformation_is_tried_once_for_each_structure_of_parameters():
     tried = len(calls)
     for _ in range(3):
         behaviour(tx, examples.START)
-    assert len(calls) == tried > 0
+    # Its program is looked at each time, since what it reads may have changed.
+    assert len(calls) == tried + 3
     behaviour(tx, examples.START[:2])
-    assert len(calls) > tried
+    assert len(calls) >= 2 * tried
 
 
 def test_traced_hyperparameters_are_let_through_but_for_a_window():

@@ -42,15 +42,14 @@ def history_terms(
     again = replay(optimizer, objective)
 
     def at(n: StepNumber) -> Callable[[Vector], Series]:
-        def steps(theta: Vector) -> tuple[StepNumber, StepNumber]:
-            return again.first(n, order, theta), n
+        steps = again.first(n, order), n
 
         def frozen(theta: Vector) -> Vector:
-            return _run(again, objective, steps(theta), (theta,), ())[0][0]
+            return _run(again, objective, steps, (theta,), ())[0][0]
 
         def terms(theta: Vector) -> Series:
             def run(points: Series, totals: Series) -> tuple[Series, Series]:
-                return _run(again, objective, steps(theta), (theta, *points), totals, added)
+                return _run(again, objective, steps, (theta, *points), totals, added)
 
             looking = viewpoints(frozen, theta, order, flow=flow)
             points, totals, P = (), (), ()

@@ -8,7 +8,6 @@ transformations keep their own state.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from implicit_adam.fields.mini_batch.history_sum import first_remembered, memory_of
@@ -27,12 +26,12 @@ State = Any
 class Replay(NamedTuple):
     """The update loop, re-run over a given history.
 
-    - `first(n, order, theta)`: the first step that matters for the terms of step n up to an order.
+    - `first(n, order)`: the first step that matters for the terms of step n up to an order.
     - `start(k, theta)`: the empty memory before step k.
     - `step(k, state, g, theta)` -> F^(k) and the next state.
     """
 
-    first: Callable[[StepNumber, int, Vector], StepNumber]
+    first: Callable[[StepNumber, int], StepNumber]
     start: Callable[[StepNumber, Vector], State]
     step: Callable[[StepNumber, State, Vector, Vector], tuple[Vector, State]]
 
@@ -57,22 +56,22 @@ def _of_kernels(rule: AbstractRule, objective: Objective) -> Replay:
         return rule.readout(read(kernels, state), theta, k), state
 
     # Every power of h brings a displacement, which grows with the lag.
-    return Replay(lambda n, order, _: first_remembered(memory, n, moment=order), start, step)
+    return Replay(lambda n, order: first_remembered(memory, n, moment=order), start, step)
 
 
 def _of_optax(rule: Optax, objective: Objective) -> Replay:
     tx = raveled_transformation(rule.tx, objective.unravel)
 
-    def clock(theta: Vector) -> Clock:
-        found = behaviour(rule.tx, jax.eval_shape(objective.unravel, theta))
+    def clock() -> Clock:
+        found = behaviour(rule.tx, objective.params)
         assert found is not None  # or the window has been refused
         return found.clock
 
-    def first(n: StepNumber, theta: Vector) -> StepNumber:
+    def first(n: StepNumber, _: int) -> StepNumber:
         """The first step inside the window, moved back to where a period of the state begins."""
         if rule.window is None:
             return 0
-        period = clock(theta).period
+        period = clock().period
         begun = n - rule.window
         return (max(begun, 0) if isinstance(n, int) else jnp.maximum(begun, 0)) // period * period
 
@@ -80,11 +79,11 @@ def _of_optax(rule: Optax, objective: Objective) -> Replay:
         state = initial_state(tx, theta)
         if rule.window is None:
             return state
-        period, advance, _ = clock(theta)
+        period, advance, _ = clock()
         return set_forward(state, advance, k // period)
 
     def step(_: StepNumber, state: State, g: Vector, theta: Vector) -> tuple[Vector, State]:
         updates, state = tx.update(away_from_zero(g), state, theta)
         return -jnp.asarray(updates), state
 
-    return Replay(lambda n, _, theta: first(n, theta), start, step)
+    return Replay(first, start, step)

@@ -12,12 +12,12 @@ from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.checks.runs import check_order
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity
 from implicit_adam.fields.carried.optax_carrier import carried_optax
-from implicit_adam.fields.carried.optax_memory import packed_memories
 from implicit_adam.fields.carried.parts import CarriedParts, carried_parts
 from implicit_adam.fields.carried.rule_carrier import carried_rule
 from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.objective import ravel
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
+from implicit_adam.rules.from_optax.packed import packed_memories
 from implicit_adam.rules.from_optax.rule import as_optimizer
 from implicit_adam.types import Batches, Loss, Params, Scalar
 
@@ -182,14 +182,14 @@ def carrier_of(inputs: Inputs) -> Carrier:
     rule, objective = inputs.rule, inputs.objective
     if isinstance(rule, AbstractRule):
         return carried_rule(rule, objective)
-    return carried_optax(rule, objective, packed_memories(rule, objective, inputs.theta))
+    return carried_optax(rule, objective, packed_memories(rule.tx, objective.params))
 
 
 def delays_of(inputs: Inputs) -> list[str]:
     """The names of a transformation's memories that are the gradient of the step before."""
     if isinstance(inputs.rule, AbstractRule):
         return []
-    return packed_memories(inputs.rule, inputs.objective, inputs.theta).delays
+    return packed_memories(inputs.rule.tx, inputs.objective.params).delays
 
 
 def check_no_delays(inputs: Inputs) -> None:
@@ -207,7 +207,7 @@ def shown(inputs: Inputs, memory: Memory, *, saves: bool = False) -> Any:
     """The memory for the user: pytrees like params, for a transformation one like its state."""
     if isinstance(inputs.rule, AbstractRule):
         return each_memory(jax.vmap(inputs.unraveled) if saves else inputs.unraveled, memory)
-    packed = packed_memories(inputs.rule, inputs.objective, inputs.theta)
+    packed = packed_memories(inputs.rule.tx, inputs.objective.params)
     return (jax.vmap(packed.shown) if saves else packed.shown)(memory)
 
 
@@ -215,7 +215,7 @@ def hidden(inputs: Inputs, memories: Any) -> Memory:
     """The inverse of `shown`."""
     if isinstance(inputs.rule, AbstractRule):
         return each_memory(ravel, memories)
-    return packed_memories(inputs.rule, inputs.objective, inputs.theta).hidden(memories)
+    return packed_memories(inputs.rule.tx, inputs.objective.params).hidden(memories)
 
 
 def each_memory(f: Any, memory: Memory) -> Memory:

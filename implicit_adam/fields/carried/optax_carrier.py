@@ -28,9 +28,9 @@ from implicit_adam.fields.carried.carrier import (
     updating,
 )
 from implicit_adam.fields.carried.fading import Factor, adjusted, rate, way_ahead, weight
-from implicit_adam.fields.carried.optax_memory import Packed
 from implicit_adam.fields.carried.over_batches import with_noise
 from implicit_adam.objective import Objective
+from implicit_adam.rules.from_optax.packed import Packed
 from implicit_adam.rules.from_optax.rule import Optax
 from implicit_adam.rules.from_optax.state import away_from_zero, initial_state
 from implicit_adam.types import Scalar, StepNumber, Vector

@@ -22,12 +22,13 @@ from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.fields.full_batch.lag_moments import LagMoments, lag_moments
 from implicit_adam.fields.full_batch.second_order import second_order_terms
 from implicit_adam.fields.series import Series
-from implicit_adam.fields.terms import Terms
+from implicit_adam.fields.terms import Terms, application
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.contract import frozen_update_is_steady, settles
+from implicit_adam.rules.from_optax.kernel_form import KernelForm
 from implicit_adam.rules.from_optax.rule import Optax, as_optimizer
-from implicit_adam.rules.kernels import lag_moment, mass
+from implicit_adam.rules.kernels import HasKernels, lag_moment, mass
 from implicit_adam.types import StepNumber, Vector
 
 
@@ -54,23 +55,23 @@ def has_limit(rule: AbstractRule) -> bool:
     return all(kernel.forgets for kernel in kernels) and settles(rule)
 
 
-def has_closed_form(rule: AbstractRule) -> bool:
+def has_closed_form(rule: HasKernels) -> bool:
     """Whether full-batch updates frozen at one point are the same at every step."""
-    return frozen_update_is_steady(rule)
+    return rule.steady if isinstance(rule, KernelForm) else frozen_update_is_steady(rule)
 
 
 def closed_form_terms(
-    rule: AbstractRule,
+    rule: HasKernels,
     objective: Objective,
     order: int,
     *,
     flow: bool,
-    moments: Callable[[AbstractRule, StepNumber], LagMoments] = lag_moments,
+    moments: Callable[[HasKernels, StepNumber], LagMoments] = lag_moments,
 ) -> Terms:
     """The terms for one loss, up to order 2: at n if there is a closed form, at `jnp.inf` for any limit."""
     if order == 2:
         return second_order_terms(rule, objective, flow=flow, moments=moments)
-    c = 1 / 2 if flow else 0.0
+    c, applied = 1 / 2 if flow else 0.0, application(rule, objective)
 
     def at(n: StepNumber) -> Callable[[Vector], Series]:
         kernels = rule.kernels(n)
@@ -85,13 +86,13 @@ def closed_form_terms(
 
         def leading(theta: Vector) -> Series:
             (g,) = objective.gradients(theta)
-            return (objective.by_leaves(frozen, g, theta),)
+            return (applied(frozen, g, theta),)
 
         def corrected(theta: Vector) -> Series:
             (g,), hessian_products = objective.linearize(theta)
-            F = objective.by_leaves(frozen, g, theta)
+            F = applied(frozen, g, theta)
             (D,) = hessian_products(F[None])
-            return objective.by_leaves(along, g, D, F, theta)
+            return applied(along, g, D, F, theta)
 
         def along(g: Vector, D: Vector, F: Vector, theta: Vector) -> Series:
             _, psi_dot = jax.jvp(rule.features, (g,), (D,))

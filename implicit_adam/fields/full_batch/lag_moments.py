@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 from implicit_adam.fields.mini_batch.history_sum import matmul, window
 from implicit_adam.loops import loop
-from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import (
+    HasKernels,
     geometric_sum,
     lag_moment,
     mass,
@@ -40,7 +40,7 @@ class LagMoments(NamedTuple):
     cross: Float[Array, "r r"]
 
 
-def lag_moments(rule: AbstractRule, n: StepNumber) -> LagMoments:
+def lag_moments(rule: HasKernels, n: StepNumber) -> LagMoments:
     """The moments at any n > -1, integer or not, for kernels of known mass; at `jnp.inf` if they forget."""
     kernels = rule.kernels(n)
     moments = (mass, lag_moment, squared_lag_moment)
@@ -50,7 +50,7 @@ def lag_moments(rule: AbstractRule, n: StepNumber) -> LagMoments:
     return LagMoments(ones, first, second, _cross(rule, n))
 
 
-def smooth_lag_moments(rule: AbstractRule, n: StepNumber) -> LagMoments:
+def smooth_lag_moments(rule: HasKernels, n: StepNumber) -> LagMoments:
     """The moments for continuous n, where mean lags averaged over n - 1/2 .. n + 1/2 are those of step n."""
     moments = lag_moments(rule, n)
 
@@ -61,7 +61,7 @@ def smooth_lag_moments(rule: AbstractRule, n: StepNumber) -> LagMoments:
     return moments._replace(first=moments.first - bend / 24)
 
 
-def _cross(rule: AbstractRule, n: StepNumber) -> Float[Array, "r r"]:
+def _cross(rule: HasKernels, n: StepNumber) -> Float[Array, "r r"]:
     """The sum over the lags t that the memory holds with l = n - t > 0, since the lag of step 0 is 0."""
     kernels = rule.kernels(n)
     decay = jnp.concatenate([kernel.decay for kernel in kernels])

@@ -32,21 +32,21 @@ from jaxtyping import Array, Float
 
 from implicit_adam.fields.full_batch.lag_moments import LagMoments, lag_moments
 from implicit_adam.fields.series import Series, compose
-from implicit_adam.fields.terms import Terms
+from implicit_adam.fields.terms import Terms, application
 from implicit_adam.objective import Objective
-from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.kernels import HasKernels
 from implicit_adam.types import StepNumber, Vector
 
 
 def second_order_terms(
-    rule: AbstractRule,
+    rule: HasKernels,
     objective: Objective,
     *,
     flow: bool,
-    moments: Callable[[AbstractRule, StepNumber], LagMoments] = lag_moments,
+    moments: Callable[[HasKernels, StepNumber], LagMoments] = lag_moments,
 ) -> Terms:
     """The terms to order 2 for one loss; n as in `lag_moments`."""
-    c = 1 / 2 if flow else 0.0
+    c, applied = 1 / 2 if flow else 0.0, application(rule, objective)
 
     def at(n: StepNumber) -> Callable[[Vector], Series]:
         mass, first, second, cross = moments(rule, n)
@@ -60,11 +60,11 @@ def second_order_terms(
 
         def terms(theta: Vector) -> Series:
             (g,), hessian_products = objective.linearize(theta)
-            F = objective.by_leaves(frozen, g, theta)
+            F = applied(frozen, g, theta)
             D, T = _along(objective, theta, F)
-            y_2, V = objective.by_leaves(displaced, g, D, F, theta)
+            y_2, V = applied(displaced, g, D, F, theta)
             HV = tuple(hessian_products(V_i[None])[0] for V_i in V)
-            return objective.by_leaves(series, g, D, T, HV, y_2, F, theta)
+            return applied(series, g, D, T, HV, y_2, F, theta)
 
         def displaced(g: Vector, D: Vector, F: Vector, theta: Vector) -> tuple[Vector, tuple[Vector, ...]]:
             """y_2, and V_i for every kernel."""

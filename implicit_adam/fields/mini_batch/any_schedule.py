@@ -27,11 +27,11 @@ from implicit_adam.fields.series import Series
 from implicit_adam.fields.terms import Terms
 from implicit_adam.loops import scanned_sum
 from implicit_adam.objective import AT_ONCE, Gradients, Objective
-from implicit_adam.rules.base import AbstractRule
+from implicit_adam.rules.kernels import HasKernels
 from implicit_adam.types import StepNumber, Vector
 
 
-def mini_batch_terms(rule: AbstractRule, objective: Objective, order: int, *, flow: bool) -> Terms:
+def mini_batch_terms(rule: HasKernels, objective: Objective, order: int, *, flow: bool) -> Terms:
     """The terms for any number of losses and any schedule, up to order 1."""
     memory = memory_of(rule, objective)
     periodic = objective.schedule is None and has_closed_form(rule)
@@ -63,7 +63,7 @@ def mini_batch_terms(rule: AbstractRule, objective: Objective, order: int, *, fl
 
 
 def linearized(
-    rule: AbstractRule, objective: Objective, theta: Vector
+    rule: HasKernels, objective: Objective, theta: Vector
 ) -> tuple[Gradients, Callable[[Features], tuple[Vector, ...]]]:
     """All gradients, and a -> sum_b psi_i'(g_b) Hess E_b a_{i,b} for each feature i.
 
@@ -87,7 +87,7 @@ def linearized(
 
 
 def _rates(
-    rule: AbstractRule, G: Gradients, hessian_products: Callable[[Gradients], Gradients], a: Features
+    rule: HasKernels, G: Gradients, hessian_products: Callable[[Gradients], Gradients], a: Features
 ) -> tuple[Vector, ...]:
     every_batch = jnp.ones(len(G), G.dtype)
     # One feature at a time, and sums over the batches as matrix products: much faster on a CPU.

@@ -17,7 +17,7 @@ from implicit_adam.fields.mini_batch.discounted_counts import Visits, discounted
 from implicit_adam.loops import loop
 from implicit_adam.objective import Gradients, Objective
 from implicit_adam.rules.base import AbstractRule
-from implicit_adam.rules.kernels import Kernel, at_lag
+from implicit_adam.rules.kernels import HasKernels, Kernel, at_lag
 from implicit_adam.types import Scalar, StepNumber, Vector
 
 Weights = Float[Array, "r m"]
@@ -41,7 +41,7 @@ class Rows(NamedTuple):
 class Memory(NamedTuple):
     """The weights of mini-batches in a rule's memory, from the discounted visits A_i(l) of each kernel."""
 
-    rule: AbstractRule
+    rule: HasKernels
     visits: list[Callable[[StepNumber], Visits]]
 
     def weights(self, l: StepNumber) -> Weights:
@@ -64,7 +64,7 @@ class Memory(NamedTuple):
         return Rows(jax.vmap(self.weights)(jnp.minimum(l, n)), u, jnp.minimum(l, n))
 
 
-def memory_of(rule: AbstractRule, objective: Objective) -> Memory:
+def memory_of(rule: HasKernels, objective: Objective) -> Memory:
     """The memory of a rule under the objective's schedule."""
     visits = [discounted_visits(objective.schedule, objective.m, kernel.decay) for kernel in rule.kernels(0)]
     return Memory(rule, visits)
@@ -116,8 +116,13 @@ def _least_share(kernel: Kernel, visits: Visits) -> Float[Array, " terms"]:
     return jnp.min(jnp.where(visits > 0, share, jnp.ones_like(share)), axis=1)
 
 
-def add_rows(rule: AbstractRule, rows: Rows, G: Gradients, theta: Vector, a: Features) -> Features:
-    """a + sum_rows u F(w), tile by tile; features are computed in the tile, which saves r m vectors."""
+def add_rows(rule: HasKernels, rows: Rows, G: Gradients, theta: Vector, a: Features) -> Features:
+    """a + sum_rows u F(w), tile by tile; features are computed in the tile, which saves r m vectors.
+
+    If features or readout are not elementwise, there is one tile.
+    """
+    if not isinstance(rule, AbstractRule):
+        return a + _sum_of_rows(rule, rows, jnp.stack(rule.features(G)), theta)
     p = theta.size
     whole, rest = divmod(p, TILE)
 
@@ -133,7 +138,7 @@ def add_rows(rule: AbstractRule, rows: Rows, G: Gradients, theta: Vector, a: Fea
     return tile(p - rest, rest, a) if rest else a
 
 
-def _sum_of_rows(rule: AbstractRule, rows: Rows, psi: Features, theta: Vector) -> Features:
+def _sum_of_rows(rule: HasKernels, rows: Rows, psi: Features, theta: Vector) -> Features:
     s = tuple(matmul(rows.w[:, i], psi_i) for i, psi_i in enumerate(psi))
     F = jax.vmap(rule.readout, (0, None, 0))(s, theta, rows.step)
     return matmul(rows.u.reshape(len(F), -1).T, F).reshape(psi.shape)

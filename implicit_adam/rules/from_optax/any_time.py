@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from implicit_adam.programs.dependence import dependence, passed_on
+from implicit_adam.programs.quickly import compiled_quickly
 from implicit_adam.rules.from_optax.probe import Behaviour
 from implicit_adam.rules.from_optax.state import initial_state
 from implicit_adam.rules.scheduled import between_steps
@@ -72,21 +73,28 @@ class AnyTime(NamedTuple):
 
     def update(self, n: Scalar, g: Vector, memories: Memories, theta: Vector) -> tuple[Vector, Memories]:
         """The updates of step n, and the memories after it."""
-
-        def at(whole: Any) -> tuple[Vector, Memories]:
-            updates, state = self.tx.update(g, self.state(n, memories, whole), theta)
-            new = [x.astype(old.dtype) for x, old in zip(self.memories(state), memories, strict=True)]
-            return jnp.asarray(updates), new
-
-        if not any(isinstance(known, Counter) and known.scheduled for known in self.leaves):
-            return at(None)
+        if not self.scheduled:
+            return self.update_of(n, None, g, memories, theta)
         # What does not depend on the schedule is the same in each call, and the compiler computes it once.
-        return between_steps(at, n)
+        return between_steps(lambda whole: self.update_of(n, whole, g, memories, theta), n)
+
+    def update_of(
+        self, n: Scalar, whole: Any, g: Vector, memories: Memories, theta: Vector
+    ) -> tuple[Vector, Memories]:
+        """As `update`, with the counters of schedules at the integer step `whole`."""
+        updates, state = self.tx.update(g, self.state(n, memories, whole), theta)
+        new = [x.astype(old.dtype) for x, old in zip(self.memories(state), memories, strict=True)]
+        return jnp.asarray(updates), new
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a schedule reads a counter."""
+        return any(isinstance(known, Counter) and known.scheduled for known in self.leaves)
 
 
 def _at(known: Counter | Constant, n: Scalar, whole: Any) -> Any:
     if isinstance(known, Constant):
-        return jnp.where(n <= 0, known.first, known.then)
+        return known.first if known.then is known.first else jnp.where(n <= 0, known.first, known.then)
     if known.scheduled:
         return known.first + jnp.asarray(known.advance).astype(known.first.dtype) * whole.astype(
             known.first.dtype
@@ -96,12 +104,11 @@ def _at(known: Counter | Constant, n: Scalar, whole: Any) -> Any:
 
 def at_any_time(tx: optax.GradientTransformation, theta: Vector, found: Behaviour) -> AnyTime:
     """`tx` at any time, on vectors like theta, with the counters `found` by the probe, all of period 1."""
-    with jax.ensure_compile_time_eval():
-        ones = jnp.ones(theta.shape, theta.dtype)
-        first, then = jax.jit(lambda ones: _begun(tx, ones))(ones)
+    ones = np.ones(theta.shape, theta.dtype)
+    first, then = compiled_quickly(lambda ones: _begun(tx, ones), ones)(ones)
     paths = jax.tree_util.tree_leaves_with_path(first)
     of_points = dependence(lambda theta: initial_state(tx, theta), ones)[:, 0]
-    kept = np.diagonal(passed_on(lambda state: tx.update(ones, state, ones)[1], first))
+    kept = np.diagonal(passed_on(lambda state, ones: tx.update(ones, state, ones)[1], first, ones))
     scheduled = _scheduled(first)
 
     def kind(i: int) -> Counter | Constant | None:
@@ -109,7 +116,8 @@ def at_any_time(tx: optax.GradientTransformation, theta: Vector, found: Behaviou
         if advance:
             return Counter(np.asarray(x), advance, scheduled[i] and not eqx.is_inexact_array(x))
         if not eqx.is_inexact_array(x) or (kept[i] and not of_points[i]):
-            return Constant(x, jax.tree.leaves(then)[i])
+            later = jax.tree.leaves(then)[i]
+            return Constant(x, x if _same(x, later) else later)
         return None
 
     return AnyTime(
@@ -124,6 +132,11 @@ def _begun(tx: optax.GradientTransformation, ones: Vector) -> tuple[Any, Any]:
     """The state before the first step and after it."""
     first = initial_state(tx, ones)
     return first, tx.update(ones, first, ones)[1]
+
+
+def _same(x: Any, y: Any) -> bool:
+    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return not is_key and np.array_equal(np.asarray(x), np.asarray(y))
 
 
 def _scheduled(state: Any) -> list[bool]:

@@ -13,9 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from implicit_adam.programs.quickly import TracedError
 from implicit_adam.rules.from_optax.clock import Clock, found_clock
+from implicit_adam.rules.from_optax.found_once import found_once
 from implicit_adam.rules.from_optax.memory import forgetting
-from implicit_adam.rules.from_optax.trial import ALL, APART, TOGETHER, TracedError, Trial
+from implicit_adam.rules.from_optax.smaller import smaller
+from implicit_adam.rules.from_optax.trial import ALL, APART, TOGETHER, Trial
+from implicit_adam.types import Params
 
 ROUNDING = 100
 LATE = (10_000, 1_000_000)
@@ -45,26 +49,21 @@ class Behaviour(NamedTuple):
     clock: Clock
 
 
-_KNOWN: dict[Any, Behaviour] = {}
-_MOST = 256
-
-
-def behaviour(tx: optax.GradientTransformation, params: Any) -> Behaviour | None:
+@found_once
+def behaviour(tx: optax.GradientTransformation, params: Params) -> Behaviour | None:
     """How `tx` behaves on parameters of these shapes and dtypes; None if that depends on traced values."""
-    leaves, structure = jax.tree.flatten(params)
-    key = (tx, structure, tuple((x.shape, jnp.dtype(x.dtype)) for x in leaves))
+    return _behaviour(tx, smaller(tx, params))
+
+
+@found_once
+def _behaviour(tx: optax.GradientTransformation, params: Params) -> Behaviour | None:
     try:
-        if key not in _KNOWN:
-            found = _found(Trial(tx, params))
-            if len(_KNOWN) >= _MOST:
-                _KNOWN.pop(next(iter(_KNOWN)))
-            _KNOWN[key] = found
-        return _KNOWN[key]
+        return _seen(Trial(tx, params))
     except TracedError:
         return None
 
 
-def _found(trial: Trial) -> Behaviour:
+def _seen(trial: Trial) -> Behaviour:
     first = trial.run()
     second = trial.run(seed=1)
     clock = found_clock(trial, first, second)

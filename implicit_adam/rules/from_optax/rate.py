@@ -16,13 +16,11 @@ import optax
 from implicit_adam.checks.numbers import is_traced
 from implicit_adam.programs.captured import trace
 from implicit_adam.programs.last_factor import Data, last_factors
+from implicit_adam.rules.from_optax.found_once import found_once
 from implicit_adam.rules.from_optax.rule import Optax
 from implicit_adam.rules.from_optax.state import is_number
 from implicit_adam.rules.scheduled import LOOKS, RATE, TIMES
 from implicit_adam.types import Params
-
-_KNOWN: dict[Any, float | None] = {}
-_MOST = 256
 
 
 def warn_of_a_rate_twice(rule: Optax, params: Params) -> None:
@@ -41,18 +39,9 @@ def warn_of_a_rate_twice(rule: Optax, params: Params) -> None:
     warnings.warn(msg, stacklevel=4)
 
 
+@found_once
 def learning_rate(tx: optax.GradientTransformation, params: Params) -> float | None:
     """The largest constant factor at the end of any update, at early and late steps; None if unknown."""
-    leaves, structure = jax.tree.flatten(params)
-    key = (tx, structure, tuple((x.shape, jnp.dtype(x.dtype)) for x in leaves))
-    if key not in _KNOWN:
-        if len(_KNOWN) >= _MOST:
-            _KNOWN.pop(next(iter(_KNOWN)))
-        _KNOWN[key] = _largest_factor(tx, params)
-    return _KNOWN[key]
-
-
-def _largest_factor(tx: optax.GradientTransformation, params: Params) -> float | None:
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
 
     def zeros() -> Params:

@@ -23,12 +23,15 @@ import optax
 from implicit_adam.loops import in_rows
 from implicit_adam.objective import ravel, unravel_like
 from implicit_adam.programs.dependence import dependence, levels
+from implicit_adam.programs.quickly import compiled_quickly
 from implicit_adam.rules.from_optax.any_time import AnyTime, Memories, at_any_time
 from implicit_adam.rules.from_optax.checks import refusal
+from implicit_adam.rules.from_optax.found_once import found_once
 from implicit_adam.rules.from_optax.probe import behaviour
 from implicit_adam.rules.from_optax.rule import raveled_transformation
+from implicit_adam.rules.from_optax.smaller import smaller
 from implicit_adam.rules.from_optax.state import initial_state
-from implicit_adam.types import Scalar, Vector
+from implicit_adam.types import Params, Scalar, Vector
 
 # After how many steps the state of a run is examined, and the size and sign of its mean gradient.
 REACHED = ((7, 1.0), (40, -1e-3))
@@ -72,26 +75,17 @@ class _Seen(NamedTuple):
     finite: Any
 
 
-# A string says why there is no equation.
-_KNOWN: dict[Any, Recursions | str] = {}
-_MOST = 256
-
-
 def recursions(tx: optax.GradientTransformation, params: Any) -> Recursions:
     """The recursions of `tx` on parameters of these shapes and dtypes; `ValueError` if there are none."""
-    leaves, structure = jax.tree.flatten(params)
-    key = (tx, structure, tuple((x.shape, jnp.dtype(x.dtype)) for x in leaves))
-    if key not in _KNOWN:
-        if len(_KNOWN) >= _MOST:
-            _KNOWN.pop(next(iter(_KNOWN)))
-        _KNOWN[key] = _found(tx, params)
-    known = _KNOWN[key]
-    if isinstance(known, str):
-        raise ValueError(known)  # noqa: TRY004
-    return known
+    found = _recursions(tx, params)
+    if isinstance(found, str):
+        raise ValueError(found)  # noqa: TRY004
+    return found
 
 
-def _found(tx: optax.GradientTransformation, params: Any) -> Recursions | str:
+@found_once
+def _recursions(tx: optax.GradientTransformation, params: Params) -> Recursions | str:
+    """The recursions, or why there are none."""
     behaves = behaviour(tx, params)
     if behaves is None:
         return (
@@ -112,17 +106,39 @@ def _found(tx: optax.GradientTransformation, params: Any) -> Recursions | str:
         )
     if wrong is not None:
         return wrong
+    # Tried on few parameters, and used for all.
+    fewer, kinds = smaller(tx, params), None
+    if jax.tree.map(jnp.shape, fewer) != jax.tree.map(jnp.shape, params):
+        found = _recursions(tx, fewer)
+        if isinstance(found, str):
+            return found
+        kinds = found.kinds
     with jax.ensure_compile_time_eval():
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
-        theta = ravel(zeros)
-        return _checked(at_any_time(raveled_transformation(tx, unravel_like(zeros)), theta, behaves), theta)
+        unravel = unravel_like(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params))
+    theta = jax.eval_shape(ravel, params)
+    at = at_any_time(raveled_transformation(tx, unravel), theta, behaves)
+    kinds = _kinds(at, theta) if kinds is None else kinds
+    if isinstance(kinds, str):
+        return kinds
+    return Recursions(at, kinds, tuple(y.shape for y in _empty(at, theta)))
 
 
-def _checked(at: AnyTime, theta: Vector) -> Recursions | str:
-    names, memories = at.memory_names, at.memories(at.tx.init(theta))
-    late = jnp.asarray(LATE[0], theta.dtype)
+def _empty(at: AnyTime, theta: Any) -> Memories:
+    """The shapes of the memories on vectors like theta."""
+    return jax.eval_shape(lambda theta: at.memories(at.tx.init(theta)), theta)
+
+
+def _kinds(at: AnyTime, theta: Any) -> tuple[Kind, ...] | str:
+    """The kind of each memory, or why they are not linear recursions."""
+    # Traced once for all the places where it is run.
+    at = at._replace(tx=optax.GradientTransformation(at.tx.init, jax.jit(at.tx.update)))
+    names, memories = at.memory_names, _empty(at, theta)
+
+    def late(memories: Memories, g: Vector) -> Memories:
+        return at.update(jnp.asarray(LATE[0], g.dtype), g, memories, jnp.zeros_like(g))[1]
+
     try:
-        depends = dependence(lambda memories, g: at.update(late, g, memories, theta)[1], memories, theta)
+        depends = dependence(late, memories, theta)
     except (TypeError, IndexError) as error:
         return (
             "this transformation cannot be run at a step number that is no integer "
@@ -133,7 +149,8 @@ def _checked(at: AnyTime, theta: Vector) -> Recursions | str:
         return (
             f"memories of this transformation feed each other, which has no equation here: {', '.join(names)}"
         )
-    seen, jumps = jax.tree.map(np.asarray, jax.jit(_program(at, level))(jax.random.key(0), theta))
+    zeros = np.zeros(theta.shape, theta.dtype)
+    seen, jumps = jax.tree.map(np.asarray, compiled_quickly(_program(at, level), zeros)(zeros))
     wrong = _wrong(seen, jumps, names, ROUNDING * float(jnp.finfo(theta.dtype).eps))
     if wrong is not None:
         return wrong
@@ -142,8 +159,7 @@ def _checked(at: AnyTime, theta: Vector) -> Recursions | str:
         of_gradient = of_gradient | (depends[:, :-1] @ of_gradient)
     nonnegative = np.all(seen.least >= 0, axis=0)
     rows = zip(seen.decay[0], level, nonnegative, of_gradient, memories, strict=True)
-    kinds = tuple(Kind(float(d), l, bool(sign), bool(of), jnp.dtype(y.dtype)) for d, l, sign, of, y in rows)
-    return Recursions(at, kinds, tuple(y.shape for y in memories))
+    return tuple(Kind(float(d), l, bool(sign), bool(of), jnp.dtype(y.dtype)) for d, l, sign, of, y in rows)
 
 
 def _wrong(seen: Any, jumps: np.ndarray, names: list[str], rounding: float) -> str | None:
@@ -175,10 +191,12 @@ def without(level: tuple[int, ...] | list[int], this: int, memories: Memories) -
     return [jnp.zeros_like(y) if l == this else y for l, y in zip(level, memories, strict=True)]
 
 
-def _program(at: AnyTime, level: list[int]) -> Callable[[Any, Vector], tuple[_Seen, Any]]:
-    """(key, zeros) -> what is seen at every state, and relative jumps of the updates from step to step."""
+def _program(at: AnyTime, level: list[int]) -> Callable[[Vector], tuple[_Seen, Any]]:
+    """Zeros like the parameters -> what is seen at every state, and relative jumps of updates."""
 
-    def program(key: Any, zeros: Vector) -> tuple[_Seen, Any]:
+    def program(zeros: Vector) -> tuple[_Seen, Any]:
+        key = jax.random.key(0)
+
         def random(key: Any, numbers: Any) -> Any:
             return jax.vmap(
                 lambda i: jax.random.normal(jax.random.fold_in(key, i), zeros.shape, zeros.dtype)

@@ -61,7 +61,8 @@ def raveled_transformation(
     """`tx` on flat vectors; inside it still sees the pytree, since it may depend on layers and shapes."""
 
     def init(params: Any) -> Any:
-        return tx.init(unravel(params))
+        with jax.numpy_dtype_promotion("standard"):
+            return tx.init(unravel(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         # optax raises floating decays to an integer count, which strict promotion would refuse.

@@ -24,7 +24,8 @@ def away_from_zero(g: Vector) -> Vector:
 
 def initial_state(tx: optax.GradientTransformation, params: Params) -> Any:
     """`tx.init(params)` as arrays, with t^2 in place of zeros among the floating numbers."""
-    return without_zeros(tx.init(params))
+    with jax.numpy_dtype_promotion("standard"):
+        return without_zeros(tx.init(params))
 
 
 def without_zeros(state: Any) -> Any:

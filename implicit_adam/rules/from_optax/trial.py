@@ -20,17 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from implicit_adam.checks.numbers import is_traced
 from implicit_adam.loops import scanned_rows
+from implicit_adam.programs.quickly import canonical, compiled_quickly
 from implicit_adam.rules.from_optax.state import initial_state, set_forward
 from implicit_adam.types import Params
 
 STEPS, EARLY, SMALL_FROM, SMALL = 96, 24, 48, 1e-4
 ALL, EARLY_ONES, TOGETHER, APART = range(4)
-
-
-class TracedError(Exception):
-    """The transformation holds traced values."""
 
 
 class Record(NamedTuple):
@@ -65,7 +61,7 @@ class Trial:
         self.names = [jax.tree_util.keystr(path) for path, _ in paths]
         self.leaves = [leaf for _, leaf in paths]
         self.moving = [i for i, x in enumerate(self.leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
-        self.program = jax.jit(compiled_run(tx, self.like))
+        self.tx, self.program = tx, None
         rng = np.random.default_rng(0)
         self.vectors = tuple(
             jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), self.like) for _ in range(2)
@@ -79,11 +75,10 @@ class Trial:
         scale = np.where(np.arange(STEPS) < SMALL_FROM, 1.0, SMALL)[:, None]
         gradients = scale * (rng.standard_normal((STEPS, 2)) + 1)
         others = points.standard_normal((3, STEPS + 1, 2))
-        with jax.ensure_compile_time_eval():
-            record = self.program(self.vectors, gradients, others, jump, kept)
-        if any(is_traced(x) for x in jax.tree.leaves(record)):
-            raise TracedError
-        return jax.tree.map(np.asarray, record)
+        arguments = jax.tree.map(canonical, (self.vectors, gradients, others, jump, kept))
+        if self.program is None:
+            self.program = compiled_quickly(compiled_run(self.tx, self.like), *arguments)
+        return jax.tree.map(np.asarray, self.program(*arguments))
 
     @property
     def eps(self) -> float:

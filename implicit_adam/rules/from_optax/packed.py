@@ -3,15 +3,15 @@
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+import optax
 
-from implicit_adam.fields.carried.carrier import Memory
-from implicit_adam.objective import Objective
 from implicit_adam.rules.from_optax.any_time import Memories
 from implicit_adam.rules.from_optax.recursion import Kind, Recursions, recursions
-from implicit_adam.rules.from_optax.rule import Optax
 from implicit_adam.types import Scalar, Vector
+
+# One vector for each kind of memory.
+Memory = list[Vector]
 
 
 class Packed(NamedTuple):
@@ -24,6 +24,11 @@ class Packed(NamedTuple):
     def decays(self) -> list[Scalar]:
         """The decay d of each kind."""
         return [jnp.asarray(kind.decay, kind.dtype) for kind in self.kinds]
+
+    @property
+    def weights(self) -> list[Scalar]:
+        """The weight of the newest psi in each kind: 1-d, or 1 in a sum."""
+        return [jnp.where(d < 1, 1 - d, jnp.ones_like(d)) for d in self.decays]
 
     @property
     def levels(self) -> range:
@@ -76,7 +81,7 @@ class Packed(NamedTuple):
         return self.packed([jnp.zeros(shape, kind.dtype) if y is None else y for y, kind, shape in memories])
 
 
-def packed_memories(rule: Optax, objective: Objective, theta: Vector) -> Packed:
-    """The memories of `rule` on parameters like theta; `ValueError` if they cannot be carried."""
-    known = recursions(rule.tx, jax.eval_shape(objective.unravel, theta))
+def packed_memories(tx: optax.GradientTransformation, params: Any) -> Packed:
+    """The memories of `tx` on parameters of these shapes and dtypes; `ValueError` if it has none."""
+    known = recursions(tx, params)
     return Packed(known, tuple(dict.fromkeys(known.kinds)))

@@ -1,0 +1,124 @@
+"""An optax transformation as features, kernels and a readout has the field of its own update, re-run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import implicit_adam as ia
+from implicit_adam.fields.any_order.fixed_point import history_terms
+from implicit_adam.fields.vector_field import exact_terms
+from implicit_adam.inputs import checked_inputs
+from implicit_adam.rules.from_optax.kernel_form import kernel_form
+from tests import examples
+
+ADAM = {"b1": 0.8, "b2": 0.9, "eps": 1e-2}
+COSINE = optax.cosine_decay_schedule(1.0, 20)
+
+
+def matrices(params):
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+# Whether the update frozen at a point is the same at every step.
+STEADY = {
+    "adam": optax.adam(1.0, **ADAM),
+    "masked-decay": optax.adamw(1.0, **ADAM, weight_decay=0.3, mask=matrices),
+    "clipped": optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1.0, **ADAM)),
+    "lamb": optax.lamb(1.0, **ADAM),
+    "no-memory": optax.sgd(1.0),
+    "two-rates": optax.multi_transform(
+        {"one": optax.adam(1.0, **ADAM), "other": optax.adam(0.3, **ADAM)},
+        lambda params: jax.tree.map(lambda x: "one" if x.ndim > 1 else "other", params),
+    ),
+}
+UNSTEADY = {
+    "nadam": optax.nadam(1.0, **ADAM),
+    "momentum": optax.sgd(1.0, 0.8),
+    "initial-scale": optax.rmsprop(1.0, 0.9, eps=1e-2, initial_scale=0.3),
+    "sum": optax.adagrad(1.0),
+    "scheduled": optax.adam(COSINE, **ADAM),
+    "scheduled-decay": optax.chain(
+        optax.scale_by_adam(**ADAM), optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(COSINE)
+    ),
+    "injected": optax.inject_hyperparams(optax.adam)(1.0, **ADAM),
+}
+NONE = {
+    "injected-schedule": optax.inject_hyperparams(optax.adam)(COSINE, **ADAM),
+    "belief": optax.adabelief(1.0, b1=0.8, b2=0.9, eps=1e-2),
+    "decay-in-the-gradient": optax.chain(optax.add_decayed_weights(0.1), optax.adam(1.0, **ADAM)),
+    "some-parameters": optax.masked(optax.adam(1.0, **ADAM), matrices),
+    "maximum": optax.amsgrad(1.0, **ADAM),
+    "delay": optax.optimistic_gradient_descent(1.0),
+}
+PARAMS = {"w": jnp.linspace(-1.0, 1.0, 6).reshape(3, 2), "b": jnp.linspace(0.3, 0.9, 3)}
+DATA = jnp.asarray(np.random.default_rng(0).standard_normal((3, 5, 9)))
+
+
+def loss(params, data):
+    v = jnp.concatenate([x.ravel() for x in jax.tree.leaves(params)])
+    return jnp.sum(jnp.tanh(data @ v) ** 2) / 4 + jnp.sum(v**4) / 10 + jnp.sum(data[0] * v)
+
+
+@pytest.mark.parametrize("m", [1, 3], ids=["full-batch", "mini-batches"])
+@pytest.mark.parametrize("name", [*STEADY, *UNSTEADY])
+@pytest.mark.filterwarnings("ignore:this transformation is outside the theorem")
+def test_it_gives_the_terms_of_the_transformation_run_again(name, m):
+    inputs = checked_inputs(ia.Optax(0.01, (STEADY | UNSTEADY)[name]), loss, PARAMS, DATA[:m])
+    objective = inputs.objective
+    form = kernel_form(inputs.rule, objective.params)
+    assert form is not None
+    assert form.steady == (name in STEADY)
+    for order in (0, 1, 2) if m == 1 and form.steady else (0, 1):
+
+        @jax.jit
+        def both(n, theta, order=order):
+            methods = exact_terms, history_terms
+            return [method(inputs.rule, objective, order, flow=True)(n)(theta) for method in methods]
+
+        for n in (0, 1, 30):
+            found, again = both(jnp.asarray(n), inputs.theta)
+            for x, y in zip(found, again, strict=True):
+                np.testing.assert_allclose(x, y, rtol=1e-11, atol=1e-12 * float(jnp.max(jnp.abs(y))))
+
+
+@pytest.mark.parametrize("name", NONE)
+def test_where_a_memory_is_of_more_than_the_gradient_the_transformation_is_run_again(name):
+    shapes = jax.eval_shape(lambda: PARAMS)
+    assert kernel_form(ia.Optax(0.1, NONE[name]), shapes) is None
+
+
+def test_a_window_is_cut_as_given():
+    assert kernel_form(ia.Optax(0.1, STEADY["adam"], window=50), jax.eval_shape(lambda: PARAMS)) is None
+
+
+def test_the_field_is_that_of_the_rule_at_late_steps_too():
+    rule = ia.Adam(0.01, beta=0.8, rho=0.9, eps=1e-2)
+    by_rule, by_optax = (
+        ia.vector_field(r, loss, batches=DATA) for r in (rule, ia.Optax(0.01, STEADY["adam"]))
+    )
+    for n in (jnp.asarray(2), jnp.asarray(100_000)):
+        expected = by_rule(n, PARAMS)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9), by_optax(n, PARAMS), expected)
+
+
+def test_a_decay_that_has_changed_since_is_found_again():
+    decay = [0.5]
+
+    def update(g, state, _=None):
+        state = jax.tree.map(lambda m, g: decay[0] * m + (1 - decay[0]) * g, state, g)
+        return jax.tree.map(jnp.negative, state), state
+
+    tx = optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
+
+    def found():
+        return ia.optax_vector_field(tx, examples.full_loss, 0.1)(5, examples.START)
+
+    before = found()
+    decay[0] = 0.8
+    expected = ia.vector_field(ia.Optax(0.1, optax.sgd(0.2, momentum=0.8)), examples.full_loss)(
+        5, examples.START
+    )
+    np.testing.assert_allclose(found(), expected, rtol=1e-12)
+    assert not np.allclose(before, expected)
