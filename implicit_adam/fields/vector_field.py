@@ -28,7 +28,7 @@ HIGHEST_ORDER = 3
 
 def exact_terms(optimizer: Any, objective: Objective, order: int, *, flow: bool) -> Terms:
     """The terms by the cheapest exact method: closed form, sum over the past, or re-running the optimizer."""
-    rule = _with_kernels(optimizer, objective)
+    rule = with_kernels(optimizer, objective)
     if order <= 2 and _is_closed(rule, objective):
         return closed_form_terms(rule, objective, order, flow=flow)
     if rule is None or order > 1:
@@ -36,7 +36,7 @@ def exact_terms(optimizer: Any, objective: Objective, order: int, *, flow: bool)
     return mini_batch_terms(rule, objective, order, flow=flow)
 
 
-def _with_kernels(optimizer: AbstractOptimizer, objective: Objective) -> Any:
+def with_kernels(optimizer: AbstractOptimizer, objective: Objective) -> Any:
     """The optimizer as features, kernels and a readout; None for an optax transformation that has none."""
     return kernel_form(optimizer, objective.params) if isinstance(optimizer, Optax) else optimizer
 
@@ -80,6 +80,10 @@ def vector_field(
       Where h v is smaller than sqrt(eps) times theta (1-norms; sqrt(eps) is 3e-4 in float32 and 1e-8 in
       float64), v is followed that far instead, and the field changes by O(h sqrt(eps)). Only up to order 1.
 
+    An optax transformation costs the same as a rule if its memories are of the gradient alone (`optax.adamw`,
+    also with clipping, masks or a schedule). Otherwise (memories of memories, of the point, of some of the
+    parameters) it is re-run over its history: n + 1 Hessian-vector products at order 1.
+
     Order 2 costs 16/3 + 2r gradients in closed form (full batch, bias-corrected memory), whatever n is.
     Otherwise orders 2 and 3 re-run the optimizer order + 1 times over the steps that it still remembers, with
     O(order) vectors in memory. Each of these steps costs 10 to 12 gradients at order 2 and 70 to 80 at order
@@ -109,7 +113,7 @@ def checked_step(inputs: Inputs, n: StepNumber, order: int) -> StepNumber:
     """The checked n: an array if one program serves all steps; else a static n is kept, for reverse mode."""
     n = check_step_number(n, inputs.schedule)
     objective = inputs.objective
-    closed = order < 2 and _is_closed(_with_kernels(inputs.rule, objective), objective)
+    closed = order < 2 and _is_closed(with_kernels(inputs.rule, objective), objective)
     return jnp.asarray(n) if closed else n
 
 
@@ -141,9 +145,9 @@ def optax_vector_field(
     - `window`: how many past steps to look back (default: all, exact); see `Optax`.
     - Other arguments and the result: as in `vector_field`.
 
-    An evaluation at step n costs min(n, window) + 1 Hessian-vector products at order 1. Raises `ValueError`
-    as `vector_field` does, and for a transformation whose update has zero derivative in the gradient, such as
-    a sign.
+    With a window an evaluation at step n costs min(n, window) + 1 Hessian-vector products at order 1; without
+    one see `vector_field`. Raises `ValueError` as `vector_field` does, and for a transformation whose update
+    has zero derivative in the gradient, such as a sign.
     """
     rule = Optax(h, tx, window)
     return vector_field(rule, loss, order=order, batches=batches, schedule=schedule, shifted=shifted)

@@ -31,10 +31,10 @@ from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_
 from implicit_adam.fields.full_batch.lag_moments import smooth_lag_moments
 from implicit_adam.fields.mini_batch.settled_epoch import epoch_velocity, settling_steps
 from implicit_adam.fields.terms import field_of
-from implicit_adam.fields.vector_field import raveled_field
+from implicit_adam.fields.vector_field import raveled_field, with_kernels
 from implicit_adam.inputs import Inputs
 from implicit_adam.loops import forward_only, loop
-from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
+from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.checked_run import checked_run
 from implicit_adam.runs.interval import IntervalStep, check_controller, check_solver, interval_step
 from implicit_adam.runs.trajectory import Trajectory, all_finite
@@ -74,9 +74,9 @@ def smooth_flow(
     The field is then smooth in t, and one solver step crosses thousands of optimizer steps, at a cost that
     hardly depends on h (benchmarks/README.md has figures for a million steps).
 
-    - In full batch: for bias-corrected memory, up to order 2. The result differs from that of `flow` by less
-      than a tenth of its distance to the optimizer, or by the rounding of n additions, eps sqrt(n) ||theta||
-      with eps the rounding of the dtype (tested up to n = 1e6).
+    - In full batch: for bias-corrected memory (`ia.Adam`, `optax.adamw`), up to order 2. The result differs
+      from that of `flow` by less than a tenth of its distance to the optimizer, or by the rounding of n
+      additions, eps sqrt(n) ||theta|| with eps the rounding of the dtype (tested up to n = 1e6).
     - In cyclic mini-batches: for a memory that fades, up to order 1. It goes interval by interval until the
       memory has settled to the tolerance, then follows one field for whole epochs, which agrees with `flow`
       at the ends of epochs up to O(h^2) (at order 0 to O(h), the error of that flow itself).
@@ -116,7 +116,8 @@ def _smooth_flow(
     solver: diffrax.AbstractSolver | None,
     controller: diffrax.AbstractStepSizeController | None,
 ) -> Trajectory:
-    rule = inputs.rule
+    rule = with_kernels(inputs.rule, inputs.objective)
+    inputs = inputs._replace(rule=rule)
     corrected, leading = (raveled_field(rule, inputs.objective, q) for q in (order, 0))
     early = interval_step(corrected, rule.h)
     thetas, errors = smooth_solution(inputs, saved, order, early, solver, controller)
@@ -140,12 +141,14 @@ def check_smooth(inputs: Inputs, saved: np.ndarray, order: int) -> None:
             "use ia.flow"
         )
         raise ValueError(msg)
-    if m == 1 and not (isinstance(rule, AbstractRule) and has_closed_form(rule)):
-        msg = (
-            "smooth_flow in full batch needs a rule whose memory is bias-corrected, such as ia.Adam; "
-            f"got {type(rule).__name__}; use ia.flow"
-        )
-        raise ValueError(msg)
+    if m == 1:
+        form = with_kernels(rule, inputs.objective)
+        if form is None or not has_closed_form(form):
+            msg = (
+                "smooth_flow in full batch needs a memory of the gradient alone that is bias-corrected, such "
+                f"as that of ia.Adam or optax.adamw; got {type(rule).__name__}; use ia.flow"
+            )
+            raise ValueError(msg)
     if m > 1:
         check_has_limit(rule)
         if inputs.schedule is not None:

@@ -6,6 +6,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import implicit_adam as ia
@@ -146,11 +147,23 @@ def test_it_differentiates_vmaps_and_stays_in_float32():
 
 
 @pytest.mark.parametrize(
-    "rule", [ia.RMSProp(0.1), ia.HeavyBall(0.1), ia.Optax(0.1, ia.Adam(1.0).transformation())]
+    "rule", [ia.RMSProp(0.1), ia.HeavyBall(0.1), optax.sgd(0.1, 0.9), optax.adabelief(0.1)]
 )
 def test_a_field_that_is_not_in_closed_form_is_refused(rule):
     with pytest.raises(ValueError, match="bias-corrected"):
         ia.smooth_flow(rule, examples.full_loss, examples.START, 4)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_an_optax_transformation_has_the_smooth_flow_of_its_rule(order):
+    rule, run = ia.Adam(0.02, 0.5, 0.6, 0.1), {"steps": 60, "save_every": 60, "order": order}
+    expected = ia.smooth_flow(rule, examples.full_loss, examples.START, **run)
+    mine = ia.Optax(0.02, optax.adam(1.0, 0.5, 0.6, 0.1))
+    found = ia.smooth_flow(mine, examples.full_loss, examples.START, **run)
+    np.testing.assert_allclose(found.params, expected.params, rtol=1e-9)
+    assert not np.allclose(
+        found.params[-1], ia.iterate(rule, examples.full_loss, examples.START, 30).params[-1]
+    )
 
 
 def test_narrow_parameters_are_solved_for_in_float32():

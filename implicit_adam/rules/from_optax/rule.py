@@ -26,8 +26,9 @@ class Optax(AbstractOptimizer):
       (`from_optax.rate`).
     - `tx`: e.g. `optax.adabelief(1.0)` or a chain. Make it once: JAX takes each new transformation for a new
       function and compiles again, while `h` is traced.
-    - `window`: how many past steps the vector field looks back; None for all. The memory then starts empty at
-      step n - window, or up to one period of the state earlier, with step counters set as if it had run. A
+    - `window`: how many past steps the vector field looks back; None for all. For transformations that are
+      re-run over their history (see `vector_field`); others cost less without. The memory then starts empty
+      at step n - window, or up to one period of the state earlier, with step counters set as if it had run. A
       memory of decay b is cut with a relative error of about b^window.
 
     `iterate` runs every transformation. Whether there is a modified equation is found by running it once on
