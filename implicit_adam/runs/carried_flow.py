@@ -21,7 +21,7 @@ from implicit_adam.fields.carried.carried_field import (
     shown,
 )
 from implicit_adam.fields.carried.carrier import Carrier, Memory, carried_velocity
-from implicit_adam.fields.carried.two_branch import two_branch_velocity, two_branches
+from implicit_adam.fields.carried.two_branch import left_by, two_branch_velocity, two_branches
 from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.runs.carried_options import (
@@ -41,6 +41,8 @@ State = tuple[Vector, Memory]
 
 # The solver's error may be this fraction of the length of the path.
 TOLERANCE = 1e-3
+# A closure has lost the optimizer if a step leads elsewhere by more than this part of the whole way.
+LEFT = 1 / 2
 
 
 def carried_flow(
@@ -105,7 +107,8 @@ def carried_flow(
       burst come early: on a 4-layer tanh network, as Adam enters the edge (step 95), the centre is off by
       .41% of the distance with 1.5e-8, and by .02% to .03% with 1e-10, 1e-12 and 1e-14.
 
-    A run that diverges, or whose solver gives up, is flagged (`finite`), never raised. Raises `ValueError`
+    A run that diverges, or whose solver gives up, is flagged (`finite`), never raised; so is a closure at
+    whose end a step of the optimizer leads elsewhere by more than half of the whole way. Raises `ValueError`
     for bad arguments. Compiles once for all values of the hyperparameters and the start. Differentiable in
     forward and reverse mode; a sampled run with its leaps held fixed, and not in `noise`, which moves its
     epochs (`RuntimeError`).
@@ -171,14 +174,18 @@ def _carried_flow(
         solution, tried = solved(velocity, h, state, start * h, times[len(early) :], solving, floor)
         kept = jax.tree.map(lambda *x: jnp.concatenate(x), kept, solution)
     thetas, memory = kept
-    half = None
+    half, finite = None, all_finite(thetas)
     if floor is not None:
+        if len(late):
+            end = jax.tree.map(lambda x: x[-1], (thetas, memory))
+            gone = jnp.max(jnp.linalg.norm(thetas - inputs.theta, axis=1))
+            finite &= ~(left_by(carrier, velocity, late[-1], *end) > LEFT * gone)
         memory, half, _ = memory
         half = jax.vmap(inputs.unraveled)(half)
     remembered = shown(inputs, memory, saves=True) if memories else None
     unknown = jnp.full_like(times, jnp.nan)
     points = jax.vmap(inputs.unraveled)(thetas)
-    return Trajectory(times, points, all_finite(thetas), unknown, unknown, unknown, remembered, tried, half)
+    return Trajectory(times, points, finite, unknown, unknown, unknown, remembered, tried, half)
 
 
 def first_steps(

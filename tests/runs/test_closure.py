@@ -186,3 +186,14 @@ def test_a_fast_burst_leaves_finite_numbers():
     run = ia.carried_flow(ia.Adam(2e-3, 0.5, 0.99), loss, params, 90, save_every=90, closure="two-branch")
     assert run.finite
     assert jax.vmap(loss)(run.params)[-1] < loss(params)
+
+
+def test_a_closure_that_rests_where_the_optimizer_runs_away_is_flagged():
+    """Gradient descent on -x^4 grows by more than a factor of e a step, without alternating."""
+    options = {"save_every": 25, "closure": "two-branch"}
+    rule, start = ia.GradientDescent(0.01), jnp.ones(1)
+    run = ia.carried_flow(rule, lambda x: -jnp.sum(x**4), start, 100, **options)
+    assert bool(jnp.all(jnp.isfinite(run.params)))
+    assert not bool(run.finite)
+    assert not bool(ia.iterate(rule, lambda x: -jnp.sum(x**4), start, 100).finite)
+    assert bool(ia.carried_flow(rule, lambda x: jnp.sum(x**4), start, 100, **options).finite)

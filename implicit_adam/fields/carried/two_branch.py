@@ -97,6 +97,21 @@ def two_branch_velocity(
     return velocity
 
 
+def left_by(
+    carrier: Carrier, velocity: Callable[..., Any], n: StepNumber, c: Vector, memory: Branched
+) -> Scalar:
+    """How far the mean step of the optimizer from the two branches is from that of the equation.
+
+    An optimizer that diverges without alternating, by more than a factor of e per step, has a point at which
+    the equation, which looks back by its step, sees no gradient and stands still.
+    """
+    S, d, D = memory
+    plus, _ = carrier.step(n, c + d, carrier.plus(S, D))
+    minus, _ = carrier.step(n, c - d, carrier.plus(S, _minus(D)))
+    c_dot, _ = velocity(jnp.asarray(n).astype(c.dtype), c, memory)
+    return jnp.linalg.norm((plus + minus) / 2 - c - c_dot)
+
+
 def alternation(d: Vector, lowest: Vector, plus: Vector, minus: Vector) -> Vector:
     """-2 (d - floor) + (hF+ - hF-)/2: what a step adds to d."""
     return (plus - minus) / 2 - 2 * (d - lowest)
