@@ -178,7 +178,7 @@ def _carried_flow(
     if floor is not None:
         if len(late):
             end = jax.tree.map(lambda x: x[-1], (thetas, memory))
-            gone = jnp.max(jnp.linalg.norm(thetas - inputs.theta, axis=1))
+            gone = jnp.max(jnp.linalg.norm(thetas - inputs.theta[None], axis=1))
             finite &= ~(left_by(carrier, velocity, late[-1], *end) > LEFT * gone)
         memory, half, _ = memory
         half = jax.vmap(inputs.unraveled)(half)
