@@ -117,10 +117,7 @@ OPTAX = ADAM.with_step_size(jnp.ones(())).transformation()
 
 
 def test_an_optax_field_costs_what_that_of_the_rule_costs():
-    costs = [
-        field(rule, 1, one_batch)
-        for rule in (ia.Optax(1e-3, OPTAX), ADAM)
-    ]
+    costs = [field(rule, 1, one_batch) for rule in (ia.Optax(1e-3, OPTAX), ADAM)]
     np.testing.assert_allclose(*costs, rtol=0.02)
 
 

@@ -34,10 +34,16 @@ def compiled_quickly(f: Callable[..., Any], *like: Any) -> Callable[..., Any]:
     program, results = trace(f, *like)
     if any(map(is_traced, program.consts)):
         raise TracedError
-    leaves = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in program.in_avals]
+    leaves = [_placed(x, aval) for x, aval in zip(jax.tree.leaves(like), program.in_avals, strict=True)]
     compiled = jax.jit(jaxpr_as_fun(program)).lower(*leaves).compile(dict(_known()))
     structure = jax.tree.structure(results)
     return lambda *args: structure.unflatten(compiled(*jax.tree.leaves(args)))
+
+
+def _placed(x: Any, aval: Any) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of an argument, and where it is, if it has been put there."""
+    sharding = x.sharding if isinstance(x, jax.Array) and x.committed else None
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding)
 
 
 def canonical(x: np.ndarray) -> np.ndarray:
@@ -47,7 +53,9 @@ def canonical(x: np.ndarray) -> np.ndarray:
 
 @cache
 def _known() -> tuple[tuple[str, Any], ...]:
-    """The options that this XLA has: with one that it does not know nothing is compiled."""
+    """The options that this XLA has, on a CPU: with one that it does not know nothing is compiled."""
+    if jax.default_backend() != "cpu":
+        return ()
     if _compiles(OPTIONS):
         return tuple(OPTIONS.items())
     return tuple((name, value) for name, value in OPTIONS.items() if _compiles({name: value}))

@@ -116,8 +116,9 @@ def _smooth_flow(
     solver: diffrax.AbstractSolver | None,
     controller: diffrax.AbstractStepSizeController | None,
 ) -> Trajectory:
-    rule = with_kernels(inputs.rule, inputs.objective)
-    inputs = inputs._replace(rule=rule)
+    if inputs.objective.m == 1:
+        inputs = inputs._replace(rule=_in_closed_form(inputs))
+    rule = inputs.rule
     corrected, leading = (raveled_field(rule, inputs.objective, q) for q in (order, 0))
     early = interval_step(corrected, rule.h)
     thetas, errors = smooth_solution(inputs, saved, order, early, solver, controller)
@@ -142,13 +143,7 @@ def check_smooth(inputs: Inputs, saved: np.ndarray, order: int) -> None:
         )
         raise ValueError(msg)
     if m == 1:
-        form = with_kernels(rule, inputs.objective)
-        if form is None or not has_closed_form(form):
-            msg = (
-                "smooth_flow in full batch needs a memory of the gradient alone that is bias-corrected, such "
-                f"as that of ia.Adam or optax.adamw; got {type(rule).__name__}; use ia.flow"
-            )
-            raise ValueError(msg)
+        _in_closed_form(inputs)
     if m > 1:
         check_has_limit(rule)
         if inputs.schedule is not None:
@@ -160,6 +155,19 @@ def check_smooth(inputs: Inputs, saved: np.ndarray, order: int) -> None:
                 f"must be multiples of m = {m}, got {saved[1]}, .."
             )
             raise ValueError(msg)
+
+
+def _in_closed_form(inputs: Inputs) -> Any:
+    """The optimizer as features, kernels and a readout that is the same at every step, or `ValueError`."""
+    form = with_kernels(inputs.rule, inputs.objective)
+    if form is None or not has_closed_form(form):
+        msg = (
+            "smooth_flow in full batch needs a memory of the gradients of all parameters that is "
+            "bias-corrected, without a window, such as that of ia.Adam or optax.adamw; "
+            f"got {type(inputs.rule).__name__}; use ia.flow"
+        )
+        raise ValueError(msg)
+    return form
 
 
 def smooth_solution(

@@ -8,6 +8,7 @@ import pytest
 
 import implicit_adam as ia
 from implicit_adam.fields.any_order.fixed_point import history_terms
+from implicit_adam.fields.mini_batch import history_sum
 from implicit_adam.fields.vector_field import exact_terms
 from implicit_adam.inputs import checked_inputs
 from implicit_adam.rules.from_optax.kernel_form import kernel_form
@@ -81,6 +82,55 @@ def test_it_gives_the_terms_of_the_transformation_run_again(name, m):
             found, again = both(jnp.asarray(n), inputs.theta)
             for x, y in zip(found, again, strict=True):
                 np.testing.assert_allclose(x, y, rtol=1e-11, atol=1e-12 * float(jnp.max(jnp.abs(y))))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.adamw(1.0, weight_decay=optax.linear_schedule(1e-4, 0.0, 1000)),
+        optax.chain(
+            optax.adam(1.0),
+            optax.transforms.conditionally_transform(optax.scale(0.5), lambda n: (n > 320) & (n < 900)),
+        ),
+        optax.chain(optax.scale_by_rms(initial_scale=1e-8, bias_correction=True), optax.scale(-1.0)),
+    ],
+    ids=["weak-scheduled-decay", "a-while", "small-start"],
+)
+def test_what_changes_a_little_or_for_a_while_is_not_steady(tx, dtype):
+    form = kernel_form(
+        ia.Optax(1.0, tx), jax.eval_shape(lambda: jax.tree.map(lambda x: x.astype(dtype), PARAMS))
+    )
+    assert form is None or not form.steady
+
+
+def test_adam_at_its_defaults_is_steady_in_float32():
+    like = {"w": jax.ShapeDtypeStruct((300, 20), jnp.float32)}
+    form = kernel_form(ia.Optax(1.0, optax.adamw(1.0)), like)
+    assert form is not None
+    assert form.steady
+
+
+@pytest.mark.parametrize("decays", [lambda x: x.size > 1000, lambda x: x.size < 1000], ids=["large", "small"])
+def test_what_is_done_to_large_parameters_alone_is_seen(decays):
+    params = {"w": jnp.sin(jnp.arange(1200.0)).reshape(60, 20)}
+    tx = optax.chain(
+        optax.add_decayed_weights(0.1, mask=lambda params: jax.tree.map(decays, params)),
+        optax.adam(1.0, **ADAM),
+    )
+    form = kernel_form(ia.Optax(1.0, tx), jax.eval_shape(lambda: params))
+    assert (form is None) == decays(params["w"])
+
+
+def test_rows_are_summed_in_pieces_where_parameters_are_many(monkeypatch):
+    rule = ia.Optax(0.01, UNSTEADY["momentum"])
+
+    def found():
+        return ia.vector_field(rule, lambda p, data: loss(p, data), batches=DATA)(jnp.asarray(40), PARAMS)
+
+    together = found()
+    monkeypatch.setattr(history_sum, "TILE", 2)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12), found(), together)
 
 
 @pytest.mark.parametrize("name", NONE)

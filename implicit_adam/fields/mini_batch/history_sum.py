@@ -2,8 +2,8 @@
 
 A *row* is one update frozen at theta, F = phi(sum_b w(b) psi(g_b), theta), given by the weights w of the
 mini-batches at its step, together with the weights u with which it enters the sum for step n. Rows cost two
-matrix products with the elementwise readout between them, so many are taken at a time, on tiles of theta
-that stay in the cache; no (n, p) array exists.
+matrix products with the readout between them, so many are taken at a time; if it is elementwise, on tiles of
+theta that stay in the cache. No (n, p) array exists.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from implicit_adam.fields.mini_batch.discounted_counts import Visits, discounted_visits
-from implicit_adam.loops import loop
+from implicit_adam.loops import loop, scanned_sum
 from implicit_adam.objective import Gradients, Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.kernels import HasKernels, Kernel, at_lag
@@ -119,11 +119,14 @@ def _least_share(kernel: Kernel, visits: Visits) -> Float[Array, " terms"]:
 def add_rows(rule: HasKernels, rows: Rows, G: Gradients, theta: Vector, a: Features) -> Features:
     """a + sum_rows u F(w), tile by tile; features are computed in the tile, which saves r m vectors.
 
-    If features or readout are not elementwise, there is one tile.
+    If features or readout are not elementwise, all of theta is one tile, for as many rows at a time as a tile
+    has room for.
     """
-    if not isinstance(rule, AbstractRule):
-        return a + _sum_of_rows(rule, rows, jnp.stack(rule.features(G)), theta)
     p = theta.size
+    if not isinstance(rule, AbstractRule):
+        psi = jnp.stack(rule.features(G))
+        pieces = _in_pieces(rows, max(1, ROWS * TILE // p))
+        return a + scanned_sum(lambda rows: _sum_of_rows(rule, rows, psi, theta), pieces)
     whole, rest = divmod(p, TILE)
 
     def tile(start: StepNumber, size: int, a: Features) -> Features:
@@ -136,6 +139,16 @@ def add_rows(rule: HasKernels, rows: Rows, G: Gradients, theta: Vector, a: Featu
     if whole:
         a = loop(0, whole, lambda i, a: tile(i * TILE, TILE, a), a)
     return tile(p - rest, rest, a) if rest else a
+
+
+def _in_pieces(rows: Rows, size: int) -> Rows:
+    """The rows with a leading axis of pieces; the last piece is filled up with rows that count nothing."""
+    count = len(rows.step)
+    size = min(size, count)
+    more = -count % size
+    filled = jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], more, axis=0)]), rows)
+    filled = filled._replace(u=filled.u.at[count:].set(0))
+    return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), filled)
 
 
 def _sum_of_rows(rule: HasKernels, rows: Rows, psi: Features, theta: Vector) -> Features:

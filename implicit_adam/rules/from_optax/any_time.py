@@ -103,7 +103,11 @@ def _at(known: Counter | Constant, n: Scalar, whole: Any) -> Any:
 
 
 def at_any_time(tx: optax.GradientTransformation, theta: Vector, found: Behaviour) -> AnyTime:
-    """`tx` at any time, on vectors like theta, with the counters `found` by the probe, all of period 1."""
+    """`tx` at any time, on vectors like theta, with the counters `found` by the probe, all of period 1.
+
+    Raises `ValueError` if a flag or an integer is set by counting: the runs of the probe are too short to say
+    what it will be.
+    """
     ones = np.ones(theta.shape, theta.dtype)
     first, then = compiled_quickly(lambda ones: _begun(tx, ones), ones)(ones)
     paths = jax.tree_util.tree_leaves_with_path(first)
@@ -120,12 +124,20 @@ def at_any_time(tx: optax.GradientTransformation, theta: Vector, found: Behaviou
             return Constant(x, x if _same(x, later) else later)
         return None
 
-    return AnyTime(
-        tx,
-        jax.tree.structure(first),
+    names, leaves = (
         tuple(jax.tree_util.keystr(path) for path, _ in paths),
-        tuple(kind(i) for i in range(len(paths))),
+        tuple(map(kind, range(len(paths)))),
     )
+    counters = [isinstance(known, Counter) for known in leaves]
+    set_by = dependence(lambda state, ones: tx.update(ones, state, ones)[1], first, ones)[:, :-1]
+    for i, known in enumerate(leaves):
+        if isinstance(known, Constant) and not kept[i] and set_by[i, counters].any():
+            msg = (
+                f"what this transformation keeps in {names[i]} is set by counting steps, and was the same in "
+                "each trial: when it changes is unknown, so that it has no equation here"
+            )
+            raise ValueError(msg)
+    return AnyTime(tx, jax.tree.structure(first), names, leaves)
 
 
 def _begun(tx: optax.GradientTransformation, ones: Vector) -> tuple[Any, Any]:

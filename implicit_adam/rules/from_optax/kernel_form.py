@@ -32,9 +32,11 @@ from implicit_adam.rules.from_optax.state import away_from_zero, initial_state
 from implicit_adam.rules.kernels import Kernel, average, delta, power, total
 from implicit_adam.types import Params, Scalar, StepNumber, Vector
 
-# The update is tried at these steps and compared with that of step LATE, when all has faded.
-TRIED = (0, 1, 2, 3, 5, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+# The update is tried at these steps, with gradients and points of these sizes, and compared with that of step
+# LATE, when all has faded.
 LATE = 1_000_000.0
+STEPS = np.unique([*range(10), *np.geomspace(10, 10 * LATE, 150).round()])
+SIZES = ((1.0, 1.0), (1e-4, 1.0), (1e-8, 1.0), (1.0, 1e4), (1.0, 1e-4))
 
 
 class KernelForm(NamedTuple):
@@ -143,12 +145,17 @@ def _is_steady(form: KernelForm, theta: Any) -> bool:
     """Whether the update is the same function of averages of unit mass at every step."""
     packed, eps = form.packed, float(jnp.finfo(theta.dtype).eps)
     fades = all(kind.decay**LATE < eps for kind in packed.kinds)
-    if packed.known.at.scheduled or not fades or any(y > eps for y in form.first):
+    # A memory that begins at zero begins at a negligible number here.
+    begun = any(abs(y) > float(jnp.finfo(theta.dtype).tiny) ** 0.8 for y in form.first)
+    if packed.known.at.scheduled or not fades or begun:
         return False
 
-    def program(rows: Any) -> Scalar:
+    def program(rows: Any, *sizes: Any) -> Scalar:
+        return jnp.max(in_rows(lambda *at: off(rows, *at), *sizes))
+
+    def off(rows: Any, of_g: Scalar, of_theta: Scalar) -> Scalar:
         theta, g, *more = rows
-        g, *psi = form.features(g)
+        theta, (g, *psi) = of_theta * theta, form.features(of_g * g)
 
         def update(n: Scalar) -> Vector:
             masses = [1 - power(d, n + 1) for d in packed.decays]
@@ -156,12 +163,13 @@ def _is_steady(form: KernelForm, theta: Any) -> bool:
             return form.readout((g, *s), theta, n)
 
         late = update(jnp.asarray(LATE, theta.dtype))
-        off = in_rows(lambda n: jnp.max(jnp.abs(update(n) - late)), jnp.asarray(TRIED, theta.dtype))
-        return jnp.max(off) / jnp.max(jnp.abs(late))
+        apart = in_rows(lambda n: jnp.max(jnp.abs(update(n) - late)), jnp.asarray(STEPS, theta.dtype))
+        return jnp.max(apart) / jnp.max(jnp.abs(late))
 
     rows = np.random.default_rng(0).standard_normal((2 + len(packed.kinds), *theta.shape)).astype(theta.dtype)
     # In float32 optax's own 1 - d^n is that far off.
-    return float(compiled_quickly(program, rows)(rows)) < eps**0.5
+    arguments = (rows, *np.asarray(SIZES, theta.dtype).T)
+    return float(compiled_quickly(program, *arguments)(*arguments)) < eps**0.5
 
 
 def _zeros(packed: Packed) -> Memory:

@@ -36,6 +36,8 @@ from implicit_adam.types import Params, Scalar, Vector
 # After how many steps the state of a run is examined, and the size and sign of its mean gradient.
 REACHED = ((7, 1.0), (40, -1e-3))
 LATE = (10_000.0, 1_000_000.0)
+# A gradient of this size is tried, too: what happens to large ones alone is no memory either.
+LARGE = 1e4
 # Over these steps, all else being equal, an update may jump by JUMP of its size at most FEW times.
 SWITCHING, JUMP, FEW = np.arange(1000.0, 1064.0), 0.3, 2
 ROUNDING = 1e3
@@ -108,7 +110,7 @@ def _recursions(tx: optax.GradientTransformation, params: Params) -> Recursions 
         return wrong
     # Tried on few parameters, and used for all.
     fewer, kinds = smaller(tx, params), None
-    if jax.tree.map(jnp.shape, fewer) != jax.tree.map(jnp.shape, params):
+    if [x.shape for x in jax.tree.leaves(fewer)] != [x.shape for x in jax.tree.leaves(params)]:
         found = _recursions(tx, fewer)
         if isinstance(found, str):
             return found
@@ -116,7 +118,10 @@ def _recursions(tx: optax.GradientTransformation, params: Params) -> Recursions 
     with jax.ensure_compile_time_eval():
         unravel = unravel_like(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params))
     theta = jax.eval_shape(ravel, params)
-    at = at_any_time(raveled_transformation(tx, unravel), theta, behaves)
+    try:
+        at = at_any_time(raveled_transformation(tx, unravel), theta, behaves)
+    except ValueError as error:
+        return str(error)
     kinds = _kinds(at, theta) if kinds is None else kinds
     if isinstance(kinds, str):
         return kinds
@@ -224,9 +229,10 @@ def _program(at: AnyTime, level: list[int]) -> Callable[[Vector], tuple[_Seen, A
         steps, sizes = (jnp.asarray(x) for x in zip(*REACHED, strict=True))
         sizes = sizes.astype(zeros.dtype)
         reached, own = in_rows(run, steps, sizes)
-        numbers = jnp.concatenate([steps.astype(zeros.dtype), jnp.asarray(LATE, zeros.dtype)])
-        late = [*range(len(REACHED)), *[len(REACHED) - 1] * len(LATE)]
-        seen, found = in_rows(sight, numbers, *jax.tree.map(lambda x: x[jnp.asarray(late)], (sizes, reached)))
+        numbers = jnp.concatenate([steps.astype(zeros.dtype), jnp.asarray([*LATE, LATE[0]], zeros.dtype)])
+        late = jnp.asarray([*range(len(REACHED)), *[len(REACHED) - 1] * (len(LATE) + 1)])
+        given = sizes[late].at[-1].set(LARGE)
+        seen, found = in_rows(sight, numbers, given, jax.tree.map(lambda x: x[late], reached))
         found = jax.tree.map(lambda x: x[: len(REACHED)], found)
         seen = seen._replace(off=seen.off.at[: len(REACHED)].set(jax.vmap(_far)(found, own)))
         memories, size = jax.tree.map(lambda x: x[-1], (reached, sizes))
