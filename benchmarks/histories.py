@@ -1,4 +1,4 @@
-"""Costs that grow with the number of steps: given schedules, and optax transformations that are re-run."""
+"""Costs that grow with the number of steps: given schedules, and optax transformations."""
 
 from functools import partial
 
@@ -34,7 +34,7 @@ def given_schedule(samples: int, n: int) -> Measure:
 
 
 def optax_flow(steps: int) -> Measure:
-    """The flow of `optax.adam`, whose memory is not known, compared with that of `ia.Adam`."""
+    """The flow of `optax.adam`, whose memories are found by trying it, compared with that of `ia.Adam`."""
     problem = digits(batches=1)
     rules = {
         "ia.Adam": ia.Adam(1e-3, eps=1e-2),

@@ -147,6 +147,16 @@ class Objective(NamedTuple):
         leaves = zip(*(self._leaves(x) for x in vectors), strict=True)
         return jax.tree.map(lambda *x: jnp.concatenate(x), *(f(*x) for x in leaves))
 
+    def by_trees(self, f: Callable[..., Any], *vectors: Vector) -> Any:
+        """f(*pytrees like the parameters), whose results are such pytrees, again as vectors."""
+        structure = jax.tree.structure(self.params)
+
+        def is_whole(x: Any) -> bool:
+            return jax.tree.structure(x) == structure
+
+        results = f(*map(self.unravel, vectors))
+        return jax.tree.map(lambda x: ravel_pytree(x)[0], results, is_leaf=is_whole)
+
     def _leaves(self, vectors: Any) -> list[Any]:
         """For each leaf of the parameters, the pytree of vectors cut to that leaf."""
         x, structure = jax.tree.flatten(vectors)

@@ -19,7 +19,7 @@ from implicit_adam.fields.terms import Terms, field_of
 from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
-from implicit_adam.rules.from_optax.kernel_form import kernel_form
+from implicit_adam.rules.from_optax.find_kernel_form import kernel_form
 from implicit_adam.rules.from_optax.rule import Optax, as_optimizer
 from implicit_adam.types import Batches, Field, Loss, Params, StepNumber
 
@@ -80,9 +80,10 @@ def vector_field(
       Where h v is smaller than sqrt(eps) times theta (1-norms; sqrt(eps) is 3e-4 in float32 and 1e-8 in
       float64), v is followed that far instead, and the field changes by O(h sqrt(eps)). Only up to order 1.
 
-    An optax transformation costs the same as a rule if its memories are of the gradient alone (`optax.adamw`,
-    also with clipping, masks or a schedule). Otherwise (memories of memories, of the point, of some of the
-    parameters) it is re-run over its history: n + 1 Hessian-vector products at order 1.
+    An optax transformation costs the same as a rule in full batch, and in mini-batches and at order 2 what a
+    rule with one feature more costs, if its memories are of the gradient alone (`optax.adamw`, also with
+    clipping, masks or a schedule). Otherwise (memories of memories, of the point, of some of the parameters,
+    of the last step alone) it is re-run over its history: n + 1 Hessian-vector products at order 1.
 
     Order 2 costs 16/3 + 2r gradients in closed form (full batch, bias-corrected memory), whatever n is.
     Otherwise orders 2 and 3 re-run the optimizer order + 1 times over the steps that it still remembers, with

@@ -11,7 +11,7 @@ from implicit_adam.fields.any_order.fixed_point import history_terms
 from implicit_adam.fields.mini_batch import history_sum
 from implicit_adam.fields.vector_field import exact_terms
 from implicit_adam.inputs import checked_inputs
-from implicit_adam.rules.from_optax.kernel_form import kernel_form
+from implicit_adam.rules.from_optax.find_kernel_form import kernel_form
 from tests import examples
 
 ADAM = {"b1": 0.8, "b2": 0.9, "eps": 1e-2}

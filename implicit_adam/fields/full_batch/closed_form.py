@@ -22,14 +22,14 @@ from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.fields.full_batch.lag_moments import LagMoments, lag_moments
 from implicit_adam.fields.full_batch.second_order import second_order_terms
 from implicit_adam.fields.series import Series
-from implicit_adam.fields.terms import Terms, application
+from implicit_adam.fields.terms import Terms
 from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.contract import frozen_update_is_steady, settles
 from implicit_adam.rules.from_optax.kernel_form import KernelForm
 from implicit_adam.rules.from_optax.rule import Optax, as_optimizer
 from implicit_adam.rules.kernels import HasKernels, lag_moment, mass
-from implicit_adam.types import StepNumber, Vector
+from implicit_adam.types import Scalar, StepNumber, Vector
 
 
 def check_has_limit(rule: Any) -> None:
@@ -71,18 +71,18 @@ def closed_form_terms(
     """The terms for one loss, up to order 2: at n if there is a closed form, at `jnp.inf` for any limit."""
     if order == 2:
         return second_order_terms(rule, objective, flow=flow, moments=moments)
-    c, applied = 1 / 2 if flow else 0.0, application(rule, objective)
+    c, (applied, features, readout) = 1 / 2 if flow else 0.0, _by_leaves(rule, objective)
 
     def at(n: StepNumber) -> Callable[[Vector], Series]:
         kernels = rule.kernels(n)
         masses = [mass(kernel, n) for kernel in kernels]
         lags = [lag_moment(kernel, n) for kernel in kernels]
 
-        def remembered(g: Vector) -> tuple[Vector, ...]:
-            return tuple(mass * psi for mass, psi in zip(masses, rule.features(g), strict=True))
+        def remembered(g: Any) -> tuple[Any, ...]:
+            return tuple(_times(mass, psi) for mass, psi in zip(masses, features(g), strict=True))
 
-        def frozen(g: Vector, theta: Vector) -> Vector:
-            return rule.readout(remembered(g), theta, n)
+        def frozen(g: Any, theta: Any) -> Any:
+            return readout(remembered(g), theta, n)
 
         def leading(theta: Vector) -> Series:
             (g,) = objective.gradients(theta)
@@ -94,13 +94,25 @@ def closed_form_terms(
             (D,) = hessian_products(F[None])
             return applied(along, g, D, F, theta)
 
-        def along(g: Vector, D: Vector, F: Vector, theta: Vector) -> Series:
-            _, psi_dot = jax.jvp(rule.features, (g,), (D,))
-            s_dot = tuple(
-                (lag + c * mass) * dot for lag, mass, dot in zip(lags, masses, psi_dot, strict=True)
+        def along(g: Any, D: Any, F: Any, theta: Any) -> Series:
+            _, psi_dot = jax.jvp(features, (g,), (D,))
+            weights = [lag + c * mass for lag, mass in zip(lags, masses, strict=True)]
+            s_dot = tuple(_times(w, dot) for w, dot in zip(weights, psi_dot, strict=True))
+            return jax.jvp(
+                lambda s, theta: readout(s, theta, n), (remembered(g), theta), (s_dot, _times(c, F))
             )
-            return jax.jvp(lambda s, theta: rule.readout(s, theta, n), (remembered(g), theta), (s_dot, c * F))
 
         return (leading, corrected)[order]
 
     return at
+
+
+def _by_leaves(rule: HasKernels, objective: Objective) -> tuple[Callable[..., Any], ...]:
+    """How functions of features and readout are applied, leaf by leaf of the parameters, and these two."""
+    if isinstance(rule, KernelForm):
+        return objective.by_trees, rule.features_by_leaves, rule.readout_by_leaves
+    return objective.by_leaves, rule.features, rule.readout
+
+
+def _times(factor: Scalar | float, x: Any) -> Any:
+    return jax.tree.map(lambda leaf: factor * leaf, x)

@@ -84,7 +84,7 @@ class AnyTime(NamedTuple):
         """As `update`, with the counters of schedules at the integer step `whole`."""
         updates, state = self.tx.update(g, self.state(n, memories, whole), theta)
         new = [x.astype(old.dtype) for x, old in zip(self.memories(state), memories, strict=True)]
-        return jnp.asarray(updates), new
+        return jax.tree.map(jnp.asarray, updates), new
 
     @property
     def scheduled(self) -> bool:

@@ -60,15 +60,27 @@ def raveled_transformation(
     tx: optax.GradientTransformation, unravel: Callable[[Vector], Params]
 ) -> optax.GradientTransformation:
     """`tx` on flat vectors; inside it still sees the pytree, since it may depend on layers and shapes."""
+    tx = promoting(tx)
+
+    def init(params: Any) -> Any:
+        return tx.init(unravel(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = tx.update(unravel(updates), state, unravel(params))
+        return ravel_pytree(updates)[0], state
+
+    return optax.GradientTransformation(init, update)
+
+
+def promoting(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx` where dtypes are promoted: optax raises floating decays to an integer count."""
 
     def init(params: Any) -> Any:
         with jax.numpy_dtype_promotion("standard"):
-            return tx.init(unravel(params))
+            return tx.init(params)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        # optax raises floating decays to an integer count, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = tx.update(unravel(updates), state, unravel(params))
-        return ravel_pytree(updates)[0], state
+            return tx.update(updates, state, params)
 
     return optax.GradientTransformation(init, update)
