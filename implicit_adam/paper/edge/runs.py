@@ -121,6 +121,21 @@ def _network(config: EdgeConfig, loss: Loss, params: Params) -> tuple[dict[str, 
 
 def _iterates(rule: Adam, loss: Loss, params: Params, config: EdgeConfig) -> _Run:
     """Adam's iterates; centres are (1, 2, 1)/4 of three consecutive ones, half-differences (1, -2, 1)/4."""
+    points, second, losses = _all_steps(rule, loss, config.steps)(params)
+    half = jax.tree.map(lambda x: _three(x, -2.0)[:: config.every], points)
+    centre = jax.tree.map(lambda x: _three(x, 2.0)[:: config.every], points)
+    second = jax.tree.map(lambda x: x[: config.steps + 1 : config.every], second)
+    return _Run(centre, _norms(half), np.asarray(losses[: config.steps + 1]), second)
+
+
+def centres(rule: Adam, loss: Loss, steps: int) -> Callable[[Params], np.ndarray]:
+    """params -> Adam's centres (steps + 1, p) from there, compiled once for all starts."""
+    iterates = _all_steps(rule, loss, steps)
+    return lambda params: _vectors(jax.tree.map(lambda x: _three(x, 2.0), iterates(params)[0]))
+
+
+def _all_steps(rule: Adam, loss: Loss, steps: int) -> Callable[[Params], tuple[Params, Params, jax.Array]]:
+    """params -> Adam's points, second memories (not bias-corrected) and losses at two steps more."""
     tx = rule.transformation()
 
     @eqx.filter_jit
@@ -130,18 +145,15 @@ def _iterates(rule: Adam, loss: Loss, params: Params, config: EdgeConfig) -> _Ru
             updates, new = tx.update(jax.grad(loss)(params), state, params)
             return (jax.tree.map(jnp.add, params, updates), new), (params, state[0].nu, loss(params))
 
-        return jax.lax.scan(step, (params, tx.init(params)), None, length=config.steps + 2)[1]
+        return jax.lax.scan(step, (params, tx.init(params)), None, length=steps + 2)[1]
 
-    points, second, losses = iterates(params)
+    return iterates
 
-    def three(x: jax.Array, middle: float) -> jax.Array:
-        inside = (x[:-2] + middle * x[1:-1] + x[2:]) / 4
-        return jnp.concatenate([x[:1] if middle > 0 else jnp.zeros_like(x[:1]), inside])[:: config.every]
 
-    half = jax.tree.map(lambda x: three(x, -2.0), points)
-    centre = jax.tree.map(lambda x: three(x, 2.0), points)
-    second = jax.tree.map(lambda x: x[: config.steps + 1 : config.every], second)
-    return _Run(centre, _norms(half), np.asarray(losses[: config.steps + 1]), second)
+def _three(x: jax.Array, middle: float) -> jax.Array:
+    """(1, middle, 1)/4 of three consecutive ones; at the start itself, or zero for a half-difference."""
+    inside = (x[:-2] + middle * x[1:-1] + x[2:]) / 4
+    return jnp.concatenate([x[:1] if middle > 0 else jnp.zeros_like(x[:1]), inside])
 
 
 def _solution(flow: Trajectory, loss: Loss) -> _Run:
