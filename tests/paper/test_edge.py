@@ -7,6 +7,7 @@ import pytest
 
 from implicit_adam.paper.claims import DID_NOT_HOLD, HELD, UNDECIDED
 from implicit_adam.paper.edge.experiment import EDGE
+from implicit_adam.paper.edge.nearby_starts import NEARBY_STARTS, Apart, NearbyConfig
 from implicit_adam.paper.edge.networks import convolutions, on_digits
 from implicit_adam.paper.edge.runs import ADAM, CARRIED, CLOSURE, NEARBY, NETWORKS, Curves, Edge, EdgeConfig
 
@@ -54,3 +55,29 @@ def test_the_convolution_is_that_of_lax():
     z = jax.lax.conv_general_dilated(images[..., None], kernel, (1, 1), "SAME", dimension_numbers=numbers)
     pooled = jnp.mean(jax.nn.gelu(z, approximate=False), axis=(1, 2))
     np.testing.assert_allclose(apply(params, images), pooled @ params[1]["weight"], rtol=1e-12)
+
+
+def test_what_is_asked_is_compared_with_the_worst_of_the_nearby_starts():
+    config = NearbyConfig(networks=("one",), sizes=(1e-6, 1e-3), starts=2)
+    for largest, verdict in (
+        ([0.002, 0.009], HELD),
+        ([0.002, 0.011], DID_NOT_HOLD),
+        ([0.0, np.nan], UNDECIDED),
+    ):
+        apart = {"one": Apart(np.zeros((2, 2)), np.asarray([largest, [9.0, 9.0]]))}
+        (claim,) = NEARBY_STARTS.claims(config, apart)
+        assert claim.verdict == verdict
+        (table,) = NEARBY_STARTS.tables(config, apart)
+        assert [row[1] for row in table.rows] == ["1e-06", "0.001"]
+
+
+def test_a_nearby_start_is_as_far_away_as_said_and_below_the_edge_stays_so():
+    config = NearbyConfig(
+        networks=("deep linear network",), steps=20, samples=5, sizes=(1e-9, 1e-7), starts=2, entry=10
+    )
+    with jax.numpy_dtype_promotion("standard"):  # optax's own Adam
+        (off,) = NEARBY_STARTS.run(config, lambda _: None).values()
+    assert off.largest.shape == (2, 2)
+    np.testing.assert_allclose(off.at_entry[1] / off.at_entry[0], 100, rtol=0.05)
+    assert (off.largest < 1e-2).all()
+    assert len(np.unique(off.largest)) == 4

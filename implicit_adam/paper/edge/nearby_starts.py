@@ -138,7 +138,7 @@ NEARBY_STARTS = Experiment(
     claims,
     picture,
     "Bursts of the alternation start from what is left of it, which is as small as rounding, so that a tiny "
-    "difference decides when they come. An equation that is a thousandth of the distance off as it enters the "
-    "edge is in the place of the starts that are as far away there.",
+    "difference decides when they come. An equation that is a thousandth of the distance off as it enters "
+    "the edge is in the place of the starts that are as far away there.",
     tables,
 )
