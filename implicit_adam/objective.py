@@ -47,7 +47,7 @@ class Objective(NamedTuple):
     noise: Scalar | None = None
 
     @property
-    def params(self) -> Params:
+    def params(self) -> Any:
         """The shapes of the parameters, in the dtype of theta."""
         return jax.eval_shape(self.unravel, self.like)
 

@@ -9,7 +9,7 @@ and `decay = 1` is a memory that never forgets.
 """
 
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -55,6 +55,7 @@ class Kernel(eqx.Module):
         return Kernel(factor * self.scale, self.decay, masses, forgets=self.forgets)
 
 
+@runtime_checkable
 class HasKernels(Protocol):
     """What fields need to know of an optimizer.
 

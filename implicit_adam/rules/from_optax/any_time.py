@@ -71,16 +71,16 @@ class AnyTime(NamedTuple):
         rest = iter(memories)
         return self.structure.unflatten(next(rest) if known is None else None for known in self.leaves)
 
-    def update(self, n: Scalar, g: Vector, memories: Memories, theta: Vector) -> tuple[Vector, Memories]:
-        """The updates of step n, and the memories after it."""
+    def update(self, n: Scalar, g: Any, memories: Memories, theta: Any) -> tuple[Any, Memories]:
+        """The updates of step n, and the memories after it, on vectors or what else `tx` takes."""
         if not self.scheduled:
             return self.update_of(n, None, g, memories, theta)
         # What does not depend on the schedule is the same in each call, and the compiler computes it once.
         return between_steps(lambda whole: self.update_of(n, whole, g, memories, theta), n)
 
     def update_of(
-        self, n: Scalar, whole: Any, g: Vector, memories: Memories, theta: Vector
-    ) -> tuple[Vector, Memories]:
+        self, n: Scalar, whole: Any, g: Any, memories: Memories, theta: Any
+    ) -> tuple[Any, Memories]:
         """As `update`, with the counters of schedules at the integer step `whole`."""
         updates, state = self.tx.update(g, self.state(n, memories, whole), theta)
         new = [x.astype(old.dtype) for x, old in zip(self.memories(state), memories, strict=True)]
@@ -102,7 +102,7 @@ def _at(known: Counter | Constant, n: Scalar, whole: Any) -> Any:
     return jnp.asarray(known.first).astype(n.dtype) + known.advance * n
 
 
-def at_any_time(tx: optax.GradientTransformation, theta: Vector, found: Behaviour) -> AnyTime:
+def at_any_time(tx: optax.GradientTransformation, theta: Any, found: Behaviour) -> AnyTime:
     """`tx` at any time, on vectors like theta, with the counters `found` by the probe, all of period 1.
 
     Raises `ValueError` if a flag or an integer is set by counting: the runs of the probe are too short to say

@@ -35,7 +35,7 @@ STEPS = np.unique([*range(10), *np.geomspace(10, 10 * LATE, 150).round()])
 SIZES = ((1.0, 1.0), (1e-4, 1.0), (1e-8, 1.0), (1.0, 1e4), (1.0, 1e-4))
 
 
-def kernel_form(rule: Optax, params: Params) -> KernelForm | None:
+def kernel_form(rule: Optax, params: Any) -> KernelForm | None:
     """`rule` on parameters of these shapes and dtypes as features, kernels and a readout, or None.
 
     There is no such form if a memory is no linear recursion, if its psi depends on the point, the step number
@@ -49,7 +49,7 @@ def kernel_form(rule: Optax, params: Params) -> KernelForm | None:
 
 
 @found_once
-def _form(tx: optax.GradientTransformation, params: Params) -> KernelForm | None:
+def _form(tx: optax.GradientTransformation, params: Any) -> KernelForm | None:
     try:
         packed = packed_memories(tx, params)
     except ValueError:
@@ -62,12 +62,12 @@ def _form(tx: optax.GradientTransformation, params: Params) -> KernelForm | None
     return None if form is None else form._replace(packed=packed, unravel=_unravel(params))
 
 
-def _unravel(params: Params) -> Callable[[Vector], Params]:
+def _unravel(params: Any) -> Callable[[Vector], Params]:
     with jax.ensure_compile_time_eval():
         return unravel_like(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params))
 
 
-def _tried(tx: optax.GradientTransformation, packed: Packed, params: Params) -> KernelForm | None:
+def _tried(tx: optax.GradientTransformation, packed: Packed, params: Any) -> KernelForm | None:
     """The transformation of these memories on parameters of these shapes."""
     theta = jax.eval_shape(ravel, params)
     shapes = [y.shape for y in jax.eval_shape(lambda: _zeros(packed))]
@@ -82,7 +82,9 @@ def _tried(tx: optax.GradientTransformation, packed: Packed, params: Params) -> 
     if any(np.any(y != y[0]) for y in first):
         return None
     begins = tuple(float(y[0]) for y in first)
-    form = KernelForm(theta.dtype.type(1), packed, begins, promoting(tx), _unravel(params), steady=False)
+    with jax.ensure_compile_time_eval():
+        one = jnp.ones((), theta.dtype)
+    form = KernelForm(one, packed, begins, promoting(tx), _unravel(params), steady=False)
     return form._replace(steady=_is_steady(form, theta))
 
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 
 from implicit_adam.programs.captured import digest, trace
-from implicit_adam.types import Params
 
 Found = TypeVar("Found")
 # How many findings of a kind are kept.
@@ -17,8 +16,8 @@ MOST = 256
 
 
 def found_once(
-    find: Callable[[optax.GradientTransformation, Params], Found],
-) -> Callable[[optax.GradientTransformation, Params], Found]:
+    find: Callable[[optax.GradientTransformation, Any], Found],
+) -> Callable[[optax.GradientTransformation, Any], Found]:
     """`find(tx, params)`, called once for each program of `tx` and shapes and dtypes of the parameters.
 
     The program is looked at each time: numbers that `tx` reads when it is called may have changed.
@@ -26,7 +25,7 @@ def found_once(
     known: dict[Any, Found] = {}
 
     @wraps(find)
-    def found(tx: optax.GradientTransformation, params: Params) -> Found:
+    def found(tx: optax.GradientTransformation, params: Any) -> Found:
         program = _program(tx, params)
         if not isinstance(program, str):
             return find(tx, params)
@@ -40,15 +39,15 @@ def found_once(
     return found
 
 
-def _like(params: Params) -> tuple[Any, ...]:
+def _like(params: Any) -> tuple[Any, ...]:
     leaves, structure = jax.tree.flatten(params)
     return structure, tuple((x.shape, jnp.dtype(x.dtype)) for x in leaves)
 
 
-def _program(tx: optax.GradientTransformation, params: Params) -> Any:
+def _program(tx: optax.GradientTransformation, params: Any) -> Any:
     """A digest of the first step and of all the arrays in it; no string if one of them is traced."""
 
-    def once(params: Params) -> Any:
+    def once(params: Any) -> Any:
         state = tx.init(params)
         return state, tx.update(params, state, params)
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
 from implicit_adam.rules.from_optax.any_time import AnyTime, Memories
 from implicit_adam.rules.from_optax.packed import Packed
@@ -24,6 +25,7 @@ from implicit_adam.rules.from_optax.state import away_from_zero
 from implicit_adam.rules.kernels import Kernel, average, delta, power, total
 from implicit_adam.types import Params, Scalar, StepNumber, Vector
 
+Leaf = Float[Array, "*shape"]
 # A step at which bias corrections have settled.
 LATE = 1_000_000.0
 
@@ -47,7 +49,7 @@ class KernelForm(NamedTuple):
     unravel: Callable[[Vector], Params]
     steady: bool
 
-    def features(self, g: Vector) -> tuple[Vector, ...]:
+    def features(self, g: Float[Array, "*batch p"]) -> tuple[Float[Array, "*batch p"], ...]:
         """(g, psi_1(g), ..) for one gradient, or row by row for several."""
         if g.ndim > 1:
             return jax.vmap(self.features)(g)
@@ -85,7 +87,7 @@ class KernelForm(NamedTuple):
         _, *psi = self.features_by_leaves(g)
         n = jnp.asarray(LATE if self.steady else n).astype(self.h.dtype)
 
-        def before(i: int, y: Vector, psi: Vector) -> Vector:
+        def before(i: int, y: Leaf, psi: Leaf) -> Leaf:
             d = self.packed.decays[i]
             y_n = (y + power(d, n + 1) * self.first[i] - self.packed.weights[i] * psi) / d
             # Rounding must not make a square negative; its derivative stays what it is.

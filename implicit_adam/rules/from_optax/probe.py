@@ -19,7 +19,6 @@ from implicit_adam.rules.from_optax.found_once import found_once
 from implicit_adam.rules.from_optax.memory import forgetting
 from implicit_adam.rules.from_optax.smaller import smaller
 from implicit_adam.rules.from_optax.trial import ALL, APART, TOGETHER, Trial
-from implicit_adam.types import Params
 
 ROUNDING = 100
 LATE = (10_000, 1_000_000)
@@ -50,13 +49,13 @@ class Behaviour(NamedTuple):
 
 
 @found_once
-def behaviour(tx: optax.GradientTransformation, params: Params) -> Behaviour | None:
+def behaviour(tx: optax.GradientTransformation, params: Any) -> Behaviour | None:
     """How `tx` behaves on parameters of these shapes and dtypes; None if that depends on traced values."""
     return _behaviour(tx, smaller(tx, params))
 
 
 @found_once
-def _behaviour(tx: optax.GradientTransformation, params: Params) -> Behaviour | None:
+def _behaviour(tx: optax.GradientTransformation, params: Any) -> Behaviour | None:
     try:
         return _seen(Trial(tx, params))
     except TracedError:

@@ -40,7 +40,7 @@ def warn_of_a_rate_twice(rule: Optax, params: Params) -> None:
 
 
 @found_once
-def learning_rate(tx: optax.GradientTransformation, params: Params) -> float | None:
+def learning_rate(tx: optax.GradientTransformation, params: Any) -> float | None:
     """The largest constant factor at the end of any update, at early and late steps; None if unknown."""
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
 

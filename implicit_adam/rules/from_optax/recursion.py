@@ -31,7 +31,7 @@ from implicit_adam.rules.from_optax.probe import behaviour
 from implicit_adam.rules.from_optax.rule import raveled_transformation
 from implicit_adam.rules.from_optax.smaller import smaller
 from implicit_adam.rules.from_optax.state import initial_state
-from implicit_adam.types import Params, Scalar, Vector
+from implicit_adam.types import Scalar, Vector
 
 # After how many steps the state of a run is examined, and the size and sign of its mean gradient.
 REACHED = ((7, 1.0), (40, -1e-3))
@@ -86,7 +86,7 @@ def recursions(tx: optax.GradientTransformation, params: Any) -> Recursions:
 
 
 @found_once
-def _recursions(tx: optax.GradientTransformation, params: Params) -> Recursions | str:
+def _recursions(tx: optax.GradientTransformation, params: Any) -> Recursions | str:
     """The recursions, or why there are none."""
     behaves = behaviour(tx, params)
     if behaves is None:

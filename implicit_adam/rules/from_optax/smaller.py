@@ -11,7 +11,6 @@ import numpy as np
 import optax
 
 from implicit_adam.programs.captured import equations, trace
-from implicit_adam.types import Params
 
 # Axes are cut to this length; adafactor and others treat axes of 128 and more in another way.
 LENGTHS = (16, 128)
@@ -26,7 +25,7 @@ class Seen(NamedTuple):
     numbers: list[float]
 
 
-def smaller(tx: optax.GradientTransformation, params: Params) -> Params:
+def smaller(tx: optax.GradientTransformation, params: Any) -> Any:
     """The shapes of the parameters with long axes cut, or uncut if `tx` then works differently.
 
     It works the same if its state has the same structure, each leaf of it as many axes, and if init and
@@ -45,14 +44,14 @@ def _cut(longest: int, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(min(n, longest) for n in x.shape), x.dtype)
 
 
-def _lengths(shapes: Params) -> list[tuple[int, ...]]:
+def _lengths(shapes: Any) -> list[tuple[int, ...]]:
     return [x.shape for x in jax.tree.leaves(shapes)]
 
 
-def _seen(tx: optax.GradientTransformation, shapes: Params) -> Seen | None:
+def _seen(tx: optax.GradientTransformation, shapes: Any) -> Seen | None:
     """None if the transformation cannot be run, as with an array of another shape inside."""
 
-    def once(params: Params) -> Any:
+    def once(params: Any) -> Any:
         state = tx.init(params)
         return state, tx.update(params, state, params)
 
@@ -70,7 +69,7 @@ def _seen(tx: optax.GradientTransformation, shapes: Params) -> Seen | None:
     return Seen(structure, [(x.ndim, x.dtype) for x in leaves], [x.primitive.name for x in done], numbers)
 
 
-def _alike(one: Seen | None, other: Seen | None, *shapes: Params) -> bool:
+def _alike(one: Seen | None, other: Seen | None, *shapes: Any) -> bool:
     if one is None or other is None or one[:-1] != other[:-1] or len(one.numbers) != len(other.numbers):
         return False
     sizes = [_sizes(x) for x in shapes]
@@ -80,7 +79,7 @@ def _alike(one: Seen | None, other: Seen | None, *shapes: Params) -> bool:
     )
 
 
-def _sizes(shapes: Params) -> np.ndarray:
+def _sizes(shapes: Any) -> np.ndarray:
     """Products of the lengths of cut axes, as in a mean, and their inverses."""
     axes = [[n for n in x.shape if n >= min(LENGTHS)] for x in jax.tree.leaves(shapes)]
     chosen = (some for x in axes for r in range(1, len(x) + 1) for some in itertools.combinations(x, r))

@@ -13,11 +13,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
-from implicit_adam.types import Params, StepNumber, Vector
+from implicit_adam.types import Params, StepNumber
 
 
-def away_from_zero(g: Vector) -> Vector:
+def away_from_zero(g: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """A gradient with t in place of zeros; its derivative is unchanged."""
     return g + jnp.where(g == 0, _tiny(g), 0).astype(g.dtype)
 
