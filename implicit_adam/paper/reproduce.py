@@ -8,7 +8,7 @@ from implicit_adam.paper.claims import Experiment
 from implicit_adam.paper.during_training import DURING_TRAINING
 from implicit_adam.paper.edge.experiment import EDGE
 from implicit_adam.paper.edge.mean_path_report import CENTRAL_FLOW
-from implicit_adam.paper.edge.nearby_starts import NEARBY_STARTS
+from implicit_adam.paper.edge.nearby_runs import NEARBY_RUNS
 from implicit_adam.paper.figure1 import FIGURE1
 from implicit_adam.paper.figures23 import FIGURE2, FIGURE3
 from implicit_adam.paper.higher_orders import HIGHER_ORDERS
@@ -48,7 +48,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "higher-orders": HIGHER_ORDERS,
     "practical-settings": PRACTICAL_SETTINGS,
     "edge": EDGE,
-    "edge-nearby": NEARBY_STARTS,
+    "edge-nearby": NEARBY_RUNS,
     "central-flow": CENTRAL_FLOW,
     "leaderboard": LEADERBOARD,
     "spread": SPREAD_OF_RUNS,

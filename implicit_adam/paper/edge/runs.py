@@ -28,10 +28,12 @@ from implicit_adam.paper.edge.networks import (
 from implicit_adam.rules import Adam
 from implicit_adam.runs.carried_flow import carried_flow
 from implicit_adam.runs.trajectory import Trajectory
-from implicit_adam.studies.prediction import nudged
 from implicit_adam.types import Loss, Params
 
-ADAM, NEARBY, CARRIED, CLOSURE = "Adam", "Adam from 1e-6 away", "carried memory", "two-branch closure"
+ADAM, NEARBY = "Adam", "Adam moved by 1e-6 at step 50"
+CARRIED, CLOSURE = "carried memory", "two-branch closure"
+# Adam nearby: by how much (times a normal number, in every component) it is moved, and when: below the edge.
+NUDGE, NUDGED_AT = 1e-6, 50
 # Gradients per step of the solver: three stages of two gradients each, or of four.
 GRADIENTS = {CARRIED: 6, CLOSURE: 12}
 NETWORKS: dict[str, Callable[[Any], Network]] = {
@@ -43,11 +45,8 @@ NETWORKS: dict[str, Callable[[Any], Network]] = {
 
 
 @dataclass(frozen=True)
-class EdgeConfig:
-    """Full-batch Adam with squared loss on digits; the edge of stability comes after 60 to 200 steps.
-
-    - `mean`: how many steps losses are averaged over; `every`: solutions are saved after this many steps.
-    """
+class AdamOnDigits:
+    """Full-batch Adam with squared loss on digits; the edge of stability comes after 60 to 200 steps."""
 
     networks: tuple[str, ...] = tuple(NETWORKS)
     h: float = 2e-3
@@ -55,6 +54,12 @@ class EdgeConfig:
     rho: float = 0.99
     steps: int = 1700
     samples: int = 100
+
+
+@dataclass(frozen=True)
+class EdgeConfig(AdamOnDigits):
+    """Also `mean`: how many steps losses are averaged over; `every`: after how many solutions are saved."""
+
     mean: int = 100
     every: int = 2
 
@@ -93,7 +98,7 @@ class _Run(NamedTuple):
 
 
 def run(config: EdgeConfig, advance: Advance) -> Edge:
-    """Run Adam, Adam from a nearby start, and both equations on every network."""
+    """Run Adam, Adam moved a little, and both equations on every network."""
     curves, gradients = {}, {}
     for i, name in enumerate(config.networks):
         loss, params = on_digits(NETWORKS[name], config.samples)
@@ -105,8 +110,11 @@ def run(config: EdgeConfig, advance: Advance) -> Edge:
 def _network(config: EdgeConfig, loss: Loss, params: Params) -> tuple[dict[str, Curves], dict[str, int]]:
     rule = Adam(config.h, config.beta, config.rho)
     every: Any = {"save_every": config.every, "memories": True}
-    runs = {ADAM: _iterates(rule, loss, params, config)}
-    runs[NEARBY] = _iterates(rule, loss, nudged(params), config)
+    iterates = all_steps(rule, loss, config.steps)
+    runs = {
+        name: _iterates(iterates(params, random_move(params, size, 0), NUDGED_AT), config)
+        for name, size in ((ADAM, 0.0), (NEARBY, NUDGE))
+    }
     # Not the default solver, whose leaps of one step would be the optimizer itself.
     controller = diffrax.PIDController(1e-3, 1e-9, dtmin=config.h / 4, dtmax=config.h)
     solved: Any = {"solver": diffrax.Bosh3(), "stepsize_controller": controller, **every}
@@ -119,35 +127,57 @@ def _network(config: EdgeConfig, loss: Loss, params: Params) -> tuple[dict[str, 
     return curves, {name: GRADIENTS[name] * int(steps) for name, steps in tried.items()}
 
 
-def _iterates(rule: Adam, loss: Loss, params: Params, config: EdgeConfig) -> _Run:
+def _iterates(steps: "Steps", config: EdgeConfig) -> _Run:
     """Adam's iterates; centres are (1, 2, 1)/4 of three consecutive ones, half-differences (1, -2, 1)/4."""
-    points, second, losses = _all_steps(rule, loss, config.steps)(params)
-    half = jax.tree.map(lambda x: _three(x, -2.0)[:: config.every], points)
-    centre = jax.tree.map(lambda x: _three(x, 2.0)[:: config.every], points)
-    second = jax.tree.map(lambda x: x[: config.steps + 1 : config.every], second)
-    return _Run(centre, _norms(half), np.asarray(losses[: config.steps + 1]), second)
+    half = jax.tree.map(lambda x: _three(x, -2.0)[:: config.every], steps.points)
+    centre = jax.tree.map(lambda x: _three(x, 2.0)[:: config.every], steps.points)
+    second = jax.tree.map(lambda x: x[: config.steps + 1 : config.every], steps.second)
+    return _Run(centre, _norms(half), np.asarray(steps.loss[: config.steps + 1]), second)
 
 
-def centres(rule: Adam, loss: Loss, steps: int) -> Callable[[Params], np.ndarray]:
-    """params -> Adam's centres (steps + 1, p) from there, compiled once for all starts."""
-    iterates = _all_steps(rule, loss, steps)
-    return lambda params: _vectors(jax.tree.map(lambda x: _three(x, 2.0), iterates(params)[0]))
+def centres(points: Params) -> np.ndarray:
+    """The centres (steps + 1, p) of iterates."""
+    return _vectors(jax.tree.map(lambda x: _three(x, 2.0), points))
 
 
-def _all_steps(rule: Adam, loss: Loss, steps: int) -> Callable[[Params], tuple[Params, Params, jax.Array]]:
-    """params -> Adam's points, second memories (not bias-corrected) and losses at two steps more."""
+class Steps(NamedTuple):
+    """Adam's points, second memories (not bias-corrected) and losses, at all steps and two more."""
+
+    points: Params
+    second: Params
+    loss: jax.Array
+
+
+def all_steps(rule: Adam, loss: Loss, steps: int) -> Callable[[Params, Params, Any], Steps]:
+    """(params, move, at) -> Adam's steps from there; before step `at` it is moved by `move`.
+
+    Compiled once for all starts and moves.
+    """
     tx = rule.transformation()
 
     @eqx.filter_jit
-    def iterates(params: Params) -> Any:
-        def step(carry: Any, _: None) -> Any:
+    def iterates(params: Params, move: Params, at: Any) -> Steps:
+        def step(carry: Any, n: Any) -> Any:
             params, state = carry
+            params = jax.tree.map(lambda x, more: jnp.where(n == at, x + more, x), params, move)
             updates, new = tx.update(jax.grad(loss)(params), state, params)
-            return (jax.tree.map(jnp.add, params, updates), new), (params, state[0].nu, loss(params))
+            moved = jax.tree.map(jnp.add, params, updates)
+            return (moved, new), Steps(params, state[0].nu, loss(params))
 
-        return jax.lax.scan(step, (params, tx.init(params)), None, length=steps + 2)[1]
+        return jax.lax.scan(step, (params, tx.init(params)), jnp.arange(steps + 2))[1]
 
-    return iterates
+    return lambda params, move, at: iterates(params, move, jnp.asarray(at))
+
+
+def random_move(params: Params, size: float, draw: int) -> Params:
+    """`size` times a standard normal number in every component; `draw` numbers the random draws."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(draw), len(leaves))
+
+    def one(x: jax.Array, key: jax.Array) -> jax.Array:
+        return jnp.asarray(size, x.dtype) * jax.random.normal(key, x.shape, x.dtype)
+
+    return structure.unflatten(map(one, leaves, keys))
 
 
 def _three(x: jax.Array, middle: float) -> jax.Array:
