@@ -84,9 +84,9 @@ def test_what_is_asked_is_compared_with_the_worst_of_the_moved_runs():
         (table,) = NEARBY_RUNS.tables(config, apart)
         assert [row[1:3] for row in table.rows] == [
             ("at the start", "1e-06"),
-            ("at the start", "0.001"),
+            ("at the start", "1e-03"),
             ("at step 5", "1e-06"),
-            ("at step 5", "0.001"),
+            ("at step 5", "1e-03"),
         ]
 
 

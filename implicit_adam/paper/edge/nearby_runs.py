@@ -82,7 +82,7 @@ def _apart(config: NearbyConfig, path: Any) -> Apart:
 def claims(config: NearbyConfig, found: dict[str, Apart]) -> tuple[Claim, ...]:
     """A claim for each network and step, about the smallest size."""
     return tuple(
-        _of(config, f"{name}: moved by {config.sizes[0]:g} {_when(at)}", found[name].largest[i, 0])
+        _of(config, f"{name}: moved by {config.sizes[0]:.0e} {_when(at)}", found[name].largest[i, 0])
         for name in config.networks
         for i, at in enumerate(config.at)
     )
@@ -108,7 +108,7 @@ def tables(config: NearbyConfig, found: dict[str, Apart]) -> tuple[Table, ...]:
     at_entry, largest = f"off at step {config.entry}", f"off at most in {config.steps} steps"
     head = ("network", "moved", "by", at_entry, largest)
     rows = tuple(
-        (name, _when(at), f"{size:g}", *(_percent(off[i, j]) for off in found[name]))
+        (name, _when(at), f"{size:.0e}", *(_percent(off[i, j]) for off in found[name]))
         for name in config.networks
         for i, at in enumerate(config.at)
         for j, size in enumerate(config.sizes)
@@ -129,7 +129,7 @@ def picture(config: NearbyConfig, found: dict[str, Apart]) -> Any:
             for j, size in enumerate(config.sizes):
                 points = (off[i, j] for off in found[name])
                 look: Any = {"color": COLOURS[j % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-                axis.loglog(*points, linestyle="", label=f"moved by {size:g} {_when(at)}", **look)
+                axis.loglog(*points, linestyle="", label=f"moved by {size:.0e} {_when(at)}", **look)
         axis.axhline(CENTRE, color="0.85", linewidth=0.8, zorder=0)
         axis.set(title=name, xlabel=f"error / distance at step {config.entry}")
     axes[0, 0].set_ylabel("largest error / distance")
@@ -147,7 +147,7 @@ NEARBY_RUNS = Experiment(
     picture,
     "Bursts of the alternation start from what is left of it, which is as small as rounding, so that a tiny "
     "difference decides when they come. Of a difference at the start Adam forgets the alternating part "
-    "before it enters the edge; of one shortly before the edge it does not. An equation is in the place of the "
-    "latter, since it is off by something there.",
+    "before it enters the edge; of one shortly before the edge it does not. An equation is in the place of "
+    "the latter, since it is off by something there.",
     tables,
 )
