@@ -84,10 +84,12 @@ def checked_inputs(
     params, batches = check_params(params), jax.tree.map(jnp.asarray, batches)
     program = checked_program(loss, params, batches, products=products and not shifted)
     if isinstance(rule, Optax):
-        check_runs(rule.tx, params)
-        warn_of_a_rate_twice(rule, params)
+        # An optimizer computes in the dtype of theta.
+        computed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, working_dtype(x.dtype)), params)
+        check_runs(rule.tx, computed)
+        warn_of_a_rate_twice(rule, computed)
         if equation:
-            check_equation(rule, params)
+            check_equation(rule, computed)
     rule = rule.astype(working_dtype(jax.tree.leaves(params)[0].dtype))
     return Inputs(rule, loss, _nan_with(rule, params), batches, schedule, shifted, program)
 

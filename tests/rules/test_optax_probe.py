@@ -184,3 +184,22 @@ def test_a_learning_rate_that_is_no_factor_is_refused_by_name():
     with pytest.raises(ValueError, match="no factor"):
         parse_optax("optax:fromage")
     parse_optax("optax:sgd(momentum=0.5)")
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_transformation_is_tried_in_the_dtype_in_which_it_computes(dtype):
+    """In bfloat16 the response of Adam to the gradient is not above a hundred roundings."""
+    curvatures = jnp.asarray([0.5, 1.0, 2.0], dtype)
+
+    def bowl(theta):
+        return jnp.sum(curvatures * theta**2) / 2
+
+    start = jnp.asarray([1.0, -0.5, 0.25], dtype)
+    fields = [
+        ia.vector_field(optimizer, bowl)(5, start).astype(float)
+        for optimizer in (optax.adam(0.01, eps=0.1), ia.Adam(0.01, eps=0.1))
+    ]
+    # An optax transformation's own step size is in its updates; the field of a rule is per unit of time.
+    np.testing.assert_allclose(fields[0], 0.01 * fields[1], rtol=2 * float(jnp.finfo(dtype).eps))
+    with pytest.raises(ValueError, match="narrower dtype than it computes in"):
+        ia.vector_field(optax.adam(0.01, mu_dtype=dtype), bowl)(5, start)

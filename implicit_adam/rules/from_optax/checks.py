@@ -19,10 +19,10 @@ from implicit_adam.types import Params
 CUT = 0.1
 
 
-def check_runs(tx: optax.GradientTransformation, params: Params) -> None:
+def check_runs(tx: optax.GradientTransformation, params: Any) -> None:
     """The transformation must run with `init(params)` and `update(gradient, state, params)` alone."""
 
-    def once(params: Params) -> Any:
+    def once(params: Any) -> Any:
         return tx.update(params, tx.init(params), params)[0]
 
     try:
@@ -39,7 +39,7 @@ def check_runs(tx: optax.GradientTransformation, params: Params) -> None:
         raise ValueError(msg)
 
 
-def check_equation(rule: Optax, params: Params) -> None:
+def check_equation(rule: Optax, params: Any) -> None:
     """The transformation must have a modified equation and, with a window, a memory that can be restarted.
 
     Raises `ValueError` if not; warns if the equation is only formal, outside the theorem. A transformation
@@ -101,9 +101,10 @@ def refusal(found: Behaviour) -> str | None:
         )
     if found.narrow:
         return (
-            "this transformation remembers gradients in a narrower dtype than the parameters': "
+            "this transformation remembers gradients in a narrower dtype than it computes in: "
             f"{', '.join(found.narrow)}. The rounding, at every step, is not in the equation; pass the "
-            "parameters' dtype (as mu_dtype, accumulator_dtype, dtype_momentum, state_dtype or param_dtype)"
+            "parameters' dtype, or float32 if theirs is narrower (as mu_dtype, accumulator_dtype, "
+            "dtype_momentum, state_dtype or param_dtype)"
         )
     return None
 

@@ -31,7 +31,7 @@ class Behaviour(NamedTuple):
       names of parameters whose update changes with the gradients although its derivative is zero.
     - `differences`: whether only differences between points matter; `projects`: whether parameters are
       overwritten.
-    - `narrow`: state leaves that remember gradients in a narrower dtype than the parameters'.
+    - `narrow`: state leaves that remember gradients in a narrower dtype than that of the parameters given.
     - `kept`: state leaves from which an old gradient never fades; `growing`: whose memory grows with n.
     - `decay`: the slowest decay per step.
     """

@@ -23,7 +23,7 @@ from implicit_adam.rules.scheduled import LOOKS, RATE, TIMES
 from implicit_adam.types import Params
 
 
-def warn_of_a_rate_twice(rule: Optax, params: Params) -> None:
+def warn_of_a_rate_twice(rule: Optax, params: Any) -> None:
     """Warn if h looks like a learning rate and the constant factor of the updates is at most ten times h."""
     if is_traced(rule.h) or float(rule.h) > RATE:
         return
