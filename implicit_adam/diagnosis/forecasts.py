@@ -14,7 +14,7 @@ from implicit_adam.fields.carried.carried_field import carrier_of
 from implicit_adam.fields.carried.carrier import Memory, carried_velocity
 from implicit_adam.fields.full_batch.closed_form import closed_form_terms, has_closed_form, has_limit
 from implicit_adam.fields.terms import field_of
-from implicit_adam.fields.vector_field import raveled_field
+from implicit_adam.fields.vector_field import with_kernels
 from implicit_adam.inputs import Inputs
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.from_optax.rule import raveled_transformation
@@ -120,19 +120,18 @@ def _plain(now: Moment, k: int) -> Vector:
 
 
 def _corrected(now: Moment, k: int) -> Vector:
-    """The end of the paper's corrected flow, in full batch; NaN for a transformation or fadeless memory."""
-    rule, objective = now.inputs.rule, now.inputs.objective.full_batch()
-    if not isinstance(rule, AbstractRule):
+    """The end of the paper's corrected flow, in full batch; NaN where neither its closed form is known, nor
+    its limit for n to infinity.
+    """
+    optimizer, objective = now.inputs.rule, now.inputs.objective.full_batch()
+    # The schedule of a rule is held fixed over these few steps.
+    optimizer = unscheduled(optimizer, now.n) if isinstance(optimizer, AbstractRule) else optimizer
+    rule = with_kernels(optimizer, objective)
+    if rule is None or not (has_closed_form(rule) or has_limit(rule)):
         return jnp.full_like(now.inputs.theta, jnp.nan)
-    # A schedule is held fixed over these few steps.
-    rule = unscheduled(rule, now.n)
-    if has_closed_form(rule):
-        field = raveled_field(rule, objective, 1)
-        return _interval_by_interval(lambda n: field(now.n + n), now.inputs, rule.h, k)
-    if has_limit(rule):
-        late = field_of(rule, objective, closed_form_terms(rule, objective, 1, flow=True))(jnp.inf)
-        return _interval_by_interval(lambda n: late, now.inputs, rule.h, k)
-    return jnp.full_like(now.inputs.theta, jnp.nan)
+    field = field_of(optimizer, objective, closed_form_terms(rule, objective, 1, flow=True))
+    at = (lambda n: now.n + n) if has_closed_form(rule) else (lambda n: jnp.inf)
+    return _interval_by_interval(lambda n: field(at(n)), now.inputs, optimizer.h, k)
 
 
 def _interval_by_interval(field: Field, inputs: Inputs, h: Scalar, k: int) -> Vector:

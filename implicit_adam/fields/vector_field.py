@@ -12,13 +12,18 @@ from implicit_adam.checks.batches import check_batches, check_schedule
 from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.checks.runs import check_order, check_shifted_order, check_step_number
 from implicit_adam.fields.any_order.fixed_point import history_terms
-from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms, has_closed_form
+from implicit_adam.fields.full_batch.closed_form import (
+    check_has_limit,
+    closed_form_terms,
+    has_closed_form,
+    has_limit,
+)
 from implicit_adam.fields.mini_batch.any_schedule import mini_batch_terms
 from implicit_adam.fields.mini_batch.history_sum import window
 from implicit_adam.fields.terms import Terms, field_of
 from implicit_adam.inputs import Inputs, checked_inputs, identified
 from implicit_adam.objective import Objective
-from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
+from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.from_optax.find_kernel_form import kernel_form
 from implicit_adam.rules.from_optax.rule import Optax, as_optimizer
 from implicit_adam.types import Batches, Field, Loss, Params, StepNumber
@@ -154,31 +159,49 @@ def optax_vector_field(
     return vector_field(rule, loss, order=order, batches=batches, schedule=schedule, shifted=shifted)
 
 
-def limiting_field(rule: AbstractRule, loss: Loss, *, order: int = 1) -> Callable[[Params], Params]:
+def limiting_field(
+    rule: AbstractOptimizer | optax.GradientTransformation, loss: Loss, *, order: int = 1
+) -> Callable[[Params], Params]:
     """The full-batch field for n to infinity, eq. (3)-(4): `field(params)`, the same at every late step.
 
     It exists for every rule that forgets old gradients, with or without bias correction; Adagrad and rules on
-    a schedule have no limit and raise `ValueError`. Up to order 2 it is in closed form; order 3 is the field
-    of a late step, summed over the whole memory. Arguments as in `vector_field`.
+    a schedule have no limit and raise `ValueError`. So do optax transformations on a schedule, and those
+    whose memories are more than averages of functions of the gradient (`optax.adabelief`): that is known once
+    the field is called. Up to order 2 it is in closed form; order 3, for rules only, is the field of a late
+    step, summed over the whole memory. Arguments as in `vector_field`.
     """
     check_order(order, HIGHEST_ORDER)
-    check_has_limit(rule)
+    if not isinstance(as_optimizer(rule), Optax):
+        check_has_limit(rule)
 
     def field(params: Params) -> Params:
         inputs = checked_inputs(rule, loss, params, products=order > 0)
+        if isinstance(inputs.rule, Optax):
+            _check_limit_of_optax(inputs, order)
         return _limiting_velocity(identified(inputs), order)
 
     return field
 
 
+def _check_limit_of_optax(inputs: Inputs, order: int) -> None:
+    form = with_kernels(inputs.rule, inputs.objective)
+    if form is None or not has_limit(form) or order > 2:
+        msg = (
+            "the limit n to infinity of an optax transformation is known up to order 2, without a window or "
+            "a schedule, if its memories are averages of functions of the gradient that fade, for all "
+            f"parameters; got order = {order} and {inputs.rule!r}; use vector_field at a late step n"
+        )
+        raise ValueError(msg)
+
+
 @eqx.filter_jit
 def _limiting_velocity(inputs: Inputs, order: int) -> Params:
-    terms = limiting_terms(inputs.rule, inputs.objective, order)
-    velocity = field_of(inputs.rule, inputs.objective, terms)
+    rule = with_kernels(inputs.rule, inputs.objective)
+    velocity = field_of(inputs.rule, inputs.objective, limiting_terms(rule, inputs.objective, order))
     return inputs.unraveled(velocity(jnp.inf)(inputs.theta))
 
 
-def limiting_terms(rule: AbstractRule, objective: Objective, order: int) -> Terms:
+def limiting_terms(rule: Any, objective: Objective, order: int) -> Terms:
     """The coefficients of -f in full batch for n to infinity."""
     if order <= 2:
         return closed_form_terms(rule, objective, order, flow=True)

@@ -9,6 +9,7 @@ import pytest
 import implicit_adam as ia
 from implicit_adam.fields.any_order.fixed_point import history_terms
 from implicit_adam.fields.mini_batch import history_sum
+from implicit_adam.fields.terms import field_of
 from implicit_adam.fields.vector_field import exact_terms
 from implicit_adam.inputs import checked_inputs
 from implicit_adam.rules.from_optax.find_kernel_form import kernel_form
@@ -45,6 +46,8 @@ UNSTEADY = {
     ),
     "injected": optax.inject_hyperparams(optax.adam)(1.0, **ADAM),
 }
+# Whose field has no limit for n to infinity.
+NO_LIMIT = ("sum", "scheduled", "scheduled-decay", "injected")
 NONE = {
     "injected-schedule": optax.inject_hyperparams(optax.adam)(COSINE, **ADAM),
     "belief": optax.adabelief(1.0, b1=0.8, b2=0.9, eps=1e-2),
@@ -71,6 +74,7 @@ def test_it_gives_the_terms_of_the_transformation_run_again(name, m):
     form = kernel_form(inputs.rule, objective.params)
     assert form is not None
     assert form.steady == (name in STEADY)
+    assert form.settled == (name not in NO_LIMIT)
     for order in (0, 1, 2) if m == 1 and form.steady else (0, 1):
 
         @jax.jit
@@ -131,6 +135,32 @@ def test_rows_are_summed_in_pieces_where_parameters_are_many(monkeypatch):
     together = found()
     monkeypatch.setattr(history_sum, "TILE", 2)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12), found(), together)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("name", [name for name in (*STEADY, *UNSTEADY) if name not in NO_LIMIT])
+@pytest.mark.filterwarnings("ignore:this transformation is outside the theorem")
+def test_its_limiting_field_is_the_field_of_a_late_step(name, order):
+    rule = ia.Optax(0.01, (STEADY | UNSTEADY)[name])
+    limit = ia.limiting_field(rule, lambda p: loss(p, DATA[0]), order=order)(PARAMS)
+    # By replaying a memory that is over after 300 steps.
+    inputs = checked_inputs(rule, loss, PARAMS, DATA[:1])
+    terms = history_terms(inputs.rule, inputs.objective, order, flow=True)
+    late = inputs.unraveled(field_of(rule, inputs.objective, terms)(jnp.asarray(300))(inputs.theta))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-8, atol=1e-10), limit, late)
+
+
+@pytest.mark.parametrize("name", [*NO_LIMIT, "belief", "some-parameters"])
+@pytest.mark.filterwarnings("ignore:this transformation is outside the theorem")
+def test_the_limit_of_another_transformation_is_refused_with_the_way_round(name):
+    field = ia.limiting_field(ia.Optax(0.01, (UNSTEADY | NONE)[name]), lambda p: loss(p, DATA[0]))
+    with pytest.raises(ValueError, match="vector_field at a late step"):
+        field(PARAMS)
+
+
+def test_the_limit_of_order_three_is_refused():
+    with pytest.raises(ValueError, match="order = 3"):
+        ia.limiting_field(STEADY["adam"], lambda p: loss(p, DATA[0]), order=3)(PARAMS)
 
 
 @pytest.mark.parametrize("name", NONE)

@@ -49,8 +49,10 @@ def check_has_limit(rule: Any) -> None:
         raise ValueError(msg)
 
 
-def has_limit(rule: AbstractRule) -> bool:
+def has_limit(rule: HasKernels) -> bool:
     """Whether the rule forgets its start, so that full-batch updates frozen at one point have a limit."""
+    if isinstance(rule, KernelForm):
+        return rule.settled
     kernels = eqx.filter_eval_shape(lambda rule: rule.kernels(0), rule)
     return all(kernel.forgets for kernel in kernels) and settles(rule)
 

@@ -5,7 +5,8 @@ the point and the step number, as its program shows.
 
 Whether the update is *steady* is found by trying: with averages s of unit mass, y_(n+1) = (1-d^(n+1)) s, the
 update of a bias-corrected optimizer such as `optax.adamw` is the same function of s at every step. Then
-updates frozen at one point are the same, and full-batch fields have closed forms.
+updates frozen at one point are the same, and full-batch fields have closed forms. If late updates are, as of
+any optimizer whose memories fade, without a schedule, the field has a limit for n to infinity.
 """
 
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from implicit_adam.types import Params, Scalar, Vector
 # The update is tried at these steps, with gradients and points of these sizes, and compared with that of step
 # LATE, when all has faded.
 STEPS = np.unique([*range(10), *np.geomspace(10, 10 * LATE, 150).round()])
+LATER = np.geomspace(LATE / 10, 10 * LATE, 20).round()
 SIZES = ((1.0, 1.0), (1e-4, 1.0), (1e-8, 1.0), (1.0, 1e4), (1.0, 1e-4))
 
 
@@ -84,8 +86,13 @@ def _tried(tx: optax.GradientTransformation, packed: Packed, params: Any) -> Ker
     begins = tuple(float(y[0]) for y in first)
     with jax.ensure_compile_time_eval():
         one = jnp.ones((), theta.dtype)
-    form = KernelForm(one, packed, begins, promoting(tx), _unravel(params), steady=False)
-    return form._replace(steady=_is_steady(form, theta))
+    form = KernelForm(one, packed, begins, promoting(tx), _unravel(params), steady=False, settled=False)
+    if packed.known.at.scheduled or not _fades(packed, theta):
+        return form
+    # A memory that begins at zero begins at a negligible number here.
+    from_zero = all(abs(y) <= float(jnp.finfo(theta.dtype).tiny) ** 0.8 for y in begins)
+    steady = from_zero and _is_the_same(form, theta, STEPS)
+    return form._replace(steady=steady, settled=steady or _is_the_same(form, theta, LATER))
 
 
 def _of_the_gradient(packed: Packed, theta: Any) -> bool:
@@ -99,14 +106,13 @@ def _of_the_gradient(packed: Packed, theta: Any) -> bool:
     return not dependence(memories, theta.dtype.type(1), np.int32(1), theta).any()
 
 
-def _is_steady(form: KernelForm, theta: Any) -> bool:
-    """Whether the update is the same function of averages of unit mass at every step."""
+def _fades(packed: Packed, theta: Any) -> bool:
+    return all(kind.decay**LATE < float(jnp.finfo(theta.dtype).eps) for kind in packed.kinds)
+
+
+def _is_the_same(form: KernelForm, theta: Any, steps: np.ndarray) -> bool:
+    """Whether the update is the same function of averages of unit mass at these steps and at step LATE."""
     packed, eps = form.packed, float(jnp.finfo(theta.dtype).eps)
-    fades = all(kind.decay**LATE < eps for kind in packed.kinds)
-    # A memory that begins at zero begins at a negligible number here.
-    begun = any(abs(y) > float(jnp.finfo(theta.dtype).tiny) ** 0.8 for y in form.first)
-    if packed.known.at.scheduled or not fades or begun:
-        return False
 
     def program(rows: Any, *sizes: Any) -> Scalar:
         return jnp.max(in_rows(lambda *at: off(rows, *at), *sizes))
@@ -121,7 +127,7 @@ def _is_steady(form: KernelForm, theta: Any) -> bool:
             return form.readout((g, *s), theta, n)
 
         late = update(jnp.asarray(LATE, theta.dtype))
-        apart = in_rows(lambda n: jnp.max(jnp.abs(update(n) - late)), jnp.asarray(STEPS, theta.dtype))
+        apart = in_rows(lambda n: jnp.max(jnp.abs(update(n) - late)), jnp.asarray(steps, theta.dtype))
         return jnp.max(apart) / jnp.max(jnp.abs(late))
 
     rows = np.random.default_rng(0).standard_normal((2 + len(packed.kinds), *theta.shape)).astype(theta.dtype)

@@ -39,7 +39,8 @@ class KernelForm(NamedTuple):
     - `h`: the step size.
     - `packed`: the memories of the transformation; `first`: the value of each before the first step.
     - `tx`: the transformation on pytrees, and `unravel`, vector -> pytree.
-    - `steady`: whether kernels have unit mass and the readout is the same at every step.
+    - `steady`: whether kernels have unit mass and the readout is the same at every step; `settled`: whether
+      both are so at late steps.
     """
 
     h: Scalar
@@ -48,6 +49,7 @@ class KernelForm(NamedTuple):
     tx: optax.GradientTransformation
     unravel: Callable[[Vector], Params]
     steady: bool
+    settled: bool
 
     def features(self, g: Float[Array, "*batch p"]) -> tuple[Float[Array, "*batch p"], ...]:
         """(g, psi_1(g), ..) for one gradient, or row by row for several."""
@@ -86,6 +88,8 @@ class KernelForm(NamedTuple):
         g, *sums = s
         _, *psi = self.features_by_leaves(g)
         n = jnp.asarray(LATE if self.steady else n).astype(self.h.dtype)
+        # An update that has settled may still be computed from a count, which cannot be infinite.
+        n = jnp.where(jnp.isinf(n), jnp.full_like(n, LATE), n)
 
         def before(i: int, y: Leaf, psi: Leaf) -> Leaf:
             d = self.packed.decays[i]
