@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from implicit_adam.programs.dependence import dependence_in
+from implicit_adam.programs.quickly import canonical, compiled_quickly
 from implicit_adam.rules.hyperparameters import made_up
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.types import StepNumber, Vector
@@ -59,19 +60,18 @@ def settles(rule: Any) -> bool:
 
 @lru_cache(maxsize=512)
 def _settles(kind: Kind) -> bool:
-    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
-        numbers, g = made_up(kind.leaves), jnp.asarray([0.5])
 
-        # One program, everything its argument: what depends on no argument is compiled one by one. The square
-        # of a late step number must be an int32.
-        @jax.jit
-        def late(numbers: Any, g: Vector, n: StepNumber) -> Any:
+    def late(numbers: Any, g: Vector, steps: Any) -> Any:
+        def at(n: StepNumber) -> Any:
             psi = _method(kind, "features")(numbers, g)
             scales = [kernel.scale for kernel in _method(kind, "kernels")(numbers, n)]
             return scales, _method(kind, "readout")(numbers, psi, g, n)
 
-        early, later = (jax.tree.leaves(late(numbers, g, jnp.asarray(n))) for n in (1000, 40_000))
-        return all(np.allclose(x, y, rtol=1e-5, atol=0) for x, y in zip(early, later, strict=True))
+        return jax.lax.map(at, steps)
+
+    # The square of a late step number must be an int32.
+    found = _evaluated(late, made_up(kind.leaves), np.asarray([0.5]), np.asarray([1000, 40_000]))
+    return all(np.allclose(*x, rtol=1e-5, atol=0) for x in jax.tree.leaves(found))
 
 
 def _kind(rule: Any) -> Kind:
@@ -124,14 +124,16 @@ def _broken(kind: Kind) -> str:
 
 def _spoils_dead_coordinates(kind: Kind) -> bool:
     """Whether the update is finite at zero gradients but its derivative is not (made-up hyperparameters)."""
-    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
-        numbers, zero = made_up(kind.leaves), jnp.zeros(1)
 
+    def finite(numbers: Any, zero: Vector) -> Any:
         def update(g: Vector) -> Vector:
             return _method(kind, "readout")(numbers, _method(kind, "features")(numbers, g), zero, 1)
 
-        value, derivative = jax.jvp(update, (zero,), (jnp.ones(1),))
-        return bool(jnp.isfinite(value).all() & ~jnp.isfinite(derivative).all())
+        both = jax.jvp(update, (zero,), (jnp.ones_like(zero),))
+        return [jnp.isfinite(x).all() for x in both]
+
+    value, derivative = _evaluated(finite, made_up(kind.leaves), np.zeros(1))
+    return bool(value and not derivative)
 
 
 @lru_cache(maxsize=512)
@@ -143,6 +145,14 @@ def _is_steady(kind: Kind) -> bool:
 @lru_cache(maxsize=512)
 def _reads_the_point(kind: Kind) -> bool:
     return _depends(_readout(kind), argument=-2)
+
+
+def _evaluated(f: Callable[..., Any], *args: Any) -> Any:
+    """f(*args) as one quickly compiled program, also inside of a trace."""
+    args = jax.tree.map(canonical, args)
+    with jax.numpy_dtype_promotion("standard"):
+        program = compiled_quickly(f, *args)
+    return jax.tree.map(np.asarray, program(*args))
 
 
 def _method(kind: Kind, name: str) -> Callable[..., Any]:

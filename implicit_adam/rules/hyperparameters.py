@@ -63,13 +63,13 @@ def scalar(x: Any) -> Array:
     return array
 
 
-def made_up(leaves: Iterable[tuple[tuple[int, ...], Any]]) -> list[Array]:
+def made_up(leaves: Iterable[tuple[tuple[int, ...], Any]]) -> list[np.ndarray]:
     """Hyperparameters of these shapes and dtypes for testing a rule whose own values may be traced.
 
     Numbers in (.3, .7), no two alike, so that none of their differences vanishes.
     """
     return [
-        jnp.full(shape, 0.3 + 0.4 * ((i + 1) * 0.6180339887 % 1), dtype)
+        np.full(shape, 0.3 + 0.4 * ((i + 1) * 0.6180339887 % 1), dtype)
         for i, (shape, dtype) in enumerate(leaves)
     ]
 
