@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from implicit_adam.checks.numbers import is_traced
@@ -125,7 +126,7 @@ def _like(S: Array, g: Vector) -> Vector:
 def check_linear(rule: AbstractRule) -> Float[Array, " r"]:
     """`linear_features`; raises `ValueError` if no feature is linear and the values are known."""
     a = linear_features(rule)
-    if not is_traced(a) and not jnp.any(a != 0):
+    if not is_traced(a) and not np.any(np.asarray(a)):
         msg = (
             f"no feature of {type(rule).__name__} is linear in the gradient, so that its update has no "
             "denominator"
