@@ -158,6 +158,30 @@ def test_the_limit_of_another_transformation_is_refused_with_the_way_round(name)
         field(PARAMS)
 
 
+def counting(factor):
+    """Momentum whose steps are multiplied by a function of a counter that is no schedule of optax."""
+
+    def update(g, state, _=None):
+        count, m = state
+        m = jax.tree.map(lambda m, g: 0.8 * m + 0.2 * g, m, g)
+        return jax.tree.map(lambda m: -factor(count) * m, m), (count + 1, m)
+
+    return optax.GradientTransformation(
+        lambda params: (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)), update
+    )
+
+
+def test_a_factor_that_settles_with_the_step_number_has_a_limit_and_one_that_does_not_has_none():
+    settling, shrinking = (
+        ia.limiting_field(counting(factor), lambda p: loss(p, DATA[0]))
+        for factor in (lambda n: 1 + n * 0.9**n, lambda n: (n + 1) ** -0.5)
+    )
+    with pytest.raises(ValueError, match="vector_field at a late step"):
+        shrinking(PARAMS)
+    expected = ia.limiting_field(counting(lambda n: jnp.ones_like(n)), lambda p: loss(p, DATA[0]))(PARAMS)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12), settling(PARAMS), expected)
+
+
 def test_the_limit_of_order_three_is_refused():
     with pytest.raises(ValueError, match="order = 3"):
         ia.limiting_field(STEADY["adam"], lambda p: loss(p, DATA[0]), order=3)(PARAMS)
