@@ -170,7 +170,8 @@ def diagnose(
 
     - `rule`: the optimizer, e.g. `ia.Adam(1e-3)`, or any optax transformation (most have a carried memory,
       see `carried_field`). `ia.Adam(1e-3)` takes the state of `optax.adam(1e-3)`. The paper's corrected flow
-      is also known for transformations that have a `limiting_field`.
+      is also known for transformations that have a `limiting_field` (that of late steps, unless the update
+      frozen at a point is the same at every step).
     - `loss`: `loss(params) -> scalar`, or `loss(params, batch) -> scalar` together with `batches`.
     - `params`, `opt_state`: the point and the state of the run there, as `tx.update` returned it. Without a
       state the run is taken to begin at params: the optimizer takes its first ten steps, and the diagnosis is

@@ -165,10 +165,11 @@ def limiting_field(
     """The full-batch field for n to infinity, eq. (3)-(4): `field(params)`, the same at every late step.
 
     It exists for every rule that forgets old gradients, with or without bias correction; Adagrad and rules on
-    a schedule have no limit and raise `ValueError`. So do optax transformations on a schedule, and those
-    whose memories are more than averages of functions of the gradient (`optax.adabelief`): that is known once
-    the field is called. Up to order 2 it is in closed form; order 3, for rules only, is the field of a late
-    step, summed over the whole memory. Arguments as in `vector_field`.
+    a schedule have no limit and raise `ValueError`. So do, once the field is called, optax transformations on
+    a schedule, with injected hyperparameters, with traced values inside, and those whose memories are more
+    than averages of functions of the gradient (`optax.adabelief`), or of some parameters only. Up to order 2
+    it is in closed form; order 3, for rules only, is the field of a late step, summed over the whole memory.
+    Arguments as in `vector_field`.
     """
     check_order(order, HIGHEST_ORDER)
     if not isinstance(as_optimizer(rule), Optax):
@@ -187,9 +188,10 @@ def _check_limit_of_optax(inputs: Inputs, order: int) -> None:
     form = with_kernels(inputs.rule, inputs.objective)
     if form is None or not has_limit(form) or order > 2:
         msg = (
-            "the limit n to infinity of an optax transformation is known up to order 2, without a window or "
-            "a schedule, if its memories are averages of functions of the gradient that fade, for all "
-            f"parameters; got order = {order} and {inputs.rule!r}; use vector_field at a late step n"
+            "the limit n to infinity of an optax transformation is known up to order 2, without a window, a "
+            "schedule, injected hyperparameters or traced values inside, if its memories are averages of "
+            "functions of the gradient that fade, for all parameters; "
+            f"got order = {order} and {inputs.rule!r}; use vector_field at a late step n"
         )
         raise ValueError(msg)
 

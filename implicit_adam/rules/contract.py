@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from implicit_adam.programs.dependence import dependence_in
-from implicit_adam.programs.quickly import canonical, compiled_quickly
+from implicit_adam.programs.quickly import TracedError, canonical, compiled_quickly
 from implicit_adam.rules.hyperparameters import made_up
 from implicit_adam.rules.kernels import Kernel
 from implicit_adam.types import StepNumber, Vector
@@ -60,7 +60,6 @@ def settles(rule: Any) -> bool:
 
 @lru_cache(maxsize=512)
 def _settles(kind: Kind) -> bool:
-
     def late(numbers: Any, g: Vector, steps: Any) -> Any:
         def at(n: StepNumber) -> Any:
             psi = _method(kind, "features")(numbers, g)
@@ -71,7 +70,7 @@ def _settles(kind: Kind) -> bool:
 
     # The square of a late step number must be an int32.
     found = _evaluated(late, made_up(kind.leaves), np.asarray([0.5]), np.asarray([1000, 40_000]))
-    return all(np.allclose(*x, rtol=1e-5, atol=0) for x in jax.tree.leaves(found))
+    return found is not None and all(np.allclose(*x, rtol=1e-5, atol=0) for x in jax.tree.leaves(found))
 
 
 def _kind(rule: Any) -> Kind:
@@ -132,8 +131,8 @@ def _spoils_dead_coordinates(kind: Kind) -> bool:
         both = jax.jvp(update, (zero,), (jnp.ones_like(zero),))
         return [jnp.isfinite(x).all() for x in both]
 
-    value, derivative = _evaluated(finite, made_up(kind.leaves), np.zeros(1))
-    return bool(value and not derivative)
+    found = _evaluated(finite, made_up(kind.leaves), np.zeros(1))
+    return found is not None and bool(found[0] and not found[1])
 
 
 @lru_cache(maxsize=512)
@@ -148,10 +147,15 @@ def _reads_the_point(kind: Kind) -> bool:
 
 
 def _evaluated(f: Callable[..., Any], *args: Any) -> Any:
-    """f(*args) as one quickly compiled program, also inside of a trace."""
+    """f(*args) as one quickly compiled program, also inside of a trace; None if the rule holds traced values,
+    as a schedule may.
+    """
     args = jax.tree.map(canonical, args)
-    with jax.numpy_dtype_promotion("standard"):
-        program = compiled_quickly(f, *args)
+    try:
+        with jax.numpy_dtype_promotion("standard"):
+            program = compiled_quickly(f, *args)
+    except TracedError:
+        return None
     return jax.tree.map(np.asarray, program(*args))
 
 

@@ -182,6 +182,13 @@ def test_a_factor_that_settles_with_the_step_number_has_a_limit_and_one_that_doe
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12), settling(PARAMS), expected)
 
 
+def test_a_memory_that_fades_slowly_has_a_limit():
+    shapes = jax.eval_shape(lambda: PARAMS)
+    form = kernel_form(ia.Optax(0.1, optax.rmsprop(1.0, decay=0.9999)), shapes)
+    assert form is not None
+    assert (form.steady, form.settled) == (False, True)
+
+
 def test_the_limit_of_order_three_is_refused():
     with pytest.raises(ValueError, match="order = 3"):
         ia.limiting_field(STEADY["adam"], lambda p: loss(p, DATA[0]), order=3)(PARAMS)

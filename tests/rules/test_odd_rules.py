@@ -159,3 +159,18 @@ class BoundDecay(odd_rules.OddRule):
 def test_a_bias_or_threshold_that_does_not_exist_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_a_schedule_may_hold_a_traced_value():
+    """It cannot be tried then, and has no limit."""
+
+    def end(rate):
+        rule = ia.Scheduled(ia.GradientDescent(1.0), lambda n: rate * 0.9**n)
+        with pytest.raises(ValueError, match="no limit"):
+            ia.limiting_field(rule, examples.full_loss)
+        return jnp.sum(ia.iterate(rule, examples.full_loss, examples.START, 3).params[-1])
+
+    for derivative in (jax.grad(end), jax.jit(jax.grad(end))):
+        step = 1e-6
+        expected = (end(0.1 + step) - end(0.1 - step)) / (2 * step)
+        np.testing.assert_allclose(derivative(0.1), expected, rtol=1e-6)

@@ -36,8 +36,8 @@ def check_has_limit(rule: Any) -> None:
     """Raise `ValueError` if there is no limit n to infinity: it needs a rule whose memory fades."""
     if isinstance(as_optimizer(rule), Optax):
         msg = (
-            "the limit n to infinity is computed from the features and kernels of a rule such as ia.Adam; "
-            "for an optax transformation use vector_field at a late step n"
+            "this is computed from the features and kernels of a rule such as ia.Adam in the limit n to "
+            "infinity; of an optax transformation there is limiting_field, or vector_field at a late step n"
         )
         raise ValueError(msg)  # noqa: TRY004
     check_rule(rule, AbstractRule)

@@ -16,6 +16,6 @@ EDGE = Experiment(
     "Squared loss, full batch. Amplitude: how far iterates are from their centre; of Adam from three "
     "consecutive ones, so that below the edge it shows the curvature of the path. The equation with carried "
     "memory is solved by a Runge-Kutta method: the leaps that `ia.carried_flow` takes by default are here of "
-    "one step, which is the optimizer's own. Adam moved by 1e-6 at step 50, below the edge, is what no "
-    "equation can be better than in earnest (`reproduce edge-nearby`).",
+    "one step, which is the optimizer's own. Adam moved by 1e-6 at step 50, below the edge, shows what "
+    "can be asked of an equation (`reproduce edge-nearby`).",
 )

@@ -1,8 +1,8 @@
 """How well Adam can be known at the edge: how far runs come apart that are a little apart below it.
 
-What an equation is off by when the alternation begins moves it as it would move Adam. From then on it can be
-no better than Adam itself, moved by as much. A difference at the start is not the same: below the edge Adam
-forgets the alternating part of it, which is what decides when the first burst comes.
+What an equation is off by when the alternation begins moves it as it would move Adam. From then on it cannot
+be expected to be better than Adam itself, moved by as much. A difference at the start is not the same: below
+the edge Adam forgets the alternating part of it, which is what decides when the first burst comes.
 """
 
 from dataclasses import dataclass

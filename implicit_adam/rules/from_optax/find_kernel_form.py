@@ -33,7 +33,7 @@ from implicit_adam.types import Params, Scalar, Vector
 # The update is tried at these steps, with gradients and points of these sizes, and compared with that of step
 # LATE, when all has faded.
 STEPS = np.unique([*range(10), *np.geomspace(10, 10 * LATE, 150).round()])
-LATER = np.geomspace(LATE / 10, 10 * LATE, 20).round()
+LATER = np.geomspace(LATE, 10 * LATE, 20).round()
 SIZES = ((1.0, 1.0), (1e-4, 1.0), (1e-8, 1.0), (1.0, 1e4), (1.0, 1e-4))
 
 
