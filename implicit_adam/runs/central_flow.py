@@ -145,7 +145,9 @@ def bends(rule: AbstractRule) -> bool:
     """Whether the readout is nonlinear in linear memories, found by trying made-up hyperparameters."""
     leaves, structure = jax.tree.flatten(rule)
     with jax.ensure_compile_time_eval():
-        rule = structure.unflatten(made_up((jnp.shape(leaf), leaf.dtype) for leaf in leaves))
+        rule = structure.unflatten(
+            map(jnp.asarray, made_up((jnp.shape(leaf), leaf.dtype) for leaf in leaves))
+        )
         s = rule.features(jnp.asarray([0.7, -2.0, 1.3], leaves[0].dtype))
         along = tuple(x * jnp.ones_like(y) for x, y in zip(linear_features(rule), s, strict=True))
 

@@ -163,4 +163,4 @@ def which_are_deltas(rule: AbstractRule) -> tuple[tuple[bool, ...], ...]:
 
 def _of_made_up_numbers(rule: AbstractRule) -> AbstractRule:
     leaves, structure = jax.tree.flatten(rule)
-    return structure.unflatten(made_up((jnp.shape(leaf), leaf.dtype) for leaf in leaves))
+    return structure.unflatten(map(jnp.asarray, made_up((jnp.shape(leaf), leaf.dtype) for leaf in leaves)))
