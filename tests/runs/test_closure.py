@@ -130,6 +130,34 @@ def test_beyond_the_edge_the_optimizer_leaves_a_sharp_minimum_and_so_does_the_cl
     assert float(jnp.linalg.norm(closed.alternating[-1])) < 1e-4
 
 
+def test_two_directions_may_alternate_at_once():
+    """Two valleys side by side, each entered above the threshold of 8 and left where it is flatter."""
+    optimizer, steps = ia.HeavyBall(0.375, 0.5), 400
+    start = jnp.asarray([2.82, 0.36, 2.9, 0.345])
+
+    def both(x):
+        return valley(x[:2]) + valley(x[2:])
+
+    def sharpness(x):
+        return jnp.sum(x.reshape(2, 2) ** 2, axis=1)
+
+    end = ia.iterate(optimizer, both, start, steps, save_every=steps).params[-1]
+    absolute = diffrax.PIDController(1e-3, 1e-6)
+    smooth: Any = {"solver": diffrax.Bosh3(), "stepsize_controller": absolute}
+    carried = ia.carried_flow(optimizer, both, start, steps, save_every=steps, **smooth)
+    closed = ia.carried_flow(optimizer, both, start, steps, closure="two-branch")
+
+    def off(flow):
+        return jnp.linalg.norm((flow.params[-1] - end).reshape(2, 2), axis=1)
+
+    assert bool(jnp.all(off(closed) < off(carried) / 3))
+    assert bool(jnp.all(sharpness(start) > 8))
+    assert bool(jnp.all(sharpness(carried.params[-1]) > 7.9))
+    assert bool(jnp.all(sharpness(closed.params[-1]) < 7.9))
+    # Both swing at once, along y.
+    assert bool(jnp.any(jnp.all(jnp.abs(closed.alternating[:, 1::2]) > 0.01, axis=1)))
+
+
 def test_lanes_and_derivatives():
     def end(h):
         flow = ia.carried_flow(
