@@ -133,12 +133,18 @@ def _flows(rule: AbstractOptimizer, problem: Problem, steps: int, options: Any) 
 
 def nudged(params: Params) -> Params:
     """A nearby start: every component plus `NUDGE` times a standard normal variable."""
+    return jax.tree.map(jnp.add, params, random_move(params, NUDGE, 1))
+
+
+def random_move(params: Params, size: float, draw: int) -> Params:
+    """`size` times a standard normal number in every component; `draw` numbers the random draws."""
     leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [
-        x + NUDGE * jax.random.normal(key, x.shape, x.dtype) for x, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, moved)
+    keys = jax.random.split(jax.random.key(draw), len(leaves))
+
+    def one(x: jax.Array, key: jax.Array) -> jax.Array:
+        return jnp.asarray(size, x.dtype) * jax.random.normal(key, x.shape, x.dtype)
+
+    return structure.unflatten(map(one, leaves, keys))
 
 
 def vectors(points: Params) -> jax.Array:

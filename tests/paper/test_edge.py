@@ -19,9 +19,9 @@ from implicit_adam.paper.edge.runs import (
     Edge,
     EdgeConfig,
     all_steps,
-    random_move,
 )
 from implicit_adam.rules import Adam
+from implicit_adam.studies.prediction import random_move
 
 STEPS, STRETCHES = 11, 2
 CONFIG = EdgeConfig(networks=("right", "closure"))

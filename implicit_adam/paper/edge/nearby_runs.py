@@ -14,18 +14,11 @@ from jaxtyping import Float
 from implicit_adam.paper.claims import Advance, Claim, Experiment, Table, decided
 from implicit_adam.paper.edge.claims import CENTRE
 from implicit_adam.paper.edge.networks import on_digits
-from implicit_adam.paper.edge.runs import (
-    NETWORKS,
-    NUDGE,
-    NUDGED_AT,
-    AdamOnDigits,
-    all_steps,
-    centres,
-    random_move,
-)
+from implicit_adam.paper.edge.runs import MOVED_AT, NETWORKS, AdamOnDigits, all_steps, centres
 from implicit_adam.plotting.panels import panels, styled
 from implicit_adam.plotting.style import COLOURS
 from implicit_adam.rules import Adam
+from implicit_adam.studies.prediction import NUDGE, random_move
 
 MARKERS = "os^v"
 
@@ -38,10 +31,10 @@ class NearbyConfig(AdamOnDigits):
     - `entry`: a step at which the edge has not been reached yet.
     """
 
-    at: tuple[int, ...] = (0, NUDGED_AT)
+    at: tuple[int, ...] = (0, MOVED_AT)
     sizes: tuple[float, ...] = (NUDGE, 1e-5, 1e-4)
     draws: int = 3
-    entry: int = NUDGED_AT + 2
+    entry: int = MOVED_AT + 2
 
 
 class Apart(NamedTuple):

@@ -28,12 +28,13 @@ from implicit_adam.paper.edge.networks import (
 from implicit_adam.rules import Adam
 from implicit_adam.runs.carried_flow import carried_flow
 from implicit_adam.runs.trajectory import Trajectory
+from implicit_adam.studies.prediction import NUDGE, random_move
 from implicit_adam.types import Loss, Params
 
 ADAM, NEARBY = "Adam", "Adam moved by 1e-6 at step 50"
 CARRIED, CLOSURE = "carried memory", "two-branch closure"
-# Adam nearby: by how much (times a normal number, in every component) it is moved, and when: below the edge.
-NUDGE, NUDGED_AT = 1e-6, 50
+# The step before which Adam is moved, below the edge.
+MOVED_AT = 50
 # Gradients per step of the solver: three stages of two gradients each, or of four.
 GRADIENTS = {CARRIED: 6, CLOSURE: 12}
 NETWORKS: dict[str, Callable[[Any], Network]] = {
@@ -97,6 +98,14 @@ class _Run(NamedTuple):
     second: Params
 
 
+class Steps(NamedTuple):
+    """Adam's points, second memories (not bias-corrected) and losses, at all steps and two more."""
+
+    points: Params
+    second: Params
+    loss: jax.Array
+
+
 def run(config: EdgeConfig, advance: Advance) -> Edge:
     """Run Adam, Adam moved a little, and both equations on every network."""
     curves, gradients = {}, {}
@@ -112,7 +121,7 @@ def _network(config: EdgeConfig, loss: Loss, params: Params) -> tuple[dict[str, 
     every: Any = {"save_every": config.every, "memories": True}
     iterates = all_steps(rule, loss, config.steps)
     runs = {
-        name: _iterates(iterates(params, random_move(params, size, 0), NUDGED_AT), config)
+        name: _iterates(iterates(params, random_move(params, size, 0), MOVED_AT), config)
         for name, size in ((ADAM, 0.0), (NEARBY, NUDGE))
     }
     # Not the default solver, whose leaps of one step would be the optimizer itself.
@@ -127,7 +136,7 @@ def _network(config: EdgeConfig, loss: Loss, params: Params) -> tuple[dict[str, 
     return curves, {name: GRADIENTS[name] * int(steps) for name, steps in tried.items()}
 
 
-def _iterates(steps: "Steps", config: EdgeConfig) -> _Run:
+def _iterates(steps: Steps, config: EdgeConfig) -> _Run:
     """Adam's iterates; centres are (1, 2, 1)/4 of three consecutive ones, half-differences (1, -2, 1)/4."""
     half = jax.tree.map(lambda x: _three(x, -2.0)[:: config.every], steps.points)
     centre = jax.tree.map(lambda x: _three(x, 2.0)[:: config.every], steps.points)
@@ -138,14 +147,6 @@ def _iterates(steps: "Steps", config: EdgeConfig) -> _Run:
 def centres(points: Params) -> np.ndarray:
     """The centres (steps + 1, p) of iterates."""
     return _vectors(jax.tree.map(lambda x: _three(x, 2.0), points))
-
-
-class Steps(NamedTuple):
-    """Adam's points, second memories (not bias-corrected) and losses, at all steps and two more."""
-
-    points: Params
-    second: Params
-    loss: jax.Array
 
 
 def all_steps(rule: Adam, loss: Loss, steps: int) -> Callable[[Params, Params, Any], Steps]:
@@ -167,17 +168,6 @@ def all_steps(rule: Adam, loss: Loss, steps: int) -> Callable[[Params, Params, A
         return jax.lax.scan(step, (params, tx.init(params)), jnp.arange(steps + 2))[1]
 
     return lambda params, move, at: iterates(params, move, jnp.asarray(at))
-
-
-def random_move(params: Params, size: float, draw: int) -> Params:
-    """`size` times a standard normal number in every component; `draw` numbers the random draws."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(draw), len(leaves))
-
-    def one(x: jax.Array, key: jax.Array) -> jax.Array:
-        return jnp.asarray(size, x.dtype) * jax.random.normal(key, x.shape, x.dtype)
-
-    return structure.unflatten(map(one, leaves, keys))
 
 
 def _three(x: jax.Array, middle: float) -> jax.Array:
