@@ -11,6 +11,7 @@ import jax
 
 from benchmarks import (
     accelerator,
+    carried,
     convolutions,
     fields,
     histories,
@@ -28,6 +29,7 @@ from benchmarks.measure import Measure, Measures, Missing
 MEASURES: Measures = {
     **prediction.MEASURES,
     **fields.MEASURES,
+    **carried.MEASURES,
     **histories.MEASURES,
     **convolutions.MEASURES,
     **probe.MEASURES,

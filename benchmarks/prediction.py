@@ -10,8 +10,8 @@ import implicit_adam as ia
 from benchmarks.measure import Measure, Measures, ratio
 from benchmarks.timing import alternate
 from implicit_adam.losses.problems import Problem, bilinear, digits
-from implicit_adam.objective import ravel
 from implicit_adam.paper.edge.networks import dense_layers, on_digits
+from implicit_adam.vectors import ravel
 
 
 def _end(run, problem: Problem, steps: int, **kwargs):

@@ -12,7 +12,7 @@ from benchmarks.measure import Measure, Measures, Missing, ratio
 from benchmarks.networks import dense_batches, dense_loss, dense_params, size
 from benchmarks.timing import alternate
 from implicit_adam.losses.problems import bilinear, digits
-from implicit_adam.objective import ravel, unravel_like
+from implicit_adam.vectors import ravel, unravel_like
 
 # One step of size H resolves the sign layers of width sqrt(EPS), so all solvers are equally accurate.
 H, BETA, RHO, EPS = 1e-3, 0.9, 0.95, 1e-2

@@ -7,7 +7,7 @@ from torch.func import grad, jvp
 from torchdiffeq import odeint
 
 from implicit_adam.losses.problems import digits
-from implicit_adam.objective import ravel
+from implicit_adam.vectors import ravel
 
 
 def _bilinear(theta):

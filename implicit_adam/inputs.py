@@ -12,7 +12,7 @@ from implicit_adam.checks.losses import check_loss
 from implicit_adam.checks.numbers import is_traced
 from implicit_adam.checks.optimizers import check_rule
 from implicit_adam.checks.parameters import check_params
-from implicit_adam.objective import Objective, first_arguments, ravel, raveled_loss, unravel_like
+from implicit_adam.objective import Objective, first_arguments, raveled_loss
 from implicit_adam.programs.captured import digest, digest_of_arrays, trace
 from implicit_adam.programs.products import check_products, has_custom_derivative, may_hide
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
@@ -21,6 +21,7 @@ from implicit_adam.rules.from_optax.rate import warn_of_a_rate_twice
 from implicit_adam.rules.from_optax.rule import Optax, as_optimizer
 from implicit_adam.rules.from_optax.rule import raveled_transformation as on_vectors
 from implicit_adam.types import Batches, Loss, Params, Scalar, Schedule, Vector, working_dtype
+from implicit_adam.vectors import ravel, unravel_like
 
 
 class Inputs(NamedTuple):

@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from implicit_adam.types import Batches, Loss, Params, Scalar, Schedule, StepNumber, Vector, working_dtype
+from implicit_adam.vectors import ravel, unravel_like
 
 Gradients = Float[Array, "m p"]
 
@@ -27,6 +28,7 @@ AT_ONCE = 4
 class Objective(NamedTuple):
     """The m mini-batch losses on flat vectors, and the order in which the steps visit them.
 
+    - `of_params(params, batch)`: the loss on pytrees.
     - `like`: shape and dtype of theta.
     - `dtype`: the parameters' own dtype, if it is narrower than theta's.
     - `shift`: if given, a difference of gradients over this short time replaces Hessian-vector products,
@@ -36,7 +38,7 @@ class Objective(NamedTuple):
       this many times as large.
     """
 
-    loss: Callable[[Vector, Any], Scalar]
+    of_params: Callable[[Params, Any], Scalar]
     unravel: Callable[[Vector], Params]
     like: jax.ShapeDtypeStruct
     batches: Batches
@@ -45,6 +47,14 @@ class Objective(NamedTuple):
     shift: Scalar | None = None
     dtype: DTypeLike | None = None
     noise: Scalar | None = None
+
+    def loss(self, theta: Vector, batch: Any) -> Scalar:
+        """E at theta for a mini-batch."""
+        return self.of_params(self.unravel(theta), batch)
+
+    def gradient(self, theta: Vector, batch: Any = None) -> Vector:
+        """grad E at theta for a mini-batch, written into a vector once (`vectors`)."""
+        return ravel(jax.grad(self.of_params)(self.unravel(theta), batch))
 
     @property
     def params(self) -> Any:
@@ -68,7 +78,7 @@ class Objective(NamedTuple):
     def step_gradient(self, theta: Vector, n: StepNumber) -> Vector:
         """grad E_b at theta for the mini-batch of step n."""
         b = self.visited(n)
-        g = jax.grad(self.loss)(theta, jax.tree.map(lambda x: x[b], self.batches))
+        g = self.gradient(theta, jax.tree.map(lambda x: x[b], self.batches))
         return g if self.schedule is None else jnp.where(b < self.m, g, jnp.full_like(g, jnp.nan))
 
     def of_step(self, G: Gradients, n: StepNumber) -> Vector:
@@ -166,8 +176,8 @@ class Objective(NamedTuple):
     def full_batch(self) -> "Objective":
         """The mean of the mini-batch losses as one loss."""
 
-        def mean(theta: Vector, _: Any) -> Scalar:
-            return jnp.mean(jax.vmap(self.loss, (None, 0), axis_size=self.m)(theta, self.batches))
+        def mean(params: Params, _: Any) -> Scalar:
+            return jnp.mean(jax.vmap(self.of_params, (None, 0), axis_size=self.m)(params, self.batches))
 
         return Objective(mean, self.unravel, self.like, None, None, 1, dtype=self.dtype)
 
@@ -210,17 +220,6 @@ def _shift_along(v: Vector, theta: Vector, shortest: Scalar) -> Scalar:
     )
 
 
-def ravel(params: Params) -> Vector:
-    """The parameters as one flat vector, in float32 or wider."""
-    theta = ravel_pytree(params)[0]
-    return theta.astype(working_dtype(theta.dtype))
-
-
-def unravel_like(params: Params) -> Callable[[Vector], Params]:
-    """The inverse of `ravel`: vector -> pytree with the shapes of `params`, in the vector's dtype."""
-    return ravel_pytree(params)[1]
-
-
 def raveled_loss(
     loss: Loss, params: Params, batches: Batches = None, schedule: Schedule | None = None
 ) -> Objective:
@@ -230,14 +229,14 @@ def raveled_loss(
     like = jax.eval_shape(ravel, params)
     dtype = None if own == working_dtype(own) else own
 
-    def of_vector(theta: Vector, *batch: Any) -> Scalar:
-        params = jax.tree.map(lambda leaf: leaf.astype(own), unravel(theta))
-        return jnp.asarray(loss(params, *batch)).astype(theta.dtype)
+    def of_params(params: Params, *batch: Any) -> Scalar:
+        params = jax.tree.map(lambda leaf: leaf.astype(own), params)
+        return jnp.asarray(loss(params, *batch)).astype(like.dtype)
 
     if batches is None:
-        return Objective(lambda theta, _: of_vector(theta), unravel, like, None, None, 1, dtype=dtype)
+        return Objective(lambda params, _: of_params(params), unravel, like, None, None, 1, dtype=dtype)
     m = jax.tree.leaves(batches)[0].shape[0]
-    return Objective(of_vector, unravel, like, batches, schedule, m, dtype=dtype)
+    return Objective(of_params, unravel, like, batches, schedule, m, dtype=dtype)
 
 
 def first_arguments(params: Params, batches: Batches) -> tuple[Any, ...]:

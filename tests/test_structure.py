@@ -17,7 +17,7 @@ PACKAGE = Path(implicit_adam.__file__).parent
 LAYERS = [
     {"types", "reprs", "files"},
     {"checks"},
-    {"datasets", "eigenpairs", "loops", "programs"},
+    {"datasets", "eigenpairs", "loops", "programs", "vectors"},
     {"objective", "sweeps", "networks"},
     {"rules"},
     {"inputs"},

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from implicit_adam.checks.numbers import check_positive
 from implicit_adam.fields.full_batch.closed_form import check_has_limit, closed_form_terms
 from implicit_adam.inputs import Inputs, checked_inputs, identified
-from implicit_adam.objective import Objective, ravel
+from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.hyperparameters import check_positive_in
 from implicit_adam.rules.kernels import mass
 from implicit_adam.rules.linear import check_linear, denominator
 from implicit_adam.types import Loss, Params, Scalar, Vector
+from implicit_adam.vectors import ravel
 
 
 def perturbed_one_norm(gradient: Params, eps: Any, *, eps_in_sqrt: bool = True) -> Scalar:

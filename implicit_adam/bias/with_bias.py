@@ -18,11 +18,12 @@ from implicit_adam.fields.series import Series, value
 from implicit_adam.fields.terms import Terms
 from implicit_adam.fields.vector_field import HIGHEST_ORDER, exact_terms
 from implicit_adam.inputs import Inputs, checked_inputs, identified
-from implicit_adam.objective import Objective, ravel, unravel_like
+from implicit_adam.objective import Objective
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.from_optax.rule import as_optimizer
 from implicit_adam.runs.validity import OutsideRangeWarning, size_of_correction
 from implicit_adam.types import Batches, Loss, Params, Scalar, StepNumber, Vector
+from implicit_adam.vectors import ravel, unravel_like
 
 
 class WithBiasState(NamedTuple):

@@ -15,7 +15,7 @@ def noise_of(inputs: Inputs) -> Scalar:
         return jnp.full_like(inputs.rule.h, jnp.nan)
 
     def sums(total: Any, batch: Any) -> Any:
-        g = jax.grad(inputs.objective.loss)(inputs.theta, batch)
+        g = inputs.objective.gradient(inputs.theta, batch)
         return (total[0] + g, total[1] + g @ g), None
 
     m = inputs.objective.m

@@ -19,8 +19,8 @@ import optax
 from implicit_adam.bias.bias import perturbed_one_norm
 from implicit_adam.checks.losses import check_loss, check_takes
 from implicit_adam.checks.numbers import check_finite, check_positive
-from implicit_adam.objective import ravel
 from implicit_adam.types import Loss, Params, Scalar, Vector
+from implicit_adam.vectors import ravel
 
 __all__ = [
     "one_norm",

@@ -16,13 +16,13 @@ from implicit_adam.checks.parameters import check_params
 from implicit_adam.eigenpairs import Rows, largest_eigenpairs
 from implicit_adam.fields.full_batch.closed_form import check_has_limit
 from implicit_adam.inputs import Inputs, checked_inputs, checked_program, identified
-from implicit_adam.objective import ravel, unravel_like
 from implicit_adam.reprs import line
 from implicit_adam.rules.base import AbstractRule
 from implicit_adam.rules.linear import check_linear, denominator, remembered
 from implicit_adam.rules.opt_state import check_seen
 from implicit_adam.rules.scheduled import unscheduled
 from implicit_adam.types import Batches, Loss, Params, Scalar, Vector
+from implicit_adam.vectors import ravel, unravel_like
 
 
 class TopEigenvalue(NamedTuple):

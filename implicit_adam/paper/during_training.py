@@ -16,13 +16,13 @@ import numpy as np
 from implicit_adam.bias.decomposition import decompose
 from implicit_adam.bias.table1 import regimes
 from implicit_adam.losses.problems import digits
-from implicit_adam.objective import ravel
 from implicit_adam.paper.claims import Advance, Claim, Experiment, decided
 from implicit_adam.plotting.curves import plot_parts
 from implicit_adam.plotting.panels import NORM, panels, styled
 from implicit_adam.plotting.style import COLOURS, greek
 from implicit_adam.rules import Adam
 from implicit_adam.runs.iterate import iterate
+from implicit_adam.vectors import ravel
 
 
 @dataclass(frozen=True)

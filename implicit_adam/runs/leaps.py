@@ -22,7 +22,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from implicit_adam.fields.carried.carrier import Carrier, features_and_change
-from implicit_adam.loops import in_turn
 from implicit_adam.runs.mini_batch_noise import Noise
 from implicit_adam.types import Scalar
 
@@ -72,12 +71,9 @@ class Leaps(diffrax.AbstractSolver):
         # How the update changes with the slope that psi turned out to have, half a step later: in a leap of
         # one step it does not matter, and an error of zero would ask for a longer leap, which is rejected.
         later, now = (k + 1) / 2, jnp.zeros_like(k)
-        new_moving, looking_back, looking_ahead = in_turn(
-            carrier.update,
-            (tau + k, new, new_memory, new_psi, new_change, now),
-            (tau, between, memory, psi, new_change, later),
-            (tau, between, memory, psi, change, later),
-        )
+        new_moving = carrier.update(tau + k, new, new_memory, new_psi, new_change, now)
+        looking_back = carrier.update(tau, between, memory, psi, new_change, later)
+        looking_ahead = carrier.update(tau, between, memory, psi, change, later)
         foreseen = carrier.ahead(memory, psi, change, k)
         error = (k * (looking_ahead - looking_back), jax.tree.map(jnp.subtract, new_memory, foreseen))
         if self.noise is not None:

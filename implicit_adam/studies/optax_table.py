@@ -18,7 +18,7 @@ import optax
 import optax.contrib
 
 from implicit_adam.fields.vector_field import exact_terms
-from implicit_adam.objective import ravel, raveled_loss
+from implicit_adam.objective import raveled_loss
 from implicit_adam.rules.from_optax.checks import check_rate, check_runs, refusal, reservation
 from implicit_adam.rules.from_optax.probe import behaviour
 from implicit_adam.rules.from_optax.rule import Optax
@@ -26,6 +26,7 @@ from implicit_adam.runs.interval import interval_step
 from implicit_adam.runs.iterate import optimizer_step
 from implicit_adam.studies.optax_examples import Make, entries
 from implicit_adam.types import Params, Scalar, StepNumber
+from implicit_adam.vectors import ravel
 
 SUPPORTED, OUTSIDE, REFUSED, UNSETTLED = "supported", "outside the theorem", "refused", "not settled"
 HORIZON, STEP_COUNTS = 0.05, (96, 192)

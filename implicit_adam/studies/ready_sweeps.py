@@ -20,9 +20,9 @@ from implicit_adam.inputs import checked_inputs
 from implicit_adam.losses.problems import Problem
 from implicit_adam.measures.lockstep import supremum
 from implicit_adam.measures.observe import observe
-from implicit_adam.objective import ravel
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.types import Scalar, StepNumber
+from implicit_adam.vectors import ravel
 
 Build = Callable[..., Any]
 Point = Callable[..., Any]

@@ -14,9 +14,9 @@ from implicit_adam.checks.batches import check_batches
 from implicit_adam.fields.mini_batch.history_sum import window
 from implicit_adam.losses.problems import Problem, build_problem
 from implicit_adam.measures.convergence import Convergence, convergence
-from implicit_adam.objective import ravel
 from implicit_adam.rules import AbstractOptimizer, AbstractRule, Optax, rule_named
 from implicit_adam.rules.hyperparameters import ALLOWED, DECAY, POSITIVE_DECAY
+from implicit_adam.vectors import ravel
 
 STEP_COUNTS = (48, 96, 192, 384, 768)
 # Large enough that the memory and the optimizer's own first steps are short compared with the run.

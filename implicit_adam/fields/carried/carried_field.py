@@ -15,11 +15,11 @@ from implicit_adam.fields.carried.optax_carrier import carried_optax
 from implicit_adam.fields.carried.parts import CarriedParts, carried_parts
 from implicit_adam.fields.carried.rule_carrier import carried_rule
 from implicit_adam.inputs import Inputs, checked_inputs, identified
-from implicit_adam.objective import ravel
 from implicit_adam.rules.base import AbstractOptimizer, AbstractRule
 from implicit_adam.rules.from_optax.packed import packed_memories
 from implicit_adam.rules.from_optax.rule import as_optimizer
 from implicit_adam.types import Batches, Loss, Params, Scalar
+from implicit_adam.vectors import ravel
 
 HIGHEST_CARRIED_ORDER = 1
 

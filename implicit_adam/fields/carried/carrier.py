@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from implicit_adam.loops import in_turn
 from implicit_adam.types import Scalar, Vector
 
 # A pytree of vectors: what the optimizer remembers, and what a gradient adds to it.
@@ -142,8 +141,7 @@ def bent(
     def at(v: Scalar) -> Vector:
         return carrier.update(tau, theta + (1 / 2 - v) * hF, memory, psi, change, v)
 
-    later, now, before = in_turn(at, *((middle + v,) for v in (1, 0, -1)))
-    return later - 2 * now + before
+    return at(middle + 1) - 2 * at(middle) + at(middle - 1)
 
 
 def updating(ahead: Callable[..., Memory], after: Callable[..., Memory], read: Callable[..., Vector]) -> Any:

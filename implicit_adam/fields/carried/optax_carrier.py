@@ -57,7 +57,7 @@ def carried_optax(rule: Optax, objective: Objective, packed: Packed) -> Carrier:
 
     def gradients(theta: Vector) -> Any:
         if objective.batches is None:
-            return jax.grad(objective.loss)(theta, None)
+            return objective.gradient(theta)
         return objective.gradients(theta)
 
     def with_level(this: int, n: Scalar, g: Any, memory: Memory, theta: Vector, psi: Memory) -> Memory:

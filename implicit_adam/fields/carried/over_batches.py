@@ -18,10 +18,8 @@ AT_ONCE = 2**22
 def mean_over_batches(f: Callable[[Vector], Any], theta: Vector, objective: Objective) -> Any:
     """(1/m) sum_b f(grad E_b(theta))."""
     if objective.batches is None:
-        return f(jax.grad(objective.loss)(theta, None))
-    total = _summed(
-        lambda batch: f(jax.grad(objective.loss)(theta, batch)), objective.batches, theta, objective
-    )
+        return f(objective.gradient(theta))
+    total = _summed(lambda batch: f(objective.gradient(theta, batch)), objective.batches, theta, objective)
     return jax.tree.map(lambda x: x / objective.m, total)
 
 
@@ -32,7 +30,7 @@ def weighted_sum(
 
     def of_batch(batch_and_weight: Any) -> Any:
         batch, w = batch_and_weight
-        return jax.tree.map(lambda x: w.astype(x.dtype) * x, f(jax.grad(objective.loss)(theta, batch)))
+        return jax.tree.map(lambda x: w.astype(x.dtype) * x, f(objective.gradient(theta, batch)))
 
     return _summed(of_batch, (objective.batches, weights), theta, objective)
 

@@ -21,7 +21,6 @@ from implicit_adam.eigenpairs import largest_eigenpairs
 from implicit_adam.fields.carried.carried_field import carried_inputs, carrier_of, each_memory
 from implicit_adam.fields.edge.central import denominator_at
 from implicit_adam.inputs import Inputs
-from implicit_adam.objective import ravel
 from implicit_adam.paper.claims import Advance
 from implicit_adam.paper.edge.networks import dense_layers, on_digits
 from implicit_adam.rules.base import AbstractRule
@@ -31,6 +30,7 @@ from implicit_adam.runs.carried_flow import carried_flow
 from implicit_adam.runs.central_flow import central_flow
 from implicit_adam.studies.prediction import nudged
 from implicit_adam.types import Loss, Params
+from implicit_adam.vectors import ravel
 
 OPTIMIZER, NEARBY, CARRIED = "the optimizer", "the optimizer from 1e-6 away", "carried memory"
 CLOSURE, CENTRAL = "two-branch closure", "central flow"

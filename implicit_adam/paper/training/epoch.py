@@ -13,9 +13,9 @@ from implicit_adam.networks.base import Key, Statistics
 from implicit_adam.networks.named import Choices
 from implicit_adam.networks.normalisation import NORMALISATIONS, Normalisation
 from implicit_adam.networks.passes import Examples, Order, accuracy, full_batch, measured_statistics
-from implicit_adam.objective import ravel
 from implicit_adam.rules import AbstractOptimizer
 from implicit_adam.types import Params, Scalar, StepNumber
+from implicit_adam.vectors import ravel
 
 
 class Setup(NamedTuple):

@@ -18,7 +18,6 @@ import numpy as np
 import optax
 
 from implicit_adam.loops import in_rows
-from implicit_adam.objective import ravel, unravel_like
 from implicit_adam.programs.dependence import dependence
 from implicit_adam.programs.quickly import compiled_quickly
 from implicit_adam.rules.from_optax.found_once import found_once
@@ -29,6 +28,7 @@ from implicit_adam.rules.from_optax.smaller import smaller
 from implicit_adam.rules.from_optax.state import initial_state
 from implicit_adam.rules.kernels import power
 from implicit_adam.types import Params, Scalar, Vector
+from implicit_adam.vectors import ravel, unravel_like
 
 # The update is tried at these steps, with gradients and points of these sizes, and compared with that of step
 # LATE, when all has faded.

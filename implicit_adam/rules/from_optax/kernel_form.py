@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from implicit_adam.rules.from_optax.any_time import AnyTime, Memories
@@ -24,6 +23,7 @@ from implicit_adam.rules.from_optax.packed import Packed
 from implicit_adam.rules.from_optax.state import away_from_zero
 from implicit_adam.rules.kernels import Kernel, average, delta, power, total
 from implicit_adam.types import Params, Scalar, StepNumber, Vector
+from implicit_adam.vectors import ravel
 
 Leaf = Float[Array, "*shape"]
 # A step at which bias corrections have settled.
@@ -55,13 +55,13 @@ class KernelForm(NamedTuple):
         """(g, psi_1(g), ..) for one gradient, or row by row for several."""
         if g.ndim > 1:
             return jax.vmap(self.features)(g)
-        return tuple(ravel_pytree(x)[0] for x in self.features_by_leaves(self.unravel(g)))
+        return tuple(map(ravel, self.features_by_leaves(self.unravel(g))))
 
     def readout(self, s: tuple[Vector, ...], theta: Vector, n: StepNumber) -> Vector:
         """F^(n), the negative of the update."""
         g, *sums = s
         by_leaves = (self.unravel(g), *self._of_kinds(self.packed.unpacked(sums)))
-        return ravel_pytree(self.readout_by_leaves(by_leaves, self.unravel(theta), n))[0]
+        return ravel(self.readout_by_leaves(by_leaves, self.unravel(theta), n))
 
     def features_by_leaves(self, g: Params) -> tuple[Any, ...]:
         """(g, psi_1(g), ..) for one gradient."""

@@ -9,6 +9,7 @@ import optax
 from implicit_adam.rules.from_optax.any_time import Memories
 from implicit_adam.rules.from_optax.recursion import Kind, Recursions, recursions
 from implicit_adam.types import Scalar, Vector
+from implicit_adam.vectors import joined
 
 # One vector for each kind of memory.
 Memory = list[Vector]
@@ -44,9 +45,7 @@ class Packed(NamedTuple):
     def packed(self, memories: Memories) -> Memory:
         """One vector for each kind."""
         return [
-            jnp.concatenate(
-                [jnp.ravel(y) for y, own in zip(memories, self.known.kinds, strict=True) if own == kind]
-            )
+            joined([jnp.ravel(y) for y, own in zip(memories, self.known.kinds, strict=True) if own == kind])
             for kind in self.kinds
         ]
 

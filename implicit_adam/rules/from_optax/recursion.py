@@ -21,7 +21,6 @@ import numpy as np
 import optax
 
 from implicit_adam.loops import in_rows
-from implicit_adam.objective import ravel, unravel_like
 from implicit_adam.programs.dependence import dependence, levels
 from implicit_adam.programs.quickly import compiled_quickly
 from implicit_adam.rules.from_optax.any_time import AnyTime, Memories, at_any_time
@@ -32,6 +31,7 @@ from implicit_adam.rules.from_optax.rule import raveled_transformation
 from implicit_adam.rules.from_optax.smaller import smaller
 from implicit_adam.rules.from_optax.state import initial_state
 from implicit_adam.types import Scalar, Vector
+from implicit_adam.vectors import ravel, unravel_like
 
 # After how many steps the state of a run is examined, and the size and sign of its mean gradient.
 REACHED = ((7, 1.0), (40, -1e-3))

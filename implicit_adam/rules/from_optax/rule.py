@@ -6,13 +6,13 @@ from typing import Any, final
 import equinox as eqx
 import jax
 import optax
-from jax.flatten_util import ravel_pytree
 
 from implicit_adam.checks.numbers import check_count
 from implicit_adam.checks.optimizers import check_transformation
 from implicit_adam.rules.base import AbstractOptimizer
 from implicit_adam.rules.hyperparameters import POSITIVE, scalar
 from implicit_adam.types import Params, Scalar, Vector
+from implicit_adam.vectors import ravel
 
 
 @final
@@ -67,7 +67,7 @@ def raveled_transformation(
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         updates, state = tx.update(unravel(updates), state, unravel(params))
-        return ravel_pytree(updates)[0], state
+        return ravel(updates), state
 
     return optax.GradientTransformation(init, update)
 
