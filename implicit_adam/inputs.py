@@ -21,7 +21,7 @@ from implicit_adam.rules.from_optax.rate import warn_of_a_rate_twice
 from implicit_adam.rules.from_optax.rule import Optax, as_optimizer
 from implicit_adam.rules.from_optax.rule import raveled_transformation as on_vectors
 from implicit_adam.types import Batches, Loss, Params, Scalar, Schedule, Vector, working_dtype
-from implicit_adam.vectors import ravel, unravel_like
+from implicit_adam.vectors import concatenated, ravel, unravel_like
 
 
 class Inputs(NamedTuple):
@@ -49,7 +49,7 @@ class Inputs(NamedTuple):
     @property
     def theta(self) -> Vector:
         """The start as a flat vector."""
-        return ravel(self.params)
+        return concatenated(self.params)
 
     def unraveled(self, theta: Vector) -> Params:
         """A flat vector as a pytree like the start, in the start's dtype."""

@@ -2,8 +2,8 @@
 
 On a CPU, XLA finds each element of a concatenation again wherever it is read, which for a gradient of 10^7
 entries takes longer than computing it. So `ravel` writes the leaves into one vector, once. Only where a
-formula is evaluated leaf by leaf are they concatenated (`Objective.by_leaves`): there the compiler takes the
-concatenation apart again, and no vector is made.
+formula is evaluated leaf by leaf are they concatenated (as in `Objective.by_leaves`): there the compiler
+takes the concatenation apart again, and no vector is made.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,6 +29,12 @@ def ravel(params: Params) -> Vector:
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
     dtype = working_dtype(jnp.result_type(*leaves))
     return joined([leaf.ravel().astype(dtype) for leaf in leaves])
+
+
+def concatenated(params: Params) -> Vector:
+    """As `ravel`, for formulas that read the vector leaf by leaf."""
+    theta = ravel_pytree(params)[0]
+    return theta.astype(working_dtype(theta.dtype))
 
 
 def unravel_like(params: Params) -> Callable[[Vector], Params]:

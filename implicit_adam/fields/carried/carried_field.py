@@ -90,7 +90,7 @@ def checked_noise(noise: Any, batches: Batches) -> Scalar | None:
 
 @eqx.filter_jit
 def _velocity(inputs: Inputs, memories: Any, t: Scalar, order: int) -> tuple[Params, Memory]:
-    h, theta = inputs.rule.h, inputs.theta
+    h, theta = inputs.rule.h, ravel(inputs.params)
     velocity = carried_velocity(carrier_of(inputs), order)
     per_step = velocity(t.astype(theta.dtype) / h, theta, hidden(inputs, memories))
     theta_dot, memory_dot = jax.tree.map(lambda x: x / h.astype(x.dtype), per_step)
